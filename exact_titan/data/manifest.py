@@ -1,0 +1,159 @@
+"""What a packed dataset holds: ``manifest.json``, its fingerprint and its checks.
+
+The manifest is written last, so a folder without one is not a dataset. Nothing in it depends on the time or on where
+things lie on the disk: the same sources, tokenizer and options give the same fingerprint on any machine.
+"""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from exact_titan.errors import InputError
+
+FORMAT_VERSION = 1
+FILE_NAME = "manifest.json"
+TOKENIZER_FOLDER = "tokenizer"
+
+
+@dataclass(frozen=True)
+class SourceRecord:
+    """A file or folder that was packed.
+
+    ``bytes`` are those on the disk. ``sha256`` is the file's own; for a folder, the digest over its sorted relative
+    names and file digests. ``documents`` and ``tokens`` (end-of-text included) are those packed, ``dropped`` counts
+    the others by reason.
+    """
+
+    name: str
+    files: int
+    bytes: int
+    sha256: str
+    documents: int
+    tokens: int
+    dropped: dict[str, int]
+
+
+@dataclass(frozen=True)
+class TokenizerRecord:
+    """The tokenizer: ``sha256`` of its ``tokenizer.json``, ``vocab_size`` its highest id + 1, added tokens included."""
+
+    name: str
+    sha256: str
+    vocab_size: int
+    eos_id: int
+
+
+@dataclass(frozen=True)
+class ShardRecord:
+    """One safetensors file: its size and digest, its windows, and the lengths of its ``tokens`` and segment tensors."""
+
+    file: str
+    bytes: int
+    sha256: str
+    windows: int
+    tokens: int
+    segments: int
+
+
+@dataclass(frozen=True)
+class SplitRecord:
+    """The windows of one split.
+
+    ``tokens`` are the inputs of all windows, ``targets`` those with a label, ``padding`` the inputs that windows lack
+    to be full. ``bucket_counts`` are the targets per bucket of ``Buckets(window)``.
+    """
+
+    windows: int
+    tokens: int
+    targets: int
+    padding: int
+    documents: int
+    bucket_counts: list[int]
+    shards: list[ShardRecord]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of ``manifest.json`` but the format version and the fingerprint, which follow from it."""
+
+    sources: list[SourceRecord]
+    tokenizer: TokenizerRecord
+    window: int
+    policy: str
+    token_dtype: str
+    val_fraction: float
+    splits: dict[str, SplitRecord]
+
+    @property
+    def fingerprint(self) -> str:
+        """sha256 (hex) over the canonical JSON of everything else in the file."""
+        return _fingerprint(self._content())
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/manifest.json``."""
+        content = self._content() | {"fingerprint": self.fingerprint}
+        (folder / FILE_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> "Manifest":
+        """Read and check ``folder/manifest.json``.
+
+        Raises:
+            InputError: if the folder or the manifest is missing, the manifest is not JSON, of another format version,
+                lacks a key or has one of the wrong type, or its fingerprint does not match.
+        """
+        file = folder / FILE_NAME
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; `exact-titan pack … --out {folder}` makes one")
+        if not file.is_file():
+            raise InputError(f"{folder} is not a packed dataset: it has no {FILE_NAME} (`exact-titan pack` writes one)")
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise InputError(f"{file} is not JSON ({error}): pack the dataset again") from error
+        if not isinstance(content, dict):
+            raise InputError(f"{file} is not a JSON object: pack the dataset again")
+        version = content.pop("format_version", None)
+        if version != FORMAT_VERSION:
+            raise InputError(
+                f"{file}: format_version is {version!r}, this version of exact_titan reads {FORMAT_VERSION}: "
+                "pack the dataset again"
+            )
+        fingerprint = content.pop("fingerprint", None)
+        manifest = _parse(cls, content, file, "")
+        if fingerprint != _fingerprint({"format_version": version} | content):
+            raise InputError(f"{file}: the fingerprint does not match, the file was changed: pack the dataset again")
+        return manifest
+
+    def _content(self) -> dict[str, Any]:
+        return {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
+
+
+def _fingerprint(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _parse(kind: Any, value: Any, file: Path, key: str) -> Any:
+    """``value`` as ``kind`` (a dataclass, ``list[…]``, ``dict[str, …]`` or a plain type), errors naming ``key``."""
+    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        parts = {}
+        for name, hint in hints.items():
+            where = f"{key}.{name}" if key else name
+            if name not in value:
+                raise InputError(f"{file}: key {where!r} is missing: pack the dataset again")
+            parts[name] = _parse(hint, value[name], file, where)
+        return kind(**parts)  # type: ignore[operator]
+    if get_origin(kind) is list and isinstance(value, list):
+        return [_parse(get_args(kind)[0], item, file, f"{key}[{index}]") for index, item in enumerate(value)]
+    if get_origin(kind) is dict and isinstance(value, dict):
+        return {name: _parse(get_args(kind)[1], item, file, f"{key}.{name}") for name, item in value.items()}
+    # type() and not isinstance(): True is no integer here.
+    if type(value) is kind or (kind is float and type(value) is int):
+        return value
+    names = {int: "an integer", float: "a number", str: "a string", list: "a list"}
+    wanted = names.get(get_origin(kind) or kind, "an object")
+    raise InputError(f"{file}: key {key!r} must be {wanted}, it is {value!r:.60}: pack the dataset again")

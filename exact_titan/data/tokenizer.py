@@ -1,0 +1,100 @@
+"""Text to token ids with any Hugging Face tokenizer."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from exact_titan.data.manifest import TokenizerRecord
+from exact_titan.errors import InputError
+
+FILE_NAME = "tokenizer.json"
+EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+KNOWN_EOS = ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>")
+
+
+class DocumentTokenizer:
+    """A tokenizer that ends every document with the end-of-text token.
+
+    Args:
+        path: a Hugging Face tokenizer folder, or its ``tokenizer.json``.
+        eos_token: the end-of-text token. Without it, ``eos_token`` of ``tokenizer_config.json`` is taken, else the
+            first of ``<|end_of_text|>``, ``<|endoftext|>``, ``</s>`` and ``<eos>`` in the vocabulary.
+
+    Attributes:
+        record: what the manifest keeps of it.
+        dtype: the smallest of uint16 and uint32 that holds every id.
+
+    Raises:
+        InputError: if there is no tokenizer, it does not load, or it has no such end-of-text token.
+    """
+
+    def __init__(self, path: Path, eos_token: str | None = None) -> None:
+        self.file = path / FILE_NAME if path.is_dir() else path
+        if not path.exists():
+            raise InputError(f"--tokenizer {path}: no such file or folder")
+        if not self.file.is_file():
+            raise InputError(
+                f"--tokenizer {path}: the folder has no {FILE_NAME}; transformers' "
+                "AutoTokenizer.from_pretrained(…).save_pretrained(…) writes one"
+            )
+        content = self.file.read_bytes()
+        try:
+            self._tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+        except Exception as error:  # the library raises plain Exception
+            raise InputError(f"{self.file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.record = TokenizerRecord(
+            name=self.file.resolve().parent.name,
+            sha256=hashlib.sha256(content).hexdigest(),
+            vocab_size=max(vocabulary.values(), default=0) + 1,
+            eos_id=vocabulary[self._eos_token(eos_token, vocabulary)],
+        )
+        self.dtype = np.dtype(np.uint16 if self.record.vocab_size <= 2**16 else np.uint32)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, ``dtype`` ``[m]``, with the tokenizer's own special tokens and end-of-text last.
+
+        Several threads may call it at once: the library releases the interpreter while it works.
+        """
+        return [self._with_eos(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+
+    def save(self, folder: Path) -> None:
+        """Copy the tokenizer's files into a new folder, which torchtitan and transformers can load."""
+        folder.mkdir()
+        shutil.copyfile(self.file, folder / FILE_NAME)
+        for name in EXTRA_FILES:
+            if (self.file.parent / name).is_file():
+                shutil.copyfile(self.file.parent / name, folder / name)
+
+    def _with_eos(self, ids: list[int]) -> np.ndarray:
+        if not ids or ids[-1] != self.record.eos_id:
+            ids.append(self.record.eos_id)
+        return np.array(ids, dtype=self.dtype)
+
+    def _eos_token(self, given: str | None, vocabulary: dict[str, int]) -> str:
+        if given is not None:
+            if given not in vocabulary:
+                raise InputError(f"--eos-token {given!r} is not in the vocabulary of {self.file}")
+            return given
+        config = self.file.parent / "tokenizer_config.json"
+        if config.is_file():
+            try:
+                token = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
+            except (ValueError, AttributeError) as error:
+                raise InputError(f"{config} is not a JSON object ({error}): name the token with --eos-token") from error
+            token = token.get("content") if isinstance(token, dict) else token
+            if token is not None:
+                if token not in vocabulary:
+                    raise InputError(f"{config}: eos_token {token!r} is not in the vocabulary: see --eos-token")
+                return token
+        for token in KNOWN_EOS:
+            if token in vocabulary:
+                return token
+        raise InputError(f"{self.file} names no end-of-text token: name it with --eos-token")
