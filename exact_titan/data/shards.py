@@ -40,7 +40,8 @@ def write_shard(file: Path, arrays: dict[str, np.ndarray]) -> tuple[int, str]:
     text += b" " * (-len(text) % 8)
     digest = hashlib.sha256()
     with file.open("wb") as out:
-        for part in (len(text).to_bytes(8, "little"), text, *(memoryview(arrays[name]) for name in TENSORS)):
+        parts: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
+        for part in [*parts, *(arrays[name].data for name in TENSORS)]:
             digest.update(part)
             out.write(part)
     return 8 + len(text) + offset, digest.hexdigest()

@@ -1,0 +1,150 @@
+"""The command line ``exact-titan``. Each command imports what it needs itself, so that ``--help`` is quick."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional, arg
+
+from exact_titan.errors import InputError
+
+CORES = len(os.sched_getaffinity(0))
+
+
+def pack(
+    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCES…", help_behavior_hint="")],
+    *,
+    tokenizer: Path,
+    out: Path,
+    seq_len: int = 16384,
+    val_fraction: float = 0.0,
+    workers: int = CORES,
+    policy: Literal["concat"] = "concat",
+    text_key: str = "text",
+    eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: the tokenizer's own)")] = None,
+) -> None:
+    """Pack documents into windows for training.
+
+    Example: exact-titan pack books.jsonl.gz more/ --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/books-16k
+
+    Args:
+        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file) and folders of these.
+        tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json.
+        out: New folder for the packed dataset.
+        seq_len: Window length in tokens, training.seq_len of the runs.
+        val_fraction: Share of the documents to keep for validation, from 0 to below 1.
+        workers: Threads of the tokenizer; the result does not depend on it.
+        policy: How documents are laid into windows.
+        text_key: Key or column of the text in .jsonl and .parquet files.
+        eos_token: Token that ends every document.
+    """
+    from exact_titan.data.exposure_report import ExposureReport, default_threshold
+    from exact_titan.data.packing import pack as pack_documents
+
+    # A batch system ends a job with SIGTERM: clean up then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    begin = time.monotonic()
+    manifest = pack_documents(
+        sources,
+        tokenizer=tokenizer,
+        seq_len=seq_len,
+        out=out,
+        val_fraction=val_fraction,
+        workers=workers,
+        policy=policy,
+        text_key=text_key,
+        eos_token=eos_token,
+    )
+    seconds = time.monotonic() - begin
+    tokens = sum(source.tokens for source in manifest.sources)
+    print(f"documents    {sum(source.documents for source in manifest.sources):,}")
+    for reason in manifest.sources[0].dropped:
+        print(f"  dropped    {sum(source.dropped[reason] for source in manifest.sources):,} ({reason})")
+    print(f"tokens       {tokens:,}")
+    for split, record in manifest.splits.items():
+        print(f"{split:<12} {record.windows:,} windows of {manifest.window}, {record.documents:,} documents")
+    report = ExposureReport.of(manifest.splits["train"], manifest.window, default_threshold(manifest.window))
+    print(
+        f"tail share   {100 * report.tail_masses[0]:.1f} % of the targets have a context of {report.tail_start} or more"
+    )
+    print(f"folder       {out}")
+    print(f"fingerprint  {manifest.fingerprint[:12]}")
+    print(f"time         {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
+
+
+def inspect(
+    folder: Positional[Path],
+    *,
+    split: str = "train",
+    png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none is drawn)")] = None,
+    threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
+) -> None:
+    """Show how much left context the targets of a packed dataset have, and what EXACT makes of it.
+
+    Example: exact-titan inspect packed/books-16k --png exposure.png
+
+    Args:
+        folder: The packed dataset.
+        split: train or val.
+        png: Draw the histogram into this file, too.
+        threshold: First context length of the tail, in tokens.
+    """
+    from exact_titan.data.dataset import split_record
+    from exact_titan.data.exposure_report import ExposureReport, default_threshold
+    from exact_titan.data.manifest import Manifest
+
+    manifest = Manifest.read(folder)
+    record = split_record(manifest, split, folder)
+    start = default_threshold(manifest.window) if threshold is None else threshold
+    report = ExposureReport.of(record, manifest.window, start)
+    windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
+    title = f"{folder.resolve().name}, {split}: {windows}"
+    print(f"{title}, fingerprint {manifest.fingerprint[:12]}")
+    print(report.table())
+    if png is not None:
+        report.plot(png, title)
+
+
+def verify(folder: Positional[Path]) -> None:
+    """Check a packed dataset to the last byte: digests, segments, counts.
+
+    Example: exact-titan verify packed/books-16k
+
+    Args:
+        folder: The packed dataset.
+    """
+    from exact_titan.data.verify import verify as verify_dataset
+
+    for line in verify_dataset(folder):
+        print(f"ok  {line}", flush=True)
+    print(f"{folder} is whole")
+
+
+COMMANDS: dict[str, Callable] = {"pack": pack, "inspect": inspect, "verify": verify}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 2 for wrong input, 130 after Ctrl-C."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            COMMANDS,
+            prog="exact-titan",
+            description="Long-context continued pretraining with EXACT: the tools around the training runs.",
+            args=arguments,
+        )
+    except InputError as error:
+        print(f"exact-titan: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("exact-titan: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

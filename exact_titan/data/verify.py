@@ -1,0 +1,90 @@
+"""Check a packed dataset against its manifest, to the last byte."""
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exact_titan.data.dataset import check_size
+from exact_titan.data.manifest import TOKENIZER_FOLDER, Manifest, ShardRecord, SplitRecord
+from exact_titan.data.shards import Shard
+from exact_titan.errors import InputError
+from exact_titan.exposure import Buckets
+
+AGAIN = "copy the dataset again or pack it again"
+
+
+def verify(folder: Path) -> Iterator[str]:
+    """Check the digests and every invariant, one shard in memory's reach at a time.
+
+    Yields:
+        A line for each part that was found right, as soon as it is.
+
+    Raises:
+        InputError: at the first thing that is wrong, naming the shard or the key of the manifest.
+    """
+    manifest = Manifest.read(folder)
+    yield f"manifest: fingerprint {manifest.fingerprint}"
+    tokenizer = folder / TOKENIZER_FOLDER / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise InputError(f"{tokenizer} is missing: {AGAIN}")
+    _equal(f"{tokenizer}: sha256", hashlib.sha256(tokenizer.read_bytes()).hexdigest(), manifest.tokenizer.sha256)
+    yield f"tokenizer: {manifest.tokenizer.name}, {manifest.tokenizer.vocab_size} ids"
+    for split, record in manifest.splits.items():
+        yield from _verify_split(folder, split, record, manifest)
+
+
+def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manifest) -> Iterator[str]:
+    buckets = Buckets(manifest.window)
+    counts = torch.zeros(len(buckets), dtype=torch.int64)
+    windows = inputs = 0
+    for number, entry in enumerate(record.shards):
+        file = folder / entry.file
+        shard = _verify_shard(file, entry, manifest, last=number == len(record.shards) - 1)
+        counts += buckets.count_segments(torch.from_numpy(shard.segment_length.copy()))
+        windows += entry.windows
+        inputs += int(shard.segment_length.sum(dtype=np.int64))
+        yield f"{entry.file}: {entry.windows} windows, {entry.tokens} tokens, {entry.segments} segments"
+    _equal(f"{folder}: windows of {split}", windows, record.windows)
+    _equal(f"{folder}: tokens of {split}", inputs, record.tokens)
+    _equal(f"{folder}: targets of {split}", inputs, record.targets)
+    _equal(f"{folder}: padding of {split}", windows * manifest.window - inputs, record.padding)
+    _equal(f"{folder}: bucket_counts of {split}", counts.tolist(), record.bucket_counts)
+    yield f"split {split}: {windows} windows, {inputs} targets, bucket counts"
+
+
+def _verify_shard(file: Path, entry: ShardRecord, manifest: Manifest, *, last: bool) -> Shard:
+    check_size(file, entry.bytes)
+    with file.open("rb") as stream:
+        _equal(f"shard {file}: sha256", hashlib.file_digest(stream, "sha256").hexdigest(), entry.sha256)
+    shard = Shard(file)
+    _equal(f"shard {file}: dtype of tokens", str(shard.tokens.dtype), manifest.token_dtype)
+    _equal(f"shard {file}: tokens", len(shard.tokens), entry.tokens)
+    _equal(f"shard {file}: segments", len(shard.segment_start), entry.segments)
+    _equal(f"shard {file}: segments", len(shard.segment_length), entry.segments)
+    _equal(f"shard {file}: windows", len(shard.window_segments) - 1, entry.windows)
+
+    start_S, length_S, border_N = shard.segment_start, shard.segment_length.astype(np.int64), shard.window_segments
+    _true(border_N[0] == 0 and border_N[-1] == len(start_S), f"shard {file}: window_segments spans all segments")
+    _true(bool((np.diff(border_N) > 0).all()), f"shard {file}: each window has a segment")
+    inside = (start_S >= 0) & (length_S >= 1) & (start_S + length_S < len(shard.tokens))
+    _true(bool(inside.all()), f"shard {file}: each segment and its last label lie within the tokens")
+    inputs_N = np.add.reduceat(length_S, border_N[:-1])
+    full_N = inputs_N == manifest.window
+    if last:
+        full_N[-1] = inputs_N[-1] <= manifest.window
+    _true(bool(full_N.all()), f"shard {file}: each window is full, the split's last one excepted")
+    _true(int(shard.tokens.max()) < manifest.tokenizer.vocab_size, f"shard {file}: each token is in the vocabulary")
+    return shard
+
+
+def _equal(what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise InputError(f"{what}: found {found}, the manifest says {wanted}: {AGAIN}")
+
+
+def _true(holds: bool, what: str) -> None:
+    if not holds:
+        raise InputError(f"{what}: this does not hold: {AGAIN}")
