@@ -1,0 +1,112 @@
+"""Lets torchtitan 0.3.0 train on CPU processes with gloo, which it takes for CUDA otherwise. All of it is in this file.
+
+Call :func:`install` before torchtitan is imported where that can be arranged; copies of its device constants that other
+modules have taken by then are set right as well. On a machine with an accelerator it does nothing.
+"""
+
+import functools
+import os
+import resource
+import sys
+import warnings
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+_GIB = 1024**3
+
+
+class CpuMemoryMonitor:
+    """Stands in for torchtitan's device memory monitor: reports this process's peak resident memory.
+
+    The peak is since the start of the process: the kernel keeps a single high-water mark, so resetting has no effect.
+    """
+
+    device_name = "cpu"
+
+    def __init__(self) -> None:
+        self.capacity_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _GIB
+
+    def get_peak_stats(self):
+        from torchtitan.components.metrics import DeviceMemStats
+
+        peak_gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / _GIB
+        percent = 100 * peak_gib / self.capacity_gib
+        return DeviceMemStats(peak_gib, percent, peak_gib, percent, 0, 0)
+
+    def reset_peak_stats(self) -> None:
+        pass
+
+
+def install() -> bool:
+    """Make torchtitan use the CPU if torch finds no accelerator; True if it now does. May be called again."""
+    if torch.accelerator.is_available():
+        return False
+
+    from torchtitan.components import metrics
+    from torchtitan.distributed import fsdp
+    from torchtitan.distributed import utils as dist_utils
+    from torchtitan.protocols.module import Module
+    from torchtitan.tools import utils
+
+    if utils.device_type == "cpu":
+        return True
+    for name, module in list(sys.modules.items()):
+        if name.startswith("torchtitan."):
+            if getattr(module, "device_type", None) == "cuda":
+                module.device_type = "cpu"  # type: ignore[attr-defined]
+            if getattr(module, "device_module", None) is torch.cuda:
+                module.device_module = torch.cpu  # type: ignore[attr-defined]
+
+    metrics.build_device_memory_monitor = CpuMemoryMonitor
+    # No published peak to compare with: an infinite one makes the MFU read 0 instead of that of an A100.
+    utils.get_peak_flops = lambda device_name: float("inf")
+    dist_utils.set_pg_timeouts = _set_pg_timeouts
+    Module._init_param = _same_on_any_number_of_ranks(Module._init_param)  # type: ignore[method-assign]
+    # DTensor says so of every random operator; the one use of them is replaced in the line above.
+    warnings.filterwarnings("ignore", message="DTensor .* may not have complete support on cpu")
+    fsdp.disable_fsdp_gradient_division = _with_sum_reduction(fsdp.disable_fsdp_gradient_division)
+    return True
+
+
+def _with_sum_reduction(disable_gradient_division):
+    """gloo has no PREMUL_SUM, which FSDP asks for even when it divides by 1."""
+    from torch.distributed.fsdp import FSDPModule
+
+    @functools.wraps(disable_gradient_division)
+    def disable(model: nn.Module) -> None:
+        disable_gradient_division(model)
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.set_force_sum_reduction_for_comms(True)
+
+    return disable
+
+
+def _same_on_any_number_of_ranks(init_param):
+    """DTensor has no random number tracker for the CPU: every rank would draw the same numbers for its own shard, so that
+    the rows of a weight repeat. Drawing the whole parameter and keeping the shard gives what one rank would draw."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+    from torchtitan.models.common.param_init import skip_param_init
+
+    @functools.wraps(init_param)
+    def init(self, name: str, param: nn.Parameter) -> None:
+        if not isinstance(param, DTensor) or self._param_init.get(name) is skip_param_init:
+            init_param(self, name, param)
+            return
+        whole = nn.Parameter(torch.empty(param.shape, dtype=param.dtype))
+        init_param(self, name, whole)
+        # src_data_rank=None: every rank has the data, nothing is sent.
+        param.copy_(distribute_tensor(whole, param.device_mesh, param.placements, src_data_rank=None))
+
+    return init
+
+
+def _set_pg_timeouts(timeout: timedelta, parallel_dims) -> None:
+    """As torchtitan's, less the device in the barrier, which gloo refuses."""
+    dist.barrier()
+    groups = [mesh.get_group() for mesh in parallel_dims.get_all_one_dimensional_meshes().values()]
+    for group in [*groups, None]:
+        dist.set_timeout(timeout, group)

@@ -1,0 +1,92 @@
+"""What EXACT adds to torchtitan's metrics: exposure, weights and plain cross-entropy per bucket of effective context."""
+
+import sys
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchtitan.components.metrics import LoggerContainer, MetricsProcessor, TensorBoardLogger
+from torchtitan.tools.logging import logger
+
+from exact_titan.exposure import tail_mass
+from exact_titan.titan.loss import ExactLoss
+
+_CHARTS = {
+    "Loss by effective context": {
+        "training": ["Multiline", [r"loss_by_context/\d+-\d+"]],
+        "validation": ["Multiline", [r"validation_loss_by_context/\d+-\d+"]],
+    },
+    "Exposure": {
+        "share of targets": ["Multiline", [r"exposure/share/\d+-\d+"]],
+        "weight of a target": ["Multiline", [r"exposure/weight/\d+-\d+"]],
+    },
+}
+
+
+def by_context(sums_2n: torch.Tensor, labels: list[str], tag: str) -> dict[str, float]:
+    """``tag/<lo>-<hi>``: mean plain cross-entropy of each bucket that has targets.
+
+    Args:
+        sums_2n: float64 ``[2, n]`` on the host, cross-entropy sums and target counts (:class:`BucketSums`).
+        labels: ``<lo>-<hi>`` of the n buckets.
+    """
+    ce_n, count_n = sums_2n.tolist()
+    return {f"{tag}/{label}": ce / count for label, ce, count in zip(labels, ce_n, count_n, strict=True) if count}
+
+
+class ExposureMetrics(MetricsProcessor):
+    """torchtitan's metrics plus, at every log step, what was seen since the one before:
+
+    ========================================  ==================================================================
+    ``loss_metrics/cross_entropy``            plain cross-entropy of all targets; compare runs by this
+    ``loss_by_context/<lo>-<hi>``             plain cross-entropy of the bucket's targets
+    ``exposure/share/<lo>-<hi>``              share of the supervised targets
+    ``exposure/weight/<lo>-<hi>``             weight of a target
+    ``exposure/tail_loss_mass``               share of the weighted targets that lies in the tail
+    ========================================  ==================================================================
+
+    torchtitan's ``loss_metrics/global_avg_loss`` is the weighted loss of the log step alone.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(MetricsProcessor.Config):
+        pass
+
+    exact_loss: ExactLoss
+    """Set by the trainer, which builds the loss after the metrics."""
+
+    def __init__(self, config: Config, **kwargs: Any) -> None:
+        # Colours are for terminals; a log file or a Slurm log would get the escape codes.
+        config.disable_color_printing = config.disable_color_printing or not sys.stdout.isatty()
+        super().__init__(config, **kwargs)
+
+    def _build_metric_logger(self, **kwargs: Any):
+        built = super()._build_metric_logger(**kwargs)
+        if isinstance(built, LoggerContainer):
+            for one in built._loggers:
+                if isinstance(one, TensorBoardLogger):
+                    one.writer.add_custom_scalars(_CHARTS)
+        return built
+
+    def log(
+        self,
+        step: int,
+        global_avg_loss: float,
+        global_max_loss: float,
+        grad_norm: float,
+        extra_metrics: dict[str, Any] | None = None,
+    ) -> None:
+        """As torchtitan's; every rank calls it, and the bucket sums are added up over the ranks here."""
+        loss = self.exact_loss
+        sums_2n = loss.sums.take().cpu()
+        ce, count = sums_2n.sum(dim=1).tolist()
+        cross_entropy = ce / count if count else float("nan")
+        counts_n, weights_n = sums_2n[1], loss.weights_n.cpu()
+        mass = tail_mass(counts_n, weights_n, loss.buckets.lower_bounds, threshold=loss.threshold)
+        labels = loss.buckets.labels()
+        metrics = by_context(sums_2n, labels, "loss_by_context")
+        metrics |= {f"exposure/share/{label}": n / count for label, n in zip(labels, counts_n.tolist(), strict=True) if count}
+        metrics |= {f"exposure/weight/{label}": w for label, w in zip(labels, weights_n.tolist(), strict=True)}
+        metrics |= {"exposure/tail_loss_mass": mass, "loss_metrics/cross_entropy": cross_entropy}
+        super().log(step, global_avg_loss, global_max_loss, grad_norm, {**(extra_metrics or {}), **metrics})
+        logger.info(f"step: {step:2}  cross entropy: {cross_entropy:8.5f}  tail's loss mass: {mass:.1%}")

@@ -1,0 +1,42 @@
+"""AdamW with options of its own: torchtitan keeps them in a dictionary that no command line reaches."""
+
+from dataclasses import dataclass
+
+from torch import nn
+from torchtitan.components.optimizer import OptimizersContainer, ParamGroupConfig
+
+
+class AdamW(OptimizersContainer):
+    """torchtitan's optimizer container with one AdamW group for all parameters."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(OptimizersContainer.Config):
+        lr: float = 2e-5
+        """Learning rate after the warmup."""
+
+        beta1: float = 0.9
+        """Decay of the first moment."""
+
+        beta2: float = 0.95
+        """Decay of the second moment."""
+
+        eps: float = 1e-8
+        """Added to the root of the second moment."""
+
+        weight_decay: float = 0.1
+        """Decoupled weight decay, on all parameters."""
+
+    def __init__(self, config: Config, *, model_parts: list[nn.Module]) -> None:
+        config.param_groups = [
+            ParamGroupConfig(
+                pattern=".*",
+                optimizer_name="AdamW",
+                optimizer_kwargs={
+                    "lr": config.lr,
+                    "betas": (config.beta1, config.beta2),
+                    "eps": config.eps,
+                    "weight_decay": config.weight_decay,
+                },
+            )
+        ]
+        super().__init__(config, model_parts=model_parts)

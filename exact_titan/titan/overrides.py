@@ -1,0 +1,51 @@
+"""EXACT in somebody's own torchtitan run: name these in ``--override.imports``, with their options as JSON.
+
+::
+
+    torchrun --nproc_per_node=8 -m torchtitan.train --module llama3 --config llama3_8b --training.seq_len 16384 \\
+      --training.disable_cuda_graphs --override.imports \\
+      'exact_titan.titan.overrides.exact_loss={"dataset_path": "packed"}' \\
+      'exact_titan.titan.overrides.packed_dataloader={"dataset_path": "packed"}'
+"""
+
+from typing import Any
+
+from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.config.override import derive, override
+from torchtitan.models.common.attention import VarlenAttention
+
+from exact_titan.data.loader import PackedDataLoader
+from exact_titan.errors import InputError
+from exact_titan.titan.attention import DocumentAttention
+from exact_titan.titan.loss import ExactLoss
+
+
+@override(target=ChunkedLossWrapper.Config, fqns=["loss"], description="EXACT loss")
+def exact_loss(config: ChunkedLossWrapper.Config, *, dataset_path: str, **options: Any) -> ExactLoss.Config:
+    """The EXACT loss in place of torchtitan's chunked cross-entropy; options as :class:`ExactLoss.Config`.
+
+    Raises:
+        InputError: for ``refresh_steps``, which only exact_titan's trainer can drive and checkpoint.
+    """
+    if options.get("refresh_steps"):
+        raise InputError("refresh_steps needs exact_titan's own trainer (python -m exact_titan.train): leave it at 0")
+    return ExactLoss.Config(num_chunks=config.num_chunks, dataset_path=dataset_path, **options)
+
+
+@override(target=BaseDataLoader.Config, fqns=["dataloader"], description="packed dataset")
+def packed_dataloader(config: BaseDataLoader.Config, *, dataset_path: str, seed: int = 0) -> PackedDataLoader.Config:
+    """The training windows of a packed dataset in place of torchtitan's text dataset."""
+    return PackedDataLoader.Config(dataset_path=dataset_path, seed=seed, varlen_metadata=False)
+
+
+@override(target=BaseDataLoader.Config, fqns=["validator.dataloader"], description="packed validation windows")
+def packed_validation(config: BaseDataLoader.Config, *, dataset_path: str) -> PackedDataLoader.Config:
+    """The validation windows of a packed dataset in place of torchtitan's."""
+    return PackedDataLoader.Config(dataset_path=dataset_path, split="val", infinite=False, varlen_metadata=False)
+
+
+@override(target=VarlenAttention.Config, description="document attention that also runs on the CPU")
+def document_attention(config: VarlenAttention.Config) -> DocumentAttention.Config:
+    """Document attention in place of torchtitan's varlen attention; needed on the CPU only."""
+    return derive(config, DocumentAttention.Config)

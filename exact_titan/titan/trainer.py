@@ -1,0 +1,134 @@
+"""torchtitan's trainer with EXACT: the checks before it starts, varlen metadata from the host, weights that refresh."""
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.loss import BaseLoss
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.components.optimizer import OptimizersContainer
+from torchtitan.components.validate import Validator
+from torchtitan.trainer import Trainer
+
+from exact_titan.data import PackedDataset
+from exact_titan.data.loader import PackedDataLoader, check_window
+from exact_titan.errors import InputError
+from exact_titan.titan.attention import varlen_metadata
+from exact_titan.titan.loss import ExactLoss, check_config
+from exact_titan.titan.metrics import ExposureMetrics
+from exact_titan.titan.models import LlamaArchitecture, llama_spec
+from exact_titan.titan.optimizer import AdamW
+from exact_titan.titan.torch_versions import SPMD_BACKEND
+from exact_titan.titan.validate import ExposureValidator
+
+
+class ExactTrainer(Trainer):
+    """Trains on a packed dataset with :class:`ExactLoss`.
+
+    The windows, the weights and the tokenizer all come from ``dataloader.dataset_path``, unless an option says so.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Trainer.Config):
+        model: LlamaArchitecture = field(default_factory=LlamaArchitecture)
+        """Architecture to train from scratch."""
+
+        hf_assets_path: str = ""
+        """Folder of the tokenizer; empty: the copy in the packed dataset."""
+
+        dataloader: BaseDataLoader.Config = field(default_factory=PackedDataLoader.Config)
+        loss: BaseLoss.Config = field(default_factory=ExactLoss.Config)
+        metrics: MetricsProcessor.Config = field(default_factory=ExposureMetrics.Config)
+        validator: Validator.Config = field(default_factory=ExposureValidator.Config)
+        optimizer: OptimizersContainer.Config = field(default_factory=AdamW.Config)
+
+    config: Config
+    loss_fn: ExactLoss
+    metrics_processor: ExposureMetrics
+
+    def __init__(self, config: Config) -> None:
+        config = complete(config)
+        super().__init__(config)
+        self.loss_fn.to(self.device)
+        self.metrics_processor.exact_loss = self.loss_fn
+
+    def post_dataloading_process(
+        self, input_dict: dict[str, Any], labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
+        """As torchtitan's, with the document borders that the loader knew instead of a search for them on the device."""
+        inputs, positions = input_dict["input"], input_dict["positions"]
+        cu_seqlens = input_dict["cu_seqlens"]
+        host_offsets = tuple(cu_seqlens.tolist()) if cu_seqlens.device.type == "cpu" else None
+        masks = varlen_metadata(cu_seqlens, input_dict["max_seqlen"], host_offsets)
+        self.ntokens_seen += labels.numel()
+        return inputs, labels, {"positions": positions, "attention_masks": masks}
+
+    def train_step(self, data_iterator) -> None:
+        """One optimizer step, between the two halves of a weight refresh."""
+        self.loss_fn.start_step()
+        super().train_step(data_iterator)
+        self.loss_fn.end_step(self.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        """torchtitan's trainer state and the loss's weights and counters."""
+        return {**super().state_dict(), "exposure": self.loss_fn.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.loss_fn.load_state_dict(state_dict["exposure"])
+
+
+def complete(config: ExactTrainer.Config) -> ExactTrainer.Config:
+    """The config with what the packed dataset says filled in, checked before any process group is set up.
+
+    Raises:
+        InputError: naming the option or the file, and what to do.
+    """
+    if not isinstance(config.dataloader, PackedDataLoader.Config) or not isinstance(config.loss, ExactLoss.Config):
+        raise InputError("exact_titan.train needs its own dataloader and loss: start from one of its recipes")
+    for name, degree in (
+        ("pipeline", config.parallelism.pipeline_parallel_degree),
+        ("tensor", config.parallelism.tensor_parallel_degree),
+        ("context", config.parallelism.context_parallel_degree),
+    ):
+        if degree > 1:
+            raise InputError(f"parallelism.{name}_parallel_degree is {degree}: {_REFUSED[name]}; set it to 1")
+    if config.parallelism.spmd_backend != SPMD_BACKEND:
+        raise InputError(
+            f"parallelism.spmd_backend is {config.parallelism.spmd_backend}: only {SPMD_BACKEND} runs on every torch version "
+            f"supported here; set it to that"
+        )
+    if not config.dataloader.dataset_path:
+        raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
+    dataset = PackedDataset(Path(config.dataloader.dataset_path), split=config.dataloader.split)
+    check_window(dataset, config.training.seq_len)
+    check_config(config.loss, window=dataset.window)
+    if config.training.seq_len % config.loss.num_chunks:
+        raise InputError(
+            f"loss.num_chunks is {config.loss.num_chunks}: it must divide training.seq_len ({config.training.seq_len})"
+        )
+    loss = replace(config.loss, dataset_path=config.loss.dataset_path or config.dataloader.dataset_path)
+    validator = config.validator
+    if validator.enable and isinstance(validator.dataloader, PackedDataLoader.Config):
+        path = validator.dataloader.dataset_path or config.dataloader.dataset_path
+        validator = replace(validator, dataloader=replace(validator.dataloader, dataset_path=path))
+        check_window(PackedDataset(Path(path), split=validator.dataloader.split), config.training.seq_len)
+    model_spec = config.model_spec or llama_spec(
+        config.model, seq_len=config.training.seq_len, tokenizer_vocab=dataset.manifest.tokenizer.vocab_size
+    )
+    return replace(
+        config,
+        loss=loss,
+        validator=validator,
+        model_spec=model_spec,
+        hf_assets_path=config.hf_assets_path or str(dataset.folder / "tokenizer"),
+    )
+
+
+_REFUSED = {
+    "pipeline": "torchtitan hands the loss no positions under pipeline parallelism, so effective context is unknown there",
+    "tensor": "the vocabulary-parallel loss does not carry the weights yet",
+    "context": "varlen attention does not run under context parallelism",
+}

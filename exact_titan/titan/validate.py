@@ -1,0 +1,54 @@
+"""Validation over the packed validation windows: plain cross-entropy, in total and per bucket of effective context."""
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import nn
+from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.validate import Validator
+
+from exact_titan.data.loader import PackedDataLoader
+from exact_titan.titan.loss import BucketSums, ExactLoss
+from exact_titan.titan.metrics import ExposureMetrics, by_context
+
+
+class ExposureValidator(Validator):
+    """torchtitan's validator, which hands the loss no positions, with the positions kept so that buckets can be told.
+
+    Writes ``validation_loss_by_context/<lo>-<hi>`` beside torchtitan's ``validation_metrics/loss``.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Validator.Config):
+        dataloader: BaseDataLoader.Config = field(
+            default_factory=lambda: PackedDataLoader.Config(split="val", infinite=False)
+        )
+
+    def __init__(self, config: Config, *, loss_fn: ExactLoss, metrics_processor: ExposureMetrics, **kwargs: Any) -> None:
+        super().__init__(config, loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
+        self.exact_loss = loss_fn
+        # The validator moves everything to the device, where reading max_seqlen back would wait for it.
+        self.dl_config = replace(self.dl_config, varlen_metadata=False)
+        self._positions: torch.Tensor | None = None
+
+    def should_validate(self, step: int) -> bool:
+        """Every ``freq`` steps; unlike torchtitan's not after the first step, which says nothing yet."""
+        return step % self.config.freq == 0
+
+    def post_dataloading_process(self, input_dict, labels, model_parts):
+        """As torchtitan's, keeping the positions for the loss."""
+        self._positions = input_dict["positions"]
+        return super().post_dataloading_process(input_dict, labels, model_parts)
+
+    def _measure(self, pred: torch.Tensor, labels: torch.Tensor):
+        assert self._positions is not None
+        return self.exact_loss.measure(pred, labels, self._positions, self.sums)
+
+    def validate(self, model_parts: list[nn.Module], step: int) -> None:
+        """Run over the validation windows and log; every rank calls it."""
+        buckets = self.exact_loss.buckets
+        self.sums = BucketSums(len(buckets), self.exact_loss.weights_n.device)
+        super().validate(model_parts, step)
+        sums_2n = self.sums.take().cpu()
+        self.metrics_processor.logger.log(by_context(sums_2n, buckets.labels(), "validation_loss_by_context"), step)

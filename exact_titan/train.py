@@ -1,0 +1,65 @@
+"""``torchrun --nproc_per_node=N -m exact_titan.train --config NAME_OR_TOML [--section.option value …]``."""
+
+import logging
+import os
+import sys
+import time
+
+from exact_titan.errors import InputError
+
+_ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Train; exits with code 2 and one line on bad input.
+
+    Without torchrun it is a run of one process.
+    """
+    for name, value in _ONE_PROCESS.items():
+        os.environ.setdefault(name, value)
+
+    from exact_titan.titan import cpu, torch_versions
+
+    torch_versions.install()
+    cpu.install()
+    try:
+        _train(sys.argv[1:] if argv is None else argv)
+    except InputError as error:
+        # All ranks read the same input and fail alike: one of them says so, and the others let it speak first.
+        if os.environ["RANK"] == "0":
+            print(f"exact_titan.train: error: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(2)
+        sys.exit(2)
+
+
+def _train(argv: list[str]) -> None:
+    import torch.distributed as dist
+    from torchtitan.observability import structured_logger
+    from torchtitan.tools.logging import init_logger, logger
+
+    from exact_titan.config import load_config
+    from exact_titan.titan.trainer import complete
+
+    config = complete(load_config(argv))
+    init_logger()
+    if os.environ["RANK"] != "0":
+        logger.setLevel(logging.ERROR)
+    structured_logger.init_structured_logger(
+        source="training", output_dir=config.dump_folder, enable=config.debug.enable_structured_logging
+    )
+    trainer = None
+    try:
+        trainer = config.build()
+        if config.checkpoint.create_seed_checkpoint:
+            trainer.checkpointer.save(curr_step=0, last_step=True)
+        else:
+            trainer.train()
+    finally:
+        if trainer is not None:
+            trainer.close()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
