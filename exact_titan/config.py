@@ -35,7 +35,9 @@ _SUBCOMMAND = re.compile(r"activation[-_]checkpoint:[a-z-]+")
 def recipes() -> dict[str, Callable[[], ExactTrainer.Config]]:
     """Every recipe of :mod:`exact_titan.config_registry` by name."""
     functions = inspect.getmembers(config_registry, inspect.isfunction)
-    return {name: fn for name, fn in functions if fn.__module__ == config_registry.__name__ and not name.startswith("_")}
+    return {
+        name: fn for name, fn in functions if fn.__module__ == config_registry.__name__ and not name.startswith("_")
+    }
 
 
 def load_config(argv: list[str]) -> ExactTrainer.Config:
@@ -99,7 +101,9 @@ def _read_toml(path: Path) -> tuple[str, list[str]]:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
     recipe = tree.pop("recipe", None)
     if not isinstance(recipe, str):
-        raise InputError(f'{path}: the key recipe is missing: start with recipe = "NAME", one of {", ".join(recipes())}')
+        raise InputError(
+            f'{path}: the key recipe is missing: start with recipe = "NAME", one of {", ".join(recipes())}'
+        )
     return recipe, list(_arguments(tree))
 
 
@@ -148,7 +152,9 @@ def _first_message(box: str) -> str:
 
 def _unknown_message(argument: str, default: ExactTrainer.Config) -> str:
     if not argument.startswith("--"):
-        return f"{argument!r} belongs to no option: an option with a value takes one, and switches are --x.y and --x.no-y"
+        return (
+            f"{argument!r} belongs to no option: an option with a value takes one, and switches are --x.y and --x.no-y"
+        )
     name = argument[2:].replace("-", "_")
     known = list(_option_names(default))
     close = difflib.get_close_matches(name, known, n=1)

@@ -1,4 +1,6 @@
-"""Recipes: functions that return a full trainer config. ``--config NAME`` or ``recipe = "NAME"`` in a TOML starts from one.
+"""Recipes: functions that return a full trainer config.
+
+``--config NAME``, or ``recipe = "NAME"`` in a TOML, starts from one.
 
 torchtitan finds them too: ``--module exact_titan --config NAME``.
 """

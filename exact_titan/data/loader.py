@@ -32,7 +32,7 @@ class PackedDataLoader(BaseDataLoader):
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
-        dataset_path: str = ""  # type: ignore[assignment]
+        dataset_path: str = ""
         """Folder of the packed dataset (made by `exact-titan pack`)."""
 
         split: str = "train"
@@ -113,8 +113,8 @@ class PackedDataLoader(BaseDataLoader):
         for key, value in self.state_dict().items():
             if key != "windows" and state_dict[key] != value:
                 raise InputError(
-                    f"{self.config.dataset_path}: the checkpoint was trained with {key} {state_dict[key]}, not {value}; "
-                    f"go on with that, or start in another dump_folder"
+                    f"{self.config.dataset_path}: the checkpoint was trained with {key} {state_dict[key]}, "
+                    f"not {value}: go on with that, or start in another dump_folder"
                 )
         self.consumed = state_dict["windows"]
 
@@ -127,6 +127,6 @@ def check_window(dataset: PackedDataset, seq_len: int) -> None:
     """
     if dataset.window != seq_len:
         raise InputError(
-            f"{dataset.folder} is packed in windows of {dataset.window} tokens, but training.seq_len is {seq_len}: set it "
-            f"to {dataset.window} or pack again with --seq-len {seq_len}"
+            f"{dataset.folder} is packed in windows of {dataset.window} tokens, but training.seq_len is {seq_len}: "
+            f"set it to {dataset.window} or pack again with --seq-len {seq_len}"
         )

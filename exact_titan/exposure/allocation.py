@@ -17,7 +17,7 @@ from typing import Literal, get_args
 import torch
 
 Rule = Literal["standard", "exact"]
-"""How targets are weighted. ``standard``: all 1. ``exact``: as above. The paper's other rules (its Table 3) belong here."""
+"""How targets are weighted: ``standard``, all 1; ``exact``, as above. The paper's other rules (Table 3) belong here."""
 
 ALPHA = 0.15
 GAMMA = 0.5
@@ -71,7 +71,9 @@ def bucket_weights(
     """
     check_allocation(alpha=alpha, gamma=gamma, eps=eps, threshold=threshold, min_count=min_count)
     if counts.shape != lower_bounds.shape or counts.ndim != 1:
-        raise ValueError(f"counts {tuple(counts.shape)} and lower_bounds {tuple(lower_bounds.shape)} must be one [n] each")
+        raise ValueError(
+            f"counts {tuple(counts.shape)} and lower_bounds {tuple(lower_bounds.shape)} must be one [n] each"
+        )
     tail_n = lower_bounds.to(counts.device) >= threshold
     counted_n = tail_n & (counts >= min_count)
     count_n = torch.where(counted_n, counts, 0).to(torch.float64)

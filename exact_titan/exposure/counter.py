@@ -89,7 +89,9 @@ class ExposureCounter:
         """
         counts = state["counts"]
         if counts.shape != self.reduced.shape:
-            raise ValueError(f"the state counts {len(counts)} buckets, a window of {self.buckets.window} has {len(self.buckets)}")
+            raise ValueError(
+                f"the state counts {len(counts)} buckets, a window of {self.buckets.window} has {len(self.buckets)}"
+            )
         self._in_flight = None
         self.reduced.copy_(counts)
         self.pending.zero_()

@@ -1,6 +1,7 @@
 """Document attention: every token attends to its own document's prefix, on the CPU and on CUDA from the same config."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int, host_offsets: tup
     """torchtitan's varlen metadata from what the loader knows, so that nothing is searched for on the device.
 
     Args:
-        cu_seqlens: int32 ``[n+1]``, document borders of the flattened batch, from 0 to B*L, on the device of the inputs.
+        cu_seqlens: int32 ``[n+1]``, document borders in the flattened batch, 0 to B*L, on the device of the inputs.
         max_seqlen: length of the longest document in the batch, on the host.
         host_offsets: ``cu_seqlens`` on the host; only the CPU path reads it.
     """
@@ -47,7 +48,7 @@ class DocumentAttention(VarlenAttention):
         if self.window_size != (-1, 0):
             raise NotImplementedError(f"attention window {self.window_size}: on the CPU only causal (-1, 0) is there")
         offsets = attention_masks.cu_seq_q_host or tuple(attention_masks.cu_seq_q.tolist())
-        lengths = [end - start for start, end in zip(offsets, offsets[1:], strict=False)]
+        lengths = [end - start for start, end in pairwise(offsets)]
         # [T, N, H] -> [N, T, H], then one SDPA call a document.
         q_NTH, k_NTH, v_NTH = (x.flatten(0, 1).transpose(0, 1) for x in (q_BLNH, k_BLNH, v_BLNH))
         documents = zip(*(x.split(lengths, dim=1) for x in (q_NTH, k_NTH, v_NTH)), strict=True)

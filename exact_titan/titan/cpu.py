@@ -64,7 +64,7 @@ def install() -> bool:
     # No published peak to compare with: an infinite one makes the MFU read 0 instead of that of an A100.
     utils.get_peak_flops = lambda device_name: float("inf")
     dist_utils.set_pg_timeouts = _set_pg_timeouts
-    Module._init_param = _same_on_any_number_of_ranks(Module._init_param)  # type: ignore[method-assign]
+    Module._init_param = _same_on_any_number_of_ranks(Module._init_param)
     # DTensor says so of every random operator; the one use of them is replaced in the line above.
     warnings.filterwarnings("ignore", message="DTensor .* may not have complete support on cpu")
     fsdp.disable_fsdp_gradient_division = _with_sum_reduction(fsdp.disable_fsdp_gradient_division)
@@ -86,8 +86,8 @@ def _with_sum_reduction(disable_gradient_division):
 
 
 def _same_on_any_number_of_ranks(init_param):
-    """DTensor has no random number tracker for the CPU: every rank would draw the same numbers for its own shard, so that
-    the rows of a weight repeat. Drawing the whole parameter and keeping the shard gives what one rank would draw."""
+    """DTensor has no random number tracker for the CPU: every rank would draw the same numbers for its own shard, and
+    the rows of a weight would repeat. Drawing the whole parameter and keeping the shard gives what one rank would draw."""
     from torch.distributed.tensor import DTensor, distribute_tensor
     from torchtitan.models.common.param_init import skip_param_init
 
@@ -109,4 +109,4 @@ def _set_pg_timeouts(timeout: timedelta, parallel_dims) -> None:
     dist.barrier()
     groups = [mesh.get_group() for mesh in parallel_dims.get_all_one_dimensional_meshes().values()]
     for group in [*groups, None]:
-        dist.set_timeout(timeout, group)
+        dist.set_timeout(timeout, group)  # type: ignore[attr-defined]

@@ -53,7 +53,7 @@ class BucketSums:
         self.sums_2n = torch.zeros(2, n, dtype=torch.float64, device=device)
 
     def add(self, ce_BL: torch.Tensor, index_BL: torch.Tensor, valid_BL: torch.Tensor) -> None:
-        """Add one batch; ``index_BL`` is each target's bucket. A matrix product, so that the order is fixed on CUDA too."""
+        """Add one batch; ``index_BL`` is each target's bucket. A matrix product: its order is fixed on CUDA too."""
         n = self.sums_2n.shape[1]
         one_hot_Tn = (index_BL.flatten()[:, None] == torch.arange(n, device=index_BL.device)).to(torch.float64)
         valid_T = valid_BL.flatten().to(torch.float64)
@@ -104,8 +104,8 @@ class BucketCrossEntropy(BaseLoss):
 class ExactLoss(ChunkedLossWrapper):
     """``sum_i m_i w_b(i) CE_i / sum_i m_i`` over the optimizer step, in chunks of the sequence (EXACT, equation 6).
 
-    The divisor is torchtitan's ``global_valid_tokens``: all supervised targets of the step, over ranks and accumulation.
-    The weights come from the packed dataset's bucket counts. With ``refresh_steps`` the targets seen in training are
+    The divisor is torchtitan's ``global_valid_tokens``: the step's supervised targets, over ranks and accumulation. The
+    weights come from the packed dataset's bucket counts. With ``refresh_steps`` the targets seen in training are
     counted as well, and every ``refresh_steps`` steps the weights are made anew from all that was counted so far: the
     sum over the ranks starts after one step and is taken up before the next, by every rank alike.
 
@@ -143,9 +143,7 @@ class ExactLoss(ChunkedLossWrapper):
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
         super().__init__(config, compile_config=compile_config)
         if not config.dataset_path:
-            raise InputError(
-                "loss.dataset_path is empty: name the packed dataset whose bucket counts give the weights"
-            )
+            raise InputError("loss.dataset_path is empty: name the packed dataset whose bucket counts give the weights")
         dataset = PackedDataset(Path(config.dataset_path), split="train")
         check_config(config, window=dataset.window)
         self.config = config

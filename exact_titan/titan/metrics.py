@@ -1,4 +1,4 @@
-"""What EXACT adds to torchtitan's metrics: exposure, weights and plain cross-entropy per bucket of effective context."""
+"""What EXACT adds to torchtitan's metrics: exposure, weight and plain cross-entropy per bucket of effective context."""
 
 import sys
 from dataclasses import dataclass
@@ -85,7 +85,9 @@ class ExposureMetrics(MetricsProcessor):
         mass = tail_mass(counts_n, weights_n, loss.buckets.lower_bounds, threshold=loss.threshold)
         labels = loss.buckets.labels()
         metrics = by_context(sums_2n, labels, "loss_by_context")
-        metrics |= {f"exposure/share/{label}": n / count for label, n in zip(labels, counts_n.tolist(), strict=True) if count}
+        metrics |= {
+            f"exposure/share/{label}": n / count for label, n in zip(labels, counts_n.tolist(), strict=True) if count
+        }
         metrics |= {f"exposure/weight/{label}": w for label, w in zip(labels, weights_n.tolist(), strict=True)}
         metrics |= {"exposure/tail_loss_mass": mass, "loss_metrics/cross_entropy": cross_entropy}
         super().log(step, global_avg_loss, global_max_loss, grad_norm, {**(extra_metrics or {}), **metrics})

@@ -55,13 +55,15 @@ def check_architecture(model: LlamaArchitecture, *, tokenizer_vocab: int) -> Non
         if getattr(model, name) < 1:
             raise InputError(f"model.{name} is {getattr(model, name)}: it must be 1 or more")
     if model.dim % model.n_heads or (model.dim // model.n_heads) % 2:
-        raise InputError(f"model.n_heads is {model.n_heads}: model.dim ({model.dim}) over it must be an even whole number")
+        raise InputError(
+            f"model.n_heads is {model.n_heads}: model.dim ({model.dim}) over it must be an even whole number"
+        )
     if model.n_heads % model.n_kv_heads:
         raise InputError(f"model.n_kv_heads is {model.n_kv_heads}: it must divide model.n_heads ({model.n_heads})")
     if model.vocab_size and model.vocab_size < tokenizer_vocab:
         raise InputError(
-            f"model.vocab_size is {model.vocab_size}, but the dataset's tokenizer has {tokenizer_vocab} ids: raise it to "
-            f"{tokenizer_vocab} or more, or set it to 0 to take the tokenizer's"
+            f"model.vocab_size is {model.vocab_size}, but the dataset's tokenizer has {tokenizer_vocab} ids: "
+            f"raise it to {tokenizer_vocab} or more, or set it to 0 to take the tokenizer's"
         )
 
 

@@ -9,4 +9,4 @@ SPMD_BACKEND = "partial_dtensor"
 def install() -> None:
     """Give torch 2.13 the public name of its own function, which torchtitan calls after the first step."""
     if not hasattr(dist, "set_timeout"):
-        dist.set_timeout = dist.distributed_c10d._set_pg_timeout
+        dist.set_timeout = dist.distributed_c10d._set_pg_timeout  # type: ignore[attr-defined]

@@ -14,6 +14,7 @@ from torchtitan.trainer import Trainer
 
 from exact_titan.data import PackedDataset
 from exact_titan.data.loader import PackedDataLoader, check_window
+from exact_titan.data.manifest import TOKENIZER_FOLDER
 from exact_titan.errors import InputError
 from exact_titan.titan.attention import varlen_metadata
 from exact_titan.titan.loss import ExactLoss, check_config
@@ -57,7 +58,7 @@ class ExactTrainer(Trainer):
     def post_dataloading_process(
         self, input_dict: dict[str, Any], labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """As torchtitan's, with the document borders that the loader knew instead of a search for them on the device."""
+        """As torchtitan's, with the document borders that the loader knew: no search for them on the device."""
         inputs, positions = input_dict["input"], input_dict["positions"]
         cu_seqlens = input_dict["cu_seqlens"]
         host_offsets = tuple(cu_seqlens.tolist()) if cu_seqlens.device.type == "cpu" else None
@@ -97,8 +98,8 @@ def complete(config: ExactTrainer.Config) -> ExactTrainer.Config:
             raise InputError(f"parallelism.{name}_parallel_degree is {degree}: {_REFUSED[name]}; set it to 1")
     if config.parallelism.spmd_backend != SPMD_BACKEND:
         raise InputError(
-            f"parallelism.spmd_backend is {config.parallelism.spmd_backend}: only {SPMD_BACKEND} runs on every torch version "
-            f"supported here; set it to that"
+            f"parallelism.spmd_backend is {config.parallelism.spmd_backend}: set it to {SPMD_BACKEND}, "
+            f"which runs on every torch version supported here"
         )
     if not config.dataloader.dataset_path:
         raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
@@ -118,17 +119,14 @@ def complete(config: ExactTrainer.Config) -> ExactTrainer.Config:
     model_spec = config.model_spec or llama_spec(
         config.model, seq_len=config.training.seq_len, tokenizer_vocab=dataset.manifest.tokenizer.vocab_size
     )
-    return replace(
-        config,
-        loss=loss,
-        validator=validator,
-        model_spec=model_spec,
-        hf_assets_path=config.hf_assets_path or str(dataset.folder / "tokenizer"),
-    )
+    assets = config.hf_assets_path or str(dataset.folder / TOKENIZER_FOLDER)
+    completed = replace(config, loss=loss, validator=validator, hf_assets_path=assets)
+    completed.model_spec = model_spec
+    return completed
 
 
 _REFUSED = {
-    "pipeline": "torchtitan hands the loss no positions under pipeline parallelism, so effective context is unknown there",
+    "pipeline": "torchtitan hands the loss no positions there, so effective context is unknown to it",
     "tensor": "the vocabulary-parallel loss does not carry the weights yet",
     "context": "varlen attention does not run under context parallelism",
 }

@@ -25,11 +25,13 @@ class ExposureValidator(Validator):
             default_factory=lambda: PackedDataLoader.Config(split="val", infinite=False)
         )
 
-    def __init__(self, config: Config, *, loss_fn: ExactLoss, metrics_processor: ExposureMetrics, **kwargs: Any) -> None:
+    def __init__(
+        self, config: Config, *, loss_fn: ExactLoss, metrics_processor: ExposureMetrics, **kwargs: Any
+    ) -> None:
         super().__init__(config, loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
         self.exact_loss = loss_fn
         # The validator moves everything to the device, where reading max_seqlen back would wait for it.
-        self.dl_config = replace(self.dl_config, varlen_metadata=False)
+        self.dl_config: BaseDataLoader.Config = replace(self.dl_config, varlen_metadata=False)
         self._positions: torch.Tensor | None = None
 
     def should_validate(self, step: int) -> bool:
