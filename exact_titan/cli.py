@@ -104,10 +104,10 @@ def inspect(
     report = ExposureReport.of(record, manifest.window, start)
     windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
     title = f"{folder.resolve().name}, {split}: {windows}"
-    print(f"{title}, fingerprint {manifest.fingerprint[:12]}")
-    print(report.table())
     if png is not None:
         report.plot(png, title)
+    print(f"{title}, fingerprint {manifest.fingerprint[:12]}")
+    print(report.table())
 
 
 def verify(folder: Positional[Path]) -> None:

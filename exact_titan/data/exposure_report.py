@@ -105,7 +105,7 @@ class ExposureReport:
         figure = Figure(figsize=(max(6.4, 0.8 * len(labels) + 2), 5), dpi=150, layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        axes.axvspan(first - 0.5, len(labels) - 0.5, color="#f0e6d2", zorder=0)
+        axes.axvspan(first - 0.5, len(labels) - 0.5, color="#f0e6d2", label="tail", zorder=0)
         where = range(len(labels))
         left = axes.bar([x - 0.2 for x in where], standard.tolist(), 0.4, color="#8c96a3", label="standard", zorder=2)
         right = axes.bar([x + 0.2 for x in where], exact.tolist(), 0.4, color="#c2542d", label="exact", zorder=2)

@@ -170,7 +170,7 @@ def _new_folder(out: Path) -> Iterator[Path]:
             if parent.exists():
                 parent.rmdir()
         if isinstance(error, OSError):
-            raise InputError(f"--out {out} cannot be written: {error.strerror or error}") from error
+            raise InputError(f"--out {out} cannot be written: {error}") from error
         raise
 
 

@@ -133,19 +133,25 @@ def _reader(source: Source, name: str) -> BaseDiskReader:
             text = ""
         return {"text": text, "id": f"{path}/{id_in_file}"}
 
-    # The file system is named because a path is not to be taken for a URL.
-    folder = (str(source.root), LocalFileSystem())
+    # The file system is named because a path is not to be taken for a URL; the path is absolute because fsspec keeps
+    # the folders it has opened, and what a relative one means may have changed.
+    folder = (str(source.root.absolute()), LocalFileSystem())
     if name.endswith(".parquet"):
         # Rows in small batches: a document may be a book.
         return ParquetReader(folder, adapter=adapter, text_key=source.text_key, read_metadata=True, batch_size=16)
-    return (_TextReader if name.endswith(".txt") else _JsonlReader)(folder, adapter=adapter, text_key=source.text_key)
+    if name.endswith(".txt"):
+        return _TextReader(folder, adapter=adapter, text_key=source.text_key)
+    return _JsonlReader(source.root / name, folder, adapter=adapter, text_key=source.text_key)
 
 
 class _JsonlReader(JsonlReader):
-    """JSON lines, where a line that is not JSON is an error."""
+    """JSON lines, where a line that is not JSON is an error that names the file as ``shown``."""
+
+    def __init__(self, shown: Path, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._shown = shown
 
     def read_file(self, filepath: str) -> DocumentsPipeline:
-        where = f"{self.data_folder.path}/{filepath}"
         compression = None if filepath.endswith(".zst") else "infer"
         with self.data_folder.open(filepath, "rb", compression=compression) as stream:
             lines = io.BufferedReader(_ZstdStream(stream), 2**20) if filepath.endswith(".zst") else stream
@@ -155,9 +161,9 @@ class _JsonlReader(JsonlReader):
                 try:
                     data = orjson.loads(line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line)
                 except orjson.JSONDecodeError as error:
-                    raise InputError(f"{where}, line {number + 1}: {_why_not_json(line, error)}") from error
+                    raise InputError(f"{self._shown}, line {number + 1}: {_why_not_json(line, error)}") from error
                 if not isinstance(data, dict):
-                    raise InputError(f"{where}, line {number + 1}: not a JSON object, as a document must be")
+                    raise InputError(f"{self._shown}, line {number + 1}: not a JSON object, as a document must be")
                 document = self.get_document_from_dict(data, filepath, number)
                 if document:
                     yield document

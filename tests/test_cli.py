@@ -1,0 +1,197 @@
+import gzip
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from exact_titan.cli import main
+from exact_titan.data import Manifest
+
+pytest_plugins = ["tests.text_fixtures"]
+
+GOOD = b'{"text": "1 2 3 4 5 6 7 8 9"}\n'
+
+
+def listing(folder: Path) -> dict[str, bytes | None]:
+    return {str(file.relative_to(folder)): file.read_bytes() if file.is_file() else None for file in folder.rglob("*")}
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, word_tokenizer: Path) -> Path:
+    """A working directory with a source d.jsonl and a tokenizer t."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.jsonl").write_bytes(GOOD)
+    shutil.copytree(word_tokenizer, tmp_path / "t")
+    return tmp_path
+
+
+def run(command: str) -> int:
+    return main(command.split())
+
+
+def fails(place: Path, capfd: pytest.CaptureFixture[str], command: str, message: str) -> None:
+    """The command gives one line that holds the message, exit code 2, and leaves everything as it was."""
+    before = listing(place)
+    assert run(command) == 2
+    out, err = capfd.readouterr()
+    assert err.startswith("exact-titan: error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1, err
+    assert message in err
+    assert out == "" or command.startswith("verify")
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--out o", "no source given"),
+        ("none --out o", "source none: no such file or folder"),
+        ("e --out o", "source e: the folder has no file of a readable kind"),
+        ("d.csv --out o", "source d.csv: not a file of a readable kind"),
+        (
+            "d.jsonl --out o --text-key body",
+            "no document with text (1 documents have none under 'body', see --text-key)",
+        ),
+        ("d.jsonl --out o --tokenizer none", "--tokenizer none: no such file or folder"),
+        ("d.jsonl --out o --tokenizer e", "the folder has no tokenizer.json"),
+        ("d.jsonl --out o --tokenizer d.jsonl", "d.jsonl is not a Hugging Face tokenizer.json"),
+        ("d.jsonl --out o --eos-token <end>", "--eos-token '<end>' is not in the vocabulary"),
+        ("d.jsonl --out e", "--out e exists"),
+        ("d.jsonl --out d.jsonl/o", "--out d.jsonl/o cannot be written: [Errno 17] File exists: 'd.jsonl'"),
+        ("d.jsonl --out o --seq-len 1", "--seq-len is 1"),
+        ("d.jsonl --out o --val-fraction 1", "--val-fraction is 1.0"),
+        ("d.jsonl --out o --val-fraction -0.1", "--val-fraction is -0.1"),
+        ("d.jsonl --out o --val-fraction nan", "--val-fraction is nan"),
+        ("d.jsonl --out o --workers 0", "--workers is 0"),
+        ("d.jsonl --out new/er/o --val-fraction 0.999999", "the training split has no window: 1 documents"),
+    ],
+)
+def test_wrong_options(place: Path, capfd: pytest.CaptureFixture[str], options: str, message: str) -> None:
+    (place / "e").mkdir()
+    (place / "d.csv").write_text("a")
+    tokenizer = "" if "--tokenizer" in options else "--tokenizer t"
+    fails(place, capfd, f"pack {options} {tokenizer}", message)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("x.jsonl", b'{"text": ', "x.jsonl, line 1: not JSON"),
+        ("x.jsonl", GOOD + b'{"text": "\xff"}', "x.jsonl, line 2: not UTF-8"),
+        ("x.txt", b"\xff", "x.txt is not UTF-8"),
+        ("x.txt", b"  ", "x.txt: no document with text"),
+        ("x.jsonl.gz", gzip.compress(GOOD * 100)[:-20], "x.jsonl.gz is broken or cut short"),
+        ("x.jsonl.zst", b"\x28\xb5\x2f\xfd\x24", "x.jsonl.zst is broken or cut short"),
+        ("x.parquet", b"PAR1", "x.parquet is not a whole parquet file"),
+    ],
+)
+def test_wrong_sources(place: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes, message: str) -> None:
+    (place / name).write_bytes(content)
+    fails(place, capfd, f"pack d.jsonl {name} --tokenizer t --out new/o", message)
+
+
+def test_wrong_datasets(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert run("pack d.jsonl --tokenizer t --seq-len 8 --out o") == 0
+    capfd.readouterr()
+    for command in ("inspect", "verify"):
+        fails(place, capfd, f"{command} none", "none: no such folder")
+        fails(place, capfd, f"{command} t", "t is not a packed dataset: it has no manifest.json")
+    fails(place, capfd, "inspect o --split val", "o has no split 'val': choose one of train")
+    fails(place, capfd, "inspect o --threshold 4", "--threshold is 4")
+    fails(place, capfd, "inspect o --png none/e.png", "--png none/e.png cannot be written")
+    manifest = place / "o" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"windows": 2', '"windows": 3', 1))
+    fails(place, capfd, "inspect o", "the fingerprint does not match")
+    manifest.write_text("{")
+    fails(place, capfd, "verify o", "manifest.json is not JSON")
+
+
+def test_pack_inspect_verify(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    (place / "more").mkdir()
+    (place / "more" / "a.txt").write_text("1 2 3")
+    (place / "more" / "b.jsonl").write_text('{"text": ""}\n{"text": "</s>"}\n')
+    assert run("pack d.jsonl more --tokenizer t/tokenizer.json --seq-len 4 --out new/o --workers 2") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    fingerprint = Manifest.read(place / "new" / "o").fingerprint
+    lines = [" ".join(line.split()) for line in out.splitlines()]
+    assert lines[:8] == [
+        "documents 2",
+        "dropped 1 (no text)",
+        "dropped 1 (shorter than two tokens)",
+        "tokens 14",
+        "train 3 windows of 4, 2 documents",
+        "tail share 100.0 % of the targets have a context of 0 or more",
+        "folder new/o",
+        f"fingerprint {fingerprint[:12]}",
+    ]
+    assert lines[8].startswith("time ")
+    assert (place / "new" / "o").stat().st_mode == (place / "more").stat().st_mode, "others may read it"
+
+    assert run("inspect new/o --png e.png") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert out.startswith(f"o, train: 3 windows of 4, 2 documents, fingerprint {fingerprint[:12]}\n")
+    assert (place / "e.png").stat().st_size > 10_000
+
+    assert run("verify new/o") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert out.endswith("new/o is whole\n")
+
+
+@pytest.mark.parametrize("command", ["", "pack", "inspect", "verify"])
+def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*command.split(), "--help"])
+    assert end.value.code == 0
+    assert "Example: exact-titan" in capsys.readouterr().out
+
+
+def test_help_imports_little() -> None:
+    program = """if True:
+        import sys
+        import exact_titan.cli
+        heavy = {"torch", "datatrove", "numpy", "matplotlib", "tokenizers"}
+        print({name.split(".")[0] for name in sys.modules} & heavy)
+    """
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_an_interruption_leaves_nothing(
+    place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("exact_titan.data.split_writer.SplitWriter.add", interrupt)
+    before = listing(place)
+    assert run("pack d.jsonl --tokenizer t --out new/o") == 130
+    assert capfd.readouterr().err == "exact-titan: interrupted\n"
+    assert listing(place) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_leave_nothing(place: Path, number: signal.Signals, code: int) -> None:
+    draw = random.Random(0)
+    line = json.dumps({"text": " ".join(str(draw.randrange(300)) for _ in range(2000))}) + "\n"
+    (place / "long.jsonl").write_text(line * 20_000)
+    command = [sys.executable, "-m", "exact_titan.cli", "pack", "long.jsonl", "--tokenizer", "t", "--out", "o"]
+    before = set(os.listdir(place))
+    process = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and set(os.listdir(place)) == before:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(number)
+    err = process.communicate(timeout=30)[1]
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    assert set(os.listdir(place)) == before
