@@ -39,7 +39,9 @@ def read_validation(run: Path) -> Validation:
             f"{run} has no validation in its TensorBoard files: train with --metrics.enable-tensorboard and "
             f"--validator.enable, and a dataset packed with --val-fraction"
         )
-    buckets = sorted((tag.removeprefix(_TAG) for tag in latest if tag != _TOTAL), key=lambda label: int(label.split("-")[0]))
+    buckets = sorted(
+        (tag.removeprefix(_TAG) for tag in latest if tag != _TOTAL), key=lambda label: int(label.split("-")[0])
+    )
     step, _, total = latest[_TOTAL]
     return Validation(run.name, step, total, {label: latest[_TAG + label][2] for label in buckets})
 
@@ -50,7 +52,8 @@ def table(runs: list[Validation]) -> str:
     head = [run.name for run in runs] + [f"{run.name} - {runs[0].name}" for run in others]
     width = max(12, *(len(text) + 2 for text in head))
     lines = [
-        "Plain cross-entropy on the validation windows (nats per target), step " + ", ".join(str(run.step) for run in runs),
+        "Plain cross-entropy on the validation windows (nats per target), step "
+        + ", ".join(str(run.step) for run in runs),
         f"{'context':>14}" + "".join(f"{text:>{width}}" for text in head),
     ]
     rows = [(label, [run.by_context.get(label) for run in runs]) for label in runs[0].by_context]
@@ -73,17 +76,13 @@ def figure(runs: list[Validation], threshold: int, file: Path) -> None:
 
     labels = list(runs[0].by_context)
     first_of_tail = next((i for i, label in enumerate(labels) if int(label.split("-")[0]) >= threshold), len(labels))
-    fig, (top, bottom) = plt.subplots(
-        2, 1, figsize=(9, 6.5), sharex=True, height_ratios=[3, 2], layout="constrained"
-    )
+    fig, (top, bottom) = plt.subplots(2, 1, figsize=(9, 6.5), sharex=True, height_ratios=[3, 2], layout="constrained")
     places = range(len(labels))
     for run in runs:
         top.plot(places, [run.by_context.get(label, float("nan")) for label in labels], "o-", label=run.name)
     width = 0.8 / max(1, len(runs) - 1)
     for number, run in enumerate(runs[1:]):
-        differences = [
-            run.by_context.get(label, float("nan")) - runs[0].by_context[label] for label in labels
-        ]
+        differences = [run.by_context.get(label, float("nan")) - runs[0].by_context[label] for label in labels]
         left = [place - 0.4 + width * (number + 0.5) for place in places]
         bottom.bar(left, differences, width, label=run.name, color=f"C{number + 1}")
     for axes in (top, bottom):
@@ -91,7 +90,9 @@ def figure(runs: list[Validation], threshold: int, file: Path) -> None:
         axes.grid(axis="y", alpha=0.4)
     top.set_xlim(-0.5, len(labels) - 0.5)
     top.set_ylabel("cross-entropy (nats)")
-    top.set_title(f"Plain cross-entropy on the validation windows by effective context (grey: tail, {threshold} and more)")
+    top.set_title(
+        f"Plain cross-entropy on the validation windows by effective context (grey: tail, {threshold} and more)"
+    )
     top.legend()
     bottom.axhline(0, color="0.3", linewidth=0.8)
     bottom.set_ylabel(f"difference from {runs[0].name}")

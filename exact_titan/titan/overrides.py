@@ -30,7 +30,7 @@ def exact_loss(config: ChunkedLossWrapper.Config, *, dataset_path: str, **option
     """
     if options.get("refresh_steps"):
         raise InputError("refresh_steps needs exact_titan's own trainer (python -m exact_titan.train): leave it at 0")
-    return ExactLoss.Config(num_chunks=config.num_chunks, dataset_path=dataset_path, **options)
+    return ExactLoss.Config(dataset_path=dataset_path, **{"num_chunks": config.num_chunks, **options})
 
 
 @override(target=BaseDataLoader.Config, fqns=["dataloader"], description="packed dataset")

@@ -1,0 +1,103 @@
+"""Run under torchrun by the tests: trains one config after another and writes down what each step gave.
+
+    torchrun … recorded_runs.py SPEC.json OUT.json
+
+SPEC is a list of runs: ``name``; ``trainer``, ``exact`` (this package's) or ``stock`` (torchtitan's own, unmodified);
+``argv`` for it; optionally ``kill_after``, a step after whose log this process kills itself without a word, and
+``gradients``, a file for the first step's full gradients. OUT is a dictionary by name, floats as hex.
+"""
+
+import collections
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from exact_titan.titan import cpu, torch_versions
+
+torch_versions.install()
+cpu.install()
+
+from torch.distributed.tensor import DTensor  # noqa: E402
+from torchtitan.components.metrics import MetricsProcessor  # noqa: E402
+from torchtitan.config import ConfigManager  # noqa: E402
+from torchtitan.distributed import utils as dist_utils  # noqa: E402
+from torchtitan.trainer import Trainer  # noqa: E402
+
+from exact_titan.config import load_config  # noqa: E402
+from exact_titan.titan.trainer import ExactTrainer  # noqa: E402
+
+
+class Operators(TorchDispatchMode):
+    """Counts collectives and reads of a tensor's value by the host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: collections.Counter[str] = collections.Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = str(func)
+        if "c10d" in name or "_local_scalar_dense" in name or "nonzero" in name:
+            self.counts[name] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def run(spec: dict) -> dict:
+    steps: list[dict] = []
+    trainer_type = ExactTrainer if spec["trainer"] == "exact" else Trainer
+    stock_log, stock_step, stock_clip = MetricsProcessor.log, trainer_type.train_step, dist_utils.clip_grad_norm_
+
+    def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None):
+        stock_log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
+        steps.append({"step": step, "loss": global_avg_loss.hex(), "grad_norm": grad_norm.hex()})
+        if step == spec.get("kill_after"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def train_step(self, data_iterator):
+        with Operators() as operators:
+            stock_step(self, data_iterator)
+        counts[self.step] = dict(sorted(operators.counts.items()))
+
+    def clip(parameters, *args, **kwargs):
+        if spec.get("gradients") and not Path(spec["gradients"]).exists():
+            full = [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for p in parameters]
+            if os.environ["RANK"] == "0":
+                torch.save([gradient.clone() for gradient in full], spec["gradients"])
+        return stock_clip(parameters, *args, **kwargs)
+
+    counts: dict[int, dict[str, int]] = {}
+    MetricsProcessor.log = log
+    dist_utils.clip_grad_norm_ = clip
+    if spec.get("count_operators"):
+        trainer_type.train_step = train_step
+    try:
+        config = load_config(spec["argv"]) if spec["trainer"] == "exact" else ConfigManager().parse_args(spec["argv"])
+        trainer = config.build()
+        trainer.train()
+        trainer.close()
+    finally:
+        MetricsProcessor.log, trainer_type.train_step, dist_utils.clip_grad_norm_ = stock_log, stock_step, stock_clip
+    result = {"steps": steps, "operators": counts}
+    if spec["trainer"] == "exact":
+        loss = trainer.loss_fn
+        loss.start_step()
+        result |= {
+            "counts": loss.counter.counts.tolist(),
+            "weights": [weight.hex() for weight in loss.weights_n.tolist()],
+            "windows": trainer.dataloader.state_dict()["windows"],
+        }
+    return result
+
+
+def main(spec_file: str, out_file: str) -> None:
+    results = {spec["name"]: run(spec) for spec in json.loads(Path(spec_file).read_text())}
+    if os.environ["RANK"] == "0":
+        Path(out_file).write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,175 @@
+"""Real training: torchrun, FSDP2 over gloo, checkpoints on the disk."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from exact_titan.data import PackedDataset
+from exact_titan.data.order import WindowOrder
+from exact_titan.exposure import bucket_weights
+from tests.support import pack_lengths, torchrun
+
+RUNNER = Path(__file__).with_name("recorded_runs.py")
+MODEL = ["--model.dim", "32", "--model.n_layers", "2", "--model.n_heads", "4", "--model.n_kv_heads", "2"]
+MODEL += ["--model.ffn_dim", "64"]
+
+
+def argv(dataset: PackedDataset, folder: Path, *options: str, steps: int = 10) -> list[str]:
+    return [
+        *["--config", "from_scratch", "--dump_folder", str(folder), "--dataloader.dataset_path", str(dataset.folder)],
+        *["--training.seq_len", str(dataset.window), "--training.steps", str(steps), "--debug.seed", "7"],
+        *["--training.mixed_precision_param", "float32", "--training.global_batch_size", "4"],
+        *["--lr_scheduler.warmup_steps", "2", "--metrics.log_freq", "1", "--checkpoint.no-enable"],
+        *["--metrics.no-enable-tensorboard", "--validator.no-enable", *MODEL, *options],
+    ]
+
+
+def record(nproc: int, folder: Path, *specs: dict) -> dict:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spec.json").write_text(json.dumps(specs))
+    out = folder / "out.json"
+    done = torchrun(nproc, str(RUNNER), str(folder / "spec.json"), str(out), cwd=folder)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return json.loads(out.read_text())
+
+
+def collectives(operators: dict[str, int]) -> Counter[str]:
+    return Counter({name: count for name, count in operators.items() if "c10d" in name})
+
+
+def reads(operators: dict[str, int]) -> int:
+    return sum(count for name, count in operators.items() if "c10d" not in name)
+
+
+def losses(result: dict) -> list[tuple[float, float]]:
+    return [(float.fromhex(step["loss"]), float.fromhex(step["grad_norm"])) for step in result["steps"]]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(dataset, tmp_path_factory) -> dict:
+    """One launch of two ranks that trains every config the tests below compare."""
+    folder = tmp_path_factory.mktemp("two_ranks")
+    own = ["--override.imports", "exact_titan.titan.overrides.document_attention"]
+    packed = f'exact_titan.titan.overrides.packed_dataloader={{"dataset_path": "{dataset.folder}"}}'
+    exact = f'exact_titan.titan.overrides.exact_loss={{"dataset_path": "{dataset.folder}"}}'
+    stock = ["--module", "tests.titan.stock_recipes", "--dump_folder", str(folder), "--hf_assets_path"]
+    stock += [str(dataset.folder / "tokenizer"), "--training.seq_len", str(dataset.window), *own, packed]
+    specs = [
+        {"name": "standard", "trainer": "exact", "argv": argv(dataset, folder, "--loss.rule", "standard")},
+        {"name": "alpha 0", "trainer": "exact", "argv": argv(dataset, folder, "--loss.alpha", "0")},
+        {"name": "exact", "trainer": "exact", "argv": argv(dataset, folder)},
+        {"name": "stock", "trainer": "stock", "argv": ["--config", "small_llama", *stock]},
+        {"name": "stock with exact", "trainer": "stock", "argv": ["--config", "small_llama", *stock, exact]},
+    ]
+    for name, rule, refresh in (("quiet exact", "exact", 3), ("quiet standard", "standard", 0)):
+        quiet = ["--metrics.log_freq", "100", "--loss.rule", rule, "--loss.refresh_steps", str(refresh)]
+        specs.append(
+            {"name": name, "trainer": "exact", "count_operators": True, "argv": argv(dataset, folder, *quiet, steps=5)}
+        )
+    stock_quiet = ["--config", "small_llama", "--metrics.log_freq", "100", "--training.steps", "5", *stock]
+    specs.append({"name": "quiet stock", "trainer": "stock", "count_operators": True, "argv": stock_quiet})
+    return record(2, folder, *specs)
+
+
+@pytest.mark.parametrize("name", ["standard", "alpha 0"])
+def test_weights_of_1_train_bit_for_bit_like_torchtitans_own_trainer_and_loss(two_ranks, name):
+    assert len(two_ranks["stock"]["steps"]) == 10
+    assert two_ranks[name]["steps"] == two_ranks["stock"]["steps"]
+
+
+def test_exact_trains_otherwise(two_ranks):
+    assert two_ranks["exact"]["steps"] != two_ranks["standard"]["steps"]
+    first, last = losses(two_ranks["exact"])[0][0], losses(two_ranks["exact"])[-1][0]
+    assert last < first - 0.1
+
+
+def test_overrides_in_an_unmodified_trainer_give_the_losses_of_this_packages_trainer(two_ranks):
+    assert two_ranks["stock with exact"]["steps"] == two_ranks["exact"]["steps"]
+
+
+def test_a_step_that_does_not_refresh_adds_no_collective_and_no_read_by_the_host(two_ranks):
+    """Against torchtitan's trainer, in steps that do not log; exact starts a refresh at the end of step 3."""
+    stock = two_ranks["quiet stock"]["operators"]
+    for name in ("quiet exact", "quiet standard"):
+        for step in ("2", "5"):
+            ours, theirs = two_ranks[name]["operators"][step], stock[step]
+            assert collectives(theirs)
+            assert collectives(ours) == collectives(theirs)
+            assert reads(ours) <= reads(theirs)
+            # torchtitan looks for the document borders on the device; the loader knew them.
+            assert "aten.nonzero.default" in theirs
+            assert "aten.nonzero.default" not in ours
+    refreshing = collectives(two_ranks["quiet exact"]["operators"]["3"]) - collectives(stock["3"])
+    assert dict(refreshing) == {"c10d.allreduce_.default": 1}
+
+
+def test_counters_over_two_ranks_equal_a_count_of_the_dataset_by_hand(two_ranks, dataset):
+    result = two_ranks["quiet exact"]
+    order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
+    bounds = dataset.buckets.lower_bounds.tolist()
+
+    def by_hand(windows: int) -> list[int]:
+        counts = [0] * len(bounds)
+        for place in range(windows):
+            window = dataset[order[place]]
+            for position, label in zip(window["positions"].tolist(), window["labels"].tolist(), strict=True):
+                if label != -100:
+                    counts[max(b for b, bound in enumerate(bounds) if bound <= position + 1)] += 1
+        return counts
+
+    assert result["windows"] == 5 * 4
+    # Summed over the ranks after step 3; what rank 0 counted since is its own until the next refresh.
+    refreshed = by_hand(3 * 4)
+    assert [a <= b for a, b in zip(refreshed, result["counts"], strict=True)] == [True] * len(bounds)
+    assert sum(refreshed) < sum(result["counts"]) < sum(by_hand(5 * 4))
+    expected = bucket_weights(torch.tensor(refreshed), dataset.buckets.lower_bounds, threshold=16, min_count=1)
+    assert result["weights"] == [weight.hex() for weight in expected.tolist()]
+
+
+def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_it_all(tmp_path):
+    """Four windows, the last nearly empty: on 2 ranks with and without accumulation, and on 1."""
+    dataset = pack_lengths(tmp_path, [60, 70, 40, 30, 8], seq_len=64)
+    assert len(dataset) == 4
+    supervised = [int((dataset[k]["labels"] != -100).sum()) for k in range(4)]
+    assert min(supervised) < 20
+
+    def spec(name: str, batch: int) -> dict:
+        options = ["--training.local_batch_size", str(batch), "--loss.alpha", "2"]
+        gradients = str(tmp_path / f"{name}.pt")
+        return {"name": name, "trainer": "exact", "gradients": gradients, "argv": argv(dataset, tmp_path, *options, steps=1)}
+
+    record(1, tmp_path / "one", spec("1x4", 4), spec("1x1x4", 1))
+    record(2, tmp_path / "two", spec("2x2", 2), spec("2x1x2", 1))
+    reference = torch.load(tmp_path / "1x4.pt")
+    assert sum(gradient.abs().sum() for gradient in reference) > 0
+    for name in ("1x1x4", "2x2", "2x1x2"):
+        for one, other in zip(reference, torch.load(tmp_path / f"{name}.pt"), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("refresh", [pytest.param(0, marks=pytest.mark.slow), 2])
+def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh):
+    """Killed without a word after step 5, saved after step 3 (in the middle of a refresh interval)."""
+
+    def options(name: str) -> list[str]:
+        saved = ["--checkpoint.enable", "--checkpoint.interval", "3", "--loss.refresh_steps", str(refresh)]
+        return argv(dataset, tmp_path / name, *saved, steps=8)
+
+    unbroken = record(2, tmp_path, {"name": "run", "trainer": "exact", "argv": options("unbroken")})["run"]
+    spec = [{"name": "run", "trainer": "exact", "argv": options("broken"), "kill_after": 5}]
+    (tmp_path / "spec.json").write_text(json.dumps(spec))
+    killed = torchrun(2, str(RUNNER), str(tmp_path / "spec.json"), str(tmp_path / "none.json"), cwd=tmp_path)
+    assert killed.returncode != 0
+    assert not (tmp_path / "none.json").exists()
+    assert sorted(path.name for path in (tmp_path / "broken" / "checkpoint").iterdir()) == ["step-3"]
+    resumed = record(2, tmp_path, {"name": "run", "trainer": "exact", "argv": options("broken")})["run"]
+    assert [step["step"] for step in resumed["steps"]] == [4, 5, 6, 7, 8]
+    assert resumed["steps"] == unbroken["steps"][3:]
+    for key in ("weights", "windows"):
+        assert resumed[key] == unbroken[key]
+    if refresh:
+        assert resumed["counts"] == unbroken["counts"]
+        assert sum(unbroken["counts"]) > 0
