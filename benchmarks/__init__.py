@@ -1,0 +1,1 @@
+"""What the README's figures come from. Run a script as ``python -m benchmarks.NAME`` in the repository's root."""

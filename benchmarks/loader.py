@@ -1,0 +1,164 @@
+"""Windows per second: the packed dataloader against torchtitan's own text dataloader.
+
+Both sides deal windows of the same length from documents of the same lengths, on one data-parallel rank with a local
+batch of 1, in the training process (``num_workers=0``, torchtitan's default), and are drawn from with ``next`` as
+torchtitan's trainer does, with automatic garbage collection off as there. Rounds of the two sides alternate.
+
+In the measured time of :class:`PackedDataLoader`: the order of the windows, reading them from the mapped shards in that
+random order (the shards are in the page cache), inputs, labels, positions, and the document borders for varlen
+attention. Not in it: packing, which was done before, and reading from a disk.
+
+In that of torchtitan's :class:`HuggingFaceTextDataLoader`: its packing, inputs, labels and positions, collation, and
+one row per document from a Hugging Face dataset in memory (the document's number as a string, instead of its text). Not
+in it: tokenization; the tokenizer is a stand-in whose ``encode`` returns the document's ids as the Python list that is
+already there. It makes no document borders for attention; torchtitan searches for them on the device afterwards.
+Its speed changes while it cuts a long document up, so a round is a whole number of documents.
+"""
+
+import argparse
+import gc
+import itertools
+import logging
+import math
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torchtitan.components.tokenizer import BaseTokenizer
+from torchtitan.hf_datasets import DatasetConfig
+from torchtitan.hf_datasets.text_datasets import DATASETS, HuggingFaceTextDataLoader
+from torchtitan.tools.logging import logger
+
+from benchmarks.synthetic import write_dataset
+from exact_titan.data.loader import PackedDataLoader
+
+VOCAB_SIZE = 128_256
+
+
+class StoredIds(BaseTokenizer):
+    """Stands in for a tokenizer that costs nothing: a document's text is its number, its encoding the stored list."""
+
+    def __init__(self, documents: list[list[int]]) -> None:
+        super().__init__()
+        self.documents = documents
+
+    def encode(self, text: str, add_bos: bool = True, add_eos: bool = True) -> list[int]:
+        return self.documents[int(text)]
+
+    def decode(self, *args: Any, **kwargs: Any) -> str:
+        raise NotImplementedError
+
+    def get_vocab_size(self) -> int:
+        return VOCAB_SIZE
+
+
+def packed_loader(folder: Path, seq_len: int) -> PackedDataLoader:
+    config = PackedDataLoader.Config(dataset_path=str(folder))
+    return config.build(dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=seq_len, local_batch_size=1)
+
+
+def stock_loader(length: int, documents: int, seq_len: int) -> HuggingFaceTextDataLoader:
+    rng = np.random.default_rng(0)
+    tokenizer = StoredIds([rng.integers(0, VOCAB_SIZE, length).tolist() for _ in range(documents)])
+    rows = Dataset.from_dict({"text": [str(number) for number in range(documents)]})
+    DATASETS["stored_ids"] = DatasetConfig(path="", loader=lambda path: rows, sample_processor=lambda row: row["text"])
+    config = HuggingFaceTextDataLoader.Config(dataset="stored_ids", dataset_path="memory")
+    return config.build(
+        dp_world_size=1,
+        dp_rank=0,
+        tokenizer=tokenizer,
+        seq_len=seq_len,
+        local_batch_size=1,
+        snapshot_every_n_steps=None,  # as with checkpoints off, so that no state is taken
+    )
+
+
+def draw(batches: Iterator[Any], windows: int, seq_len: int) -> float:
+    """Windows per second over the next ``windows`` of them."""
+    shape = (1, seq_len)
+    start = time.perf_counter()
+    for inputs, labels in itertools.islice(batches, windows):
+        assert inputs["input"].shape == labels.shape == inputs["positions"].shape == shape
+    return windows / (time.perf_counter() - start)
+
+
+@dataclass
+class Side:
+    """One loader over documents of one length, and its windows per second, a figure a round."""
+
+    batches: Iterator[Any]
+    windows: int
+    rates: list[float] = field(default_factory=list)
+
+    @property
+    def rate(self) -> float:
+        return statistics.median(self.rates)
+
+
+def both_sides(length: int, folder: Path, args: argparse.Namespace) -> tuple[Side, Side]:
+    """The packed and the stock loader over documents of ``length`` tokens, warmed up."""
+    write_dataset(
+        folder,
+        window=args.seq_len,
+        windows=args.dataset_windows,
+        lengths=itertools.repeat(length),
+        vocab_size=VOCAB_SIZE,
+    )
+    inputs = length - 1
+    documents = math.ceil(args.stock_windows * args.seq_len / inputs)
+    packed = Side(iter(packed_loader(folder, args.seq_len)), args.packed_windows)
+    stock = Side(iter(stock_loader(length, documents, args.seq_len)), math.ceil(documents * inputs / args.seq_len))
+    draw(packed.batches, args.dataset_windows, args.seq_len)  # touches every page
+    draw(stock.batches, stock.windows, args.seq_len)
+    return packed, stock
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seq-len", type=int, default=16_384)
+    parser.add_argument(
+        "--lengths", type=int, nargs="+", default=[1_000, 20_000, 1_000_000], help="tokens per document"
+    )
+    parser.add_argument("--dataset-windows", type=int, default=2048, help="windows in the packed dataset")
+    parser.add_argument("--packed-windows", type=int, default=4096, help="windows a round, packed loader")
+    parser.add_argument("--stock-windows", type=int, default=60, help="fewest windows a round, stock loader")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--small", action="store_true", help="seconds instead of a minute; the figures mean nothing")
+    args = parser.parse_args()
+    if args.small:
+        args.seq_len, args.lengths, args.rounds = 256, [100, 1_000, 10_000], 2
+        args.dataset_windows = args.packed_windows = 64
+
+    logger.setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*set_vital")
+    gc.disable()
+    with tempfile.TemporaryDirectory() as folder:
+        sides = {length: both_sides(length, Path(folder) / str(length), args) for length in args.lengths}
+        # All lengths and both sides in every round, so that whatever else the machine does meets them alike.
+        for _ in range(args.rounds):
+            for side in itertools.chain.from_iterable(sides.values()):
+                side.rates.append(draw(side.batches, side.windows, args.seq_len))
+                gc.collect()
+
+    print(f"windows of {args.seq_len} tokens, one process, medians of {args.rounds} rounds")
+    print(f"{'document':>10} {'packed':>24} {'torchtitan':>24} {'ratio':>7}")
+    print(f"{'tokens':>10} {'windows/s':>12}{'Mtokens/s':>12} {'windows/s':>12}{'Mtokens/s':>12}")
+    million = args.seq_len / 1e6
+    for length, (packed, stock) in sides.items():
+        print(
+            f"{length:>10,} {packed.rate:>12,.0f}{packed.rate * million:>12,.1f} "
+            f"{stock.rate:>12,.1f}{stock.rate * million:>12,.2f} {packed.rate / stock.rate:>7,.1f}"
+        )
+    rates = [packed.rate for packed, _ in sides.values()]
+    print(f"packed, fastest over slowest length: {max(rates) / min(rates):.2f}")
+
+
+if __name__ == "__main__":
+    main()

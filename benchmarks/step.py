@@ -1,0 +1,329 @@
+"""What EXACT costs: training steps with it against steps with torchtitan's own chunked cross-entropy.
+
+One process, one trainer (FSDP on one rank, :class:`ExactTrainer` built as ``python -m exact_titan.train`` does), one model
+and optimizer; only ``trainer.loss_fn`` is exchanged between steps. A round is one optimizer step of every side on the
+same window, so the sides alternate step by step and drift meets all of them; the order turns by one each round. A
+side's ratio is taken within each round, to that round's cross-entropy step. Sides:
+
+* ``cross-entropy``: torchtitan's ``ChunkedLossWrapper(CrossEntropyLoss)`` in torchtitan's own ``Trainer.train_step``;
+* ``cross-entropy again``: the same once more. Its distance from 1 is the noise of this measurement;
+* ``standard`` and ``exact``: :class:`ExactLoss` under these rules, weights from the packed dataset's counts;
+* ``exact, refresh_steps=1``: weights made anew from the running counts after every step.
+
+In the time of a step: moving the window to the device, forward, backward, gradient clipping and the optimizer, up to
+the point where the device has finished. Not in it: reading the window, validation, checkpoints, and the metrics that
+are read and written at every log step. Every side gets its attention borders from the loader, so the figures show the
+loss alone; torchtitan's own trainer would also search for the borders on the device.
+
+Peak memory of a step: on CUDA ``torch.cuda.max_memory_allocated``; on the CPU the same figure worked out from the
+allocations and frees that torch's profiler reports, on top of the parameters, buffers and optimizer state. It is taken
+in steps of their own that are not timed. Windows are packed from random documents of 64 tokens to four windows
+(log-uniform).
+"""
+
+import argparse
+import dataclasses
+import gc
+import json
+import logging
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.distributed.tensor import DTensor
+from torch.profiler import ProfilerActivity, profile
+
+from benchmarks.synthetic import mixed_lengths, write_dataset
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "tiny": {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 128, "vocab_size": 1000},
+    "small": {"dim": 256, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 768, "vocab_size": 32_768},
+    "smollm2-135m": {"dim": 576, "n_layers": 30, "n_heads": 9, "n_kv_heads": 3, "ffn_dim": 1536, "vocab_size": 49_152},
+    "llama3.2-1b": {
+        "dim": 2048,
+        "n_layers": 16,
+        "n_heads": 32,
+        "n_kv_heads": 8,
+        "ffn_dim": 8192,
+        "vocab_size": 128_256,
+    },
+}
+"""Shapes of the models, all with tied embeddings and random weights."""
+
+STOCK = "cross-entropy"
+WARMUP_ROUNDS = 2
+
+
+@dataclasses.dataclass
+class Side:
+    """One kind of training step: how it is done, and what was measured of it."""
+
+    name: str
+    loss: Any
+    train_step: Callable[[Any], None]
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    peak_bytes: int = 0
+
+
+def build_trainer(shape: str, dataset: Path, *, device: str, seq_len: int, dtype: str, dump_folder: str) -> Any:
+    """An :class:`ExactTrainer` on one process, with everything switched off that a step does not need."""
+    from torchtitan.components.checkpointer import CheckpointManager
+    from torchtitan.config import ParallelismConfig, TrainingConfig
+
+    from exact_titan.config_registry import from_scratch
+    from exact_titan.data.loader import PackedDataLoader
+    from exact_titan.titan.metrics import ExposureMetrics
+    from exact_titan.titan.models import LlamaArchitecture
+    from exact_titan.titan.torch_versions import SPMD_BACKEND
+    from exact_titan.titan.validate import ExposureValidator
+
+    return dataclasses.replace(
+        from_scratch(),
+        model=LlamaArchitecture(**SHAPES[shape]),
+        dataloader=PackedDataLoader.Config(dataset_path=str(dataset)),
+        training=TrainingConfig(
+            local_batch_size=1,
+            seq_len=seq_len,
+            dtype=dtype,
+            mixed_precision_param="bfloat16" if device == "cuda" else "float32",
+            disable_cuda_graphs=True,
+        ),
+        parallelism=ParallelismConfig(spmd_backend=SPMD_BACKEND),
+        checkpoint=CheckpointManager.Config(enable=False),
+        metrics=ExposureMetrics.Config(log_freq=10**9),
+        validator=ExposureValidator.Config(enable=False),
+        dump_folder=dump_folder,
+    ).build()
+
+
+def build_sides(trainer: Any) -> list[Side]:
+    """The steps that are compared, all on the trainer's model."""
+    from torchtitan.components.loss import ChunkedLossWrapper
+    from torchtitan.trainer import Trainer
+
+    config = trainer.loss_fn.config
+
+    def ready(loss_config: Any) -> Any:
+        loss = loss_config.build(compile_config=trainer.config.compile)
+        loss.set_lm_head(trainer.model_parts[0].lm_head)
+        return loss
+
+    def stock_step(batches: Any) -> None:
+        Trainer.train_step(trainer, batches)
+
+    stock = ready(ChunkedLossWrapper.Config(num_chunks=config.num_chunks))
+    sides = [Side(STOCK, stock, stock_step), Side(f"{STOCK} again", stock, stock_step)]
+    for name, options in (
+        ("standard", {"rule": "standard"}),
+        ("exact", {"rule": "exact"}),
+        ("exact, refresh_steps=1", {"rule": "exact", "refresh_steps": 1}),
+    ):
+        loss = ready(dataclasses.replace(config, **options))
+        loss.to(trainer.device)
+        sides.append(Side(name, loss, trainer.train_step))
+    return sides
+
+
+def take_step(trainer: Any, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> float:
+    """One optimizer step of a side; seconds until the device is done."""
+    inputs, labels = batch
+    trainer.loss_fn = side.loss
+    trainer.step += 1
+    # The trainer replaces the tensors in the dictionary by those on the device.
+    batches = iter([(dict(inputs), labels)])
+    synchronize(trainer.device)
+    start = time.perf_counter()
+    side.train_step(batches)
+    synchronize(trainer.device)
+    return time.perf_counter() - start
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_memory(trainer: Any, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> int:
+    """Most bytes of tensors alive at once during a step of this side."""
+    if trainer.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(trainer.device)
+        take_step(trainer, side, batch)
+        return torch.cuda.max_memory_allocated(trainer.device)
+    model = trainer.model_parts[0]
+    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+    resident = [*model.parameters(), *model.buffers(), *(value for state in states for value in state.values())]
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+        take_step(trainer, side, batch)
+    return sum(local(tensor).nbytes for tensor in resident) + peak_of_events(profiled)
+
+
+def local(tensor: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def peak_of_events(profiled: profile) -> int:
+    """Highest running sum of the bytes allocated and freed while profiling."""
+    sizes: dict[int, int] = {}
+    alive = peak = 0
+    events = []
+    stack = list(profiled.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
+    while stack:
+        event = stack.pop()
+        stack.extend(event.children)
+        if event.name == "[memory]":
+            events.append((event.start_time_ns, event.extra_fields))
+    for _, fields in sorted(events, key=lambda entry: entry[0]):
+        if fields.alloc_size > 0:
+            sizes[fields.ptr] = fields.alloc_size
+            alive += fields.alloc_size
+            peak = max(peak, alive)
+        else:
+            # 0 for a block that was there before.
+            alive -= sizes.pop(fields.ptr, 0)
+    return peak
+
+
+def compare(
+    shape: str, device: str, *, seq_len: int, rounds: int, dtype: str = "float32", windows: int = 32
+) -> dict[str, Any]:
+    """Measure all sides with a model of ``SHAPES[shape]``; what :func:`table` prints, as plain values.
+
+    Args:
+        shape: of the model.
+        device: ``cpu`` or ``cuda``, for the record: torchtitan takes the accelerator that there is.
+        seq_len: window length.
+        rounds: timed steps of every side.
+        dtype: of parameters, gradients and optimizer state. Activations are bfloat16 on CUDA, float32 on the CPU.
+        windows: different windows that the rounds go through.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(
+            Path(folder) / "packed",
+            window=seq_len,
+            windows=windows,
+            lengths=mixed_lengths(seq_len),
+            vocab_size=SHAPES[shape]["vocab_size"],
+        )
+        trainer = build_trainer(shape, dataset, device=device, seq_len=seq_len, dtype=dtype, dump_folder=folder)
+        try:
+            sides = measure(trainer, rounds)
+        finally:
+            trainer.close()
+            torch.distributed.destroy_process_group()
+    stock = sides[0]
+    rows = []
+    for side in sides:
+        ratios = [own / other for own, other in zip(side.seconds, stock.seconds, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        rows.append(
+            {
+                "side": side.name,
+                "seconds": side.seconds,
+                "median_seconds": statistics.median(side.seconds),
+                "tokens_per_second": seq_len / statistics.median(side.seconds),
+                "time_ratio": middle,
+                "time_ratio_quartiles": [low, high],
+                "peak_bytes": side.peak_bytes,
+                "memory_ratio": side.peak_bytes / stock.peak_bytes,
+            }
+        )
+    parameters = sum(parameter.numel() for parameter in trainer.model_parts[0].parameters())
+    return {
+        "model": shape,
+        "parameters": parameters,
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "torch": torch.__version__,
+        "seq_len": seq_len,
+        "dtype": dtype,
+        "rounds": rounds,
+        "sides": rows,
+    }
+
+
+def measure(trainer: Any, rounds: int) -> list[Side]:
+    """Warm up, time ``rounds`` rounds, then take every side's peak memory."""
+    sides = build_sides(trainer)
+    batches = iter(trainer.dataloader)
+    trainer.step = 1  # the first step would be logged
+    for _ in range(WARMUP_ROUNDS):
+        for side in sides:
+            take_step(trainer, side, next(batches))
+    gc.collect()
+    for number in range(rounds):
+        batch = next(batches)
+        turn = number % len(sides)
+        for side in sides[turn:] + sides[:turn]:
+            side.seconds.append(take_step(trainer, side, batch))
+        gc.collect()
+    batch = next(batches)
+    for side in sides:
+        side.peak_bytes = peak_memory(trainer, side, batch)
+    return sides
+
+
+def table(result: dict[str, Any]) -> str:
+    """The comparison as text."""
+    lines = [
+        f"{result['model']} ({result['parameters'] / 1e6:,.1f}M parameters), windows of {result['seq_len']}, "
+        f"{result['dtype']} training, {result['device']}, torch {result['torch']}, {result['rounds']} rounds",
+        f"{'':24}{'step':>10}{'tokens/s':>10}{'time ratio':>12}{'quartiles':>18}{'peak memory':>14}{'ratio':>9}",
+    ]
+    for row in result["sides"]:
+        low, high = row["time_ratio_quartiles"]
+        lines.append(
+            f"{row['side']:24}{row['median_seconds'] * 1e3:>7.1f} ms{row['tokens_per_second']:>10,.0f}"
+            f"{row['time_ratio']:>12.4f}{f'{low:.4f} … {high:.4f}':>18}"
+            f"{row['peak_bytes'] / 2**20:>10,.1f} MiB{row['memory_ratio']:>9.5f}"
+        )
+    return "\n".join(lines)
+
+
+def prepare_process(device: str) -> None:
+    """What :mod:`exact_titan.train` does before a trainer is built, for a run of one process without torchrun."""
+    one_process = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
+    os.environ.update(one_process)
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    elif not torch.cuda.is_available():
+        raise SystemExit("--device cuda: torch sees no CUDA device here")
+    from exact_titan.titan import cpu, torch_versions
+
+    torch_versions.install()
+    cpu.install()
+    from torchtitan.tools.logging import logger
+
+    logger.setLevel(logging.ERROR)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--models", nargs="+", choices=SHAPES, help="default: small on the CPU, the other two on CUDA")
+    parser.add_argument("--seq-len", type=int, help="default: 4096 on the CPU, 16384 on CUDA")
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--json", type=Path, help="also write everything measured to this file")
+    parser.add_argument("--small", action="store_true", help="a toy model, in seconds; the figures mean nothing")
+    args = parser.parse_args()
+    on_cpu = args.device == "cpu"
+    models = args.models or (["small"] if on_cpu else ["smollm2-135m", "llama3.2-1b"])
+    seq_len = args.seq_len or (4096 if on_cpu else 16_384)
+    rounds = args.rounds
+    if args.small:
+        models, seq_len, rounds = ["tiny"], 256, 2
+    prepare_process(args.device)
+    results = []
+    for shape in models:
+        results.append(compare(shape, args.device, seq_len=seq_len, rounds=rounds))
+        print(table(results[-1]), flush=True)
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Packed datasets of random token ids, made without text, so that a benchmark needs no corpus and no tokenizer."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+
+from exact_titan.data.manifest import Manifest, TokenizerRecord
+from exact_titan.data.split_writer import SplitWriter
+
+SHARD_TOKENS = 2**24
+
+
+def mixed_lengths(window: int, seed: int = 0) -> Iterator[int]:
+    """Document lengths without end, log-uniform from 64 tokens to four windows: every bucket gets targets."""
+    rng = np.random.default_rng(seed)
+    while True:
+        yield int(np.exp(rng.uniform(np.log(64), np.log(4 * window))))
+
+
+def write_dataset(
+    folder: Path, *, window: int, windows: int, lengths: Iterator[int], vocab_size: int, seed: int = 0
+) -> Path:
+    """A packed dataset with the split ``train`` of at least ``windows`` full windows; returns ``folder``.
+
+    Its documents hold uniformly random ids, so that nothing can be learned from them: what is timed does not depend on
+    what they say. The tokenizer beside it knows one word, enough for torchtitan's trainer to load it.
+    """
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
+    writer = SplitWriter(folder, "train", window, dtype, SHARD_TOKENS)
+    inputs = 0
+    while inputs < windows * window:
+        length = max(2, next(lengths))
+        writer.add(rng.integers(0, vocab_size, length, dtype=dtype))
+        inputs += length - 1
+    record = writer.finish()
+    assert record is not None
+    (folder / "tokenizer").mkdir()
+    Tokenizer(WordLevel({"<eos>": 0}, unk_token="<eos>")).save(str(folder / "tokenizer" / "tokenizer.json"))
+    Manifest(
+        sources=[],
+        tokenizer=TokenizerRecord(name="random ids", sha256="", vocab_size=vocab_size, eos_id=0),
+        window=window,
+        policy="concat",
+        token_dtype=dtype.name,
+        val_fraction=0.0,
+        splits={"train": record},
+    ).write(folder)
+    return folder
