@@ -125,7 +125,30 @@ def verify(folder: Positional[Path]) -> None:
     print(f"{folder} is whole")
 
 
-COMMANDS: dict[str, Callable] = {"pack": pack, "inspect": inspect, "verify": verify}
+def compare(
+    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUNS…", help_behavior_hint="")],
+    *,
+    png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none is drawn)")] = None,
+    threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
+) -> None:
+    """Compare runs by the plain cross-entropy of their last validation, per bucket of effective context.
+
+    Example: exact-titan compare outputs/standard outputs/exact --png compare.png
+
+    Args:
+        runs: The runs' dump folders; differences are from the first.
+        png: Draw the table into this file, too.
+        threshold: First context length of the tail that the picture shades, in tokens.
+    """
+    from exact_titan.study import compare as study
+
+    validations = study.read_validations(runs)
+    if png is not None:
+        study.figure(validations, png, threshold=threshold)
+    print(study.table(validations))
+
+
+COMMANDS: dict[str, Callable] = {"pack": pack, "inspect": inspect, "verify": verify, "compare": compare}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

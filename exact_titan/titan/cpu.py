@@ -86,8 +86,11 @@ def _with_sum_reduction(disable_gradient_division):
 
 
 def _same_on_any_number_of_ranks(init_param):
-    """DTensor has no random number tracker for the CPU: every rank would draw the same numbers for its own shard, and
-    the rows of a weight would repeat. Drawing the whole parameter and keeping the shard gives what one rank would draw."""
+    """Draw the whole parameter and keep the shard, which gives what one rank would draw.
+
+    DTensor has no random number tracker for the CPU: every rank would draw the same numbers for its own shard, and the
+    rows of a weight would repeat.
+    """
     from torch.distributed.tensor import DTensor, distribute_tensor
     from torchtitan.models.common.param_init import skip_param_init
 

@@ -1,5 +1,6 @@
 """torchtitan's trainer with EXACT: the checks before it starts, varlen metadata from the host, weights that refresh."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,18 +90,8 @@ def complete(config: ExactTrainer.Config) -> ExactTrainer.Config:
     """
     if not isinstance(config.dataloader, PackedDataLoader.Config) or not isinstance(config.loss, ExactLoss.Config):
         raise InputError("exact_titan.train needs its own dataloader and loss: start from one of its recipes")
-    for name, degree in (
-        ("pipeline", config.parallelism.pipeline_parallel_degree),
-        ("tensor", config.parallelism.tensor_parallel_degree),
-        ("context", config.parallelism.context_parallel_degree),
-    ):
-        if degree > 1:
-            raise InputError(f"parallelism.{name}_parallel_degree is {degree}: {_REFUSED[name]}; set it to 1")
-    if config.parallelism.spmd_backend != SPMD_BACKEND:
-        raise InputError(
-            f"parallelism.spmd_backend is {config.parallelism.spmd_backend}: set it to {SPMD_BACKEND}, "
-            f"which runs on every torch version supported here"
-        )
+    _check_sizes(config)
+    _check_parallelism(config)
     if not config.dataloader.dataset_path:
         raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
     dataset = PackedDataset(Path(config.dataloader.dataset_path), split=config.dataloader.split)
@@ -125,8 +116,38 @@ def complete(config: ExactTrainer.Config) -> ExactTrainer.Config:
     return completed
 
 
+def _check_sizes(config: ExactTrainer.Config) -> None:
+    training = config.training
+    for name, value in {
+        "training.steps": training.steps,
+        "training.local_batch_size": training.local_batch_size,
+        "metrics.log_freq": config.metrics.log_freq,
+        "validator.freq": config.validator.freq,
+    }.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}: it must be 1 or more")
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if training.global_batch_size > 0 and training.global_batch_size % (training.local_batch_size * ranks):
+        raise InputError(
+            f"training.global_batch_size is {training.global_batch_size}: it must be a multiple of "
+            f"training.local_batch_size ({training.local_batch_size}) times the number of processes ({ranks})"
+        )
+
+
+def _check_parallelism(config: ExactTrainer.Config) -> None:
+    for name, reason in _REFUSED.items():
+        degree = getattr(config.parallelism, name)
+        if degree > 1:
+            raise InputError(f"parallelism.{name} is {degree}: {reason}; set it to 1")
+    if config.parallelism.spmd_backend != SPMD_BACKEND:
+        raise InputError(
+            f"parallelism.spmd_backend is {config.parallelism.spmd_backend}: set it to {SPMD_BACKEND}, "
+            f"which runs on every torch version supported here"
+        )
+
+
 _REFUSED = {
-    "pipeline": "torchtitan hands the loss no positions there, so effective context is unknown to it",
-    "tensor": "the vocabulary-parallel loss does not carry the weights yet",
-    "context": "varlen attention does not run under context parallelism",
+    "pipeline_parallel_degree": "torchtitan hands the loss no positions there, so effective context is unknown to it",
+    "tensor_parallel_degree": "the vocabulary-parallel loss does not carry the weights yet",
+    "context_parallel_degree": "varlen attention does not run under context parallelism",
 }

@@ -28,10 +28,14 @@ class ExposureValidator(Validator):
     def __init__(
         self, config: Config, *, loss_fn: ExactLoss, metrics_processor: ExposureMetrics, **kwargs: Any
     ) -> None:
-        super().__init__(config, loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
+        # With steps = -1 torchtitan warns of ranks that run out of data apart; the packed dataloader's do not.
+        super().__init__(replace(config, steps=1), loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
+        self.config = config
         self.exact_loss = loss_fn
         # The validator moves everything to the device, where reading max_seqlen back would wait for it.
-        self.dl_config: BaseDataLoader.Config = replace(self.dl_config, varlen_metadata=False)
+        self.dl_config: BaseDataLoader.Config = replace(
+            config.dataloader, infinite=config.steps != -1, varlen_metadata=False
+        )
         self._positions: torch.Tensor | None = None
 
     def should_validate(self, step: int) -> bool:

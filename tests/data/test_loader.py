@@ -1,4 +1,4 @@
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -21,12 +21,7 @@ def step_inputs(dataset: PackedDataset, ranks: int, batch: int, global_batch: in
     rounds = global_batch // (ranks * batch)
     streams = [iter(loader(dataset, rank, ranks, batch)) for rank in range(ranks)]
     return [
-        {
-            tuple(row.tolist())
-            for stream in streams
-            for inputs, _ in islice(stream, rounds)
-            for row in inputs["input"]
-        }
+        {tuple(row.tolist()) for stream in streams for inputs, _ in islice(stream, rounds) for row in inputs["input"]}
         for _ in range(steps)
     ]
 
@@ -53,7 +48,7 @@ def test_varlen_metadata_are_the_borders_in_the_flattened_batch(dataset):
         borders = [*starts, inputs["input"].numel()]
         assert inputs["cu_seqlens"].dtype == torch.int32
         assert inputs["cu_seqlens"].tolist() == borders
-        assert inputs["max_seqlen"] == max(end - start for start, end in zip(borders, borders[1:], strict=False))
+        assert inputs["max_seqlen"] == max(end - start for start, end in pairwise(borders))
 
 
 def test_without_varlen_metadata_only_what_a_torchtitan_model_takes(dataset):

@@ -139,7 +139,12 @@ def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_
     def spec(name: str, batch: int) -> dict:
         options = ["--training.local_batch_size", str(batch), "--loss.alpha", "2"]
         gradients = str(tmp_path / f"{name}.pt")
-        return {"name": name, "trainer": "exact", "gradients": gradients, "argv": argv(dataset, tmp_path, *options, steps=1)}
+        return {
+            "name": name,
+            "trainer": "exact",
+            "gradients": gradients,
+            "argv": argv(dataset, tmp_path, *options, steps=1),
+        }
 
     record(1, tmp_path / "one", spec("1x4", 4), spec("1x1x4", 1))
     record(2, tmp_path / "two", spec("2x2", 2), spec("2x1x2", 1))

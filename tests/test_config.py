@@ -1,0 +1,100 @@
+from pathlib import Path
+
+import pytest
+from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
+
+from exact_titan.config import load_config, recipes
+from exact_titan.errors import InputError
+from tests.support import ROOT
+
+
+def toml(tmp_path: Path, text: str) -> str:
+    file = tmp_path / "run.toml"
+    file.write_text(text)
+    return str(file)
+
+
+def test_a_recipe_by_name_with_options_after_it():
+    config = load_config(["--config", "from_scratch", "--training.steps", "3", "--loss.rule", "standard"])
+    assert (config.training.steps, config.loss.rule) == (3, "standard")
+
+
+def test_a_toml_changes_its_recipe_and_options_win_over_it(tmp_path):
+    file = toml(
+        tmp_path,
+        'recipe = "from_scratch"\nactivation_checkpoint = "full"\n'
+        "[training]\nsteps = 3\nseq_len = 128\n[checkpoint]\nenable = false\n[loss]\nalpha = 0.25\n"
+        '[dataloader]\ndataset_path = ""\n[override]\nimports = ["a.b", "c.d={\\"x\\": 1}"]\n',
+    )
+    config = load_config([f"--config={file}", "--training.steps", "5"])
+    assert (config.training.steps, config.training.seq_len, config.loss.alpha) == (5, 128, 0.25)
+    assert config.checkpoint.enable is False
+    assert isinstance(config.activation_checkpoint, FullAC.Config)
+    assert config.override.imports == ["a.b", ("c.d", {"x": 1})]
+
+
+def test_a_subcommand_may_stand_anywhere(tmp_path):
+    assert isinstance(load_config(["--config", "from_scratch"]).activation_checkpoint, SelectiveAC.Config)
+    config = load_config(["--config", "from_scratch", "activation_checkpoint:none", "--training.steps", "3"])
+    assert config.activation_checkpoint is None
+    assert config.training.steps == 3
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "train_configs").glob("*.toml")), ids=lambda file: file.name)
+def test_every_shipped_config_is_read(file):
+    config = load_config(["--config", str(file)])
+    assert config.dataloader.dataset_path
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_makes_a_config(name):
+    assert load_config(["--config", name]).training.steps > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[training]\nsteps = 3\n", "the key recipe is missing"),
+        ('recipe = "from_scrath"\n', "recipe is 'from_scrath': give a TOML file or one of the recipes from_scratch"),
+        (
+            'recipe = "from_scratch"\n[training]\nstep = 3\n',
+            "there is no key training.step: did you mean training.steps",
+        ),
+        (
+            'recipe = "from_scratch"\n[traning]\nsteps = 3\n',
+            "there is no key traning.steps: did you mean training.steps",
+        ),
+        ('recipe = "from_scratch"\n[training]\nsteps = "many"\n', "Error parsing --training.steps: invalid literal"),
+        ('recipe = "from_scratch"\n[loss]\nrule = "best"\n', "invalid choice 'best' for argument '--loss.rule'"),
+        ('recipe = "from_scratch"\n[metrics]\nenable_tensorbord = true\n', "did you mean metrics.enable_tensorboard"),
+        ('recipe = "from_scratch"\n[checkpoint]\nkeep_latest_k = 1\n', "at least 2 checkpoint replicas"),
+        ('recipe = "from_scratch"\nactivation_checkpoint = "half"\n', "activation_checkpoint"),
+        ("recipe = \n", "not a readable TOML file"),
+    ],
+)
+def test_a_mistake_in_a_toml_is_one_line_that_names_the_file_and_the_key(tmp_path, text, message):
+    file = toml(tmp_path, text)
+    with pytest.raises(InputError) as caught:
+        load_config(["--config", file])
+    line = str(caught.value)
+    assert line.startswith(file)
+    assert message in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "give --config once"),
+        (["--config"], "give --config once"),
+        (["--config", "a", "--config", "b"], "give --config once"),
+        (["--config", "nothing"], "--config is 'nothing'"),
+        (["--config", "missing.toml"], "missing.toml: there is no such file"),
+        (["--config", "from_scratch", "--training.stepz", "3"], "command line: there is no key training.stepz"),
+        (["--config", "from_scratch", "--metrics.enable-tensorboard", "true"], "'true' belongs to no option"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(argv, message):
+    with pytest.raises(InputError, match=message) as caught:
+        load_config(argv)
+    assert "\n" not in str(caught.value)

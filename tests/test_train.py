@@ -1,0 +1,81 @@
+"""``python -m exact_titan.train`` when something is wrong: one line, exit code 2, nothing on the disk."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from exact_titan import train
+from tests.support import ROOT, torchrun
+
+
+def arguments(dataset, folder: Path, *options: str) -> list[str]:
+    return [
+        *["--config", "from_scratch", "--dump_folder", str(folder / "out")],
+        *["--dataloader.dataset_path", str(dataset.folder), "--training.seq_len", str(dataset.window), *options],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--training.seq_len", "128"], "is packed in windows of 64 tokens, but training.seq_len is 128"),
+        (["--loss.threshold", "100"], "loss.threshold is 100: with a window of 64 tokens"),
+        (["--loss.alpha", "-1"], "loss.alpha is -1.0"),
+        (["--loss.num_chunks", "7"], "loss.num_chunks is 7: it must divide training.seq_len (64)"),
+        (["--model.vocab_size", "100"], "model.vocab_size is 100, but the dataset's tokenizer has 256 ids"),
+        (
+            ["--parallelism.pipeline_parallel_degree", "2"],
+            "parallelism.pipeline_parallel_degree is 2: torchtitan hands",
+        ),
+        (["--parallelism.tensor_parallel_degree", "2"], "parallelism.tensor_parallel_degree is 2"),
+        (["--parallelism.context_parallel_degree", "2"], "parallelism.context_parallel_degree is 2"),
+        (["--parallelism.spmd_backend", "spmd_types"], "parallelism.spmd_backend is spmd_types"),
+        (["--dataloader.dataset_path", ""], "dataloader.dataset_path is empty"),
+        (["--dataloader.dataset_path", "nowhere"], "nowhere: no such folder"),
+        (["--dataloader.split", "test"], "has no split 'test': choose one of train, val"),
+        (["--training.steps", "0"], "training.steps is 0"),
+        (["--training.local_batch_size", "0"], "training.local_batch_size is 0"),
+        (
+            ["--training.local_batch_size", "2", "--training.global_batch_size", "3"],
+            "training.global_batch_size is 3: it must be a multiple of training.local_batch_size (2)",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(dataset, tmp_path, monkeypatch, capsys, options, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments(dataset, tmp_path, *options))
+    assert stopped.value.code == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("exact_titan.train: error: ")
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_shard_cut_short_is_named(dataset, tmp_path, capsys):
+    folder = shutil.copytree(dataset.folder, tmp_path / "packed")
+    shard = folder / dataset.record.shards[0].file
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments(dataset, tmp_path, "--dataloader.dataset_path", str(folder)))
+    assert stopped.value.code == 2
+    assert f"shard {shard} is cut short or changed" in capsys.readouterr().err
+
+
+def test_under_torchrun_one_rank_speaks(dataset, tmp_path):
+    done = torchrun(2, "-m", "exact_titan.train", *arguments(dataset, tmp_path, "--loss.alpha", "-1"), cwd=tmp_path)
+    assert done.returncode != 0
+    assert done.stderr.count("exact_titan.train: error: loss.alpha is -1.0") == 1
+    assert "exitcode  : 2" in done.stderr
+
+
+def test_help_says_what_there_is():
+    command = [sys.executable, "-m", "exact_titan.train", "--config", "from_scratch", "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0
+    for option in ("--loss.alpha", "--dataloader.dataset-path", "--optimizer.lr", "--model.dim"):
+        assert option in done.stdout
