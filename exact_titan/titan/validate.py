@@ -1,5 +1,6 @@
 """Validation over the packed validation windows: plain cross-entropy, in total and per bucket of effective context."""
 
+import copy
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -29,7 +30,9 @@ class ExposureValidator(Validator):
         self, config: Config, *, loss_fn: ExactLoss, metrics_processor: ExposureMetrics, **kwargs: Any
     ) -> None:
         # With steps = -1 torchtitan warns of ranks that run out of data apart; the packed dataloader's do not.
-        super().__init__(replace(config, steps=1), loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
+        silent = copy.copy(config)
+        silent.steps = 1
+        super().__init__(silent, loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
         self.config = config
         self.exact_loss = loss_fn
         # The validator moves everything to the device, where reading max_seqlen back would wait for it.
