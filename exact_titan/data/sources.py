@@ -138,7 +138,7 @@ def _reader(source: Source, name: str) -> BaseDiskReader:
     folder = (str(source.root.absolute()), LocalFileSystem())
     if name.endswith(".parquet"):
         # Rows in small batches: a document may be a book.
-        return ParquetReader(folder, adapter=adapter, text_key=source.text_key, read_metadata=True, batch_size=16)
+        return ParquetReader(folder, adapter=adapter, text_key=source.text_key, read_metadata=False, batch_size=16)
     if name.endswith(".txt"):
         return _TextReader(folder, adapter=adapter, text_key=source.text_key)
     return _JsonlReader(source.root / name, folder, adapter=adapter, text_key=source.text_key)
