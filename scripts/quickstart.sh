@@ -31,7 +31,7 @@ fi
 if [ ! -e "$out/packed" ]; then
   say "Packing"
   exact-titan pack "$out/corpus/documents.jsonl" --tokenizer "$out/corpus/tokenizer" \
-    --seq-len 4096 --val-fraction 0.03 --out "$out/packed"
+    --seq-len 4096 --val-fraction 0.05 --out "$out/packed"
 fi
 
 gpus=$(python -c 'import torch; print(torch.cuda.device_count())')

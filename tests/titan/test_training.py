@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from exact_titan.data import PackedDataset
 from exact_titan.data.order import WindowOrder
 from exact_titan.exposure import bucket_weights
+from exact_titan.study.compare import read_validation
 from tests.support import pack_lengths, torchrun
 
 RUNNER = Path(__file__).with_name("recorded_runs.py")
@@ -70,8 +72,12 @@ def two_ranks(dataset, tmp_path_factory) -> dict:
             {"name": name, "trainer": "exact", "count_operators": True, "argv": argv(dataset, folder, *quiet, steps=5)}
         )
     stock_quiet = ["--config", "small_llama", "--metrics.log_freq", "100", "--training.steps", "5", *stock]
+    seen = ["--metrics.enable-tensorboard", "--validator.enable", "--validator.freq", "3", "--dump_folder"]
+    for rule in ("standard", "exact"):
+        shown = [*seen, str(folder / f"shown_{rule}"), "--loss.rule", rule]
+        specs.append({"name": f"shown {rule}", "trainer": "exact", "argv": argv(dataset, folder, *shown, steps=3)})
     specs.append({"name": "quiet stock", "trainer": "stock", "count_operators": True, "argv": stock_quiet})
-    return record(2, folder, *specs)
+    return record(2, folder, *specs) | {"folder": folder}
 
 
 @pytest.mark.parametrize("name", ["standard", "alpha 0"])
@@ -127,6 +133,52 @@ def test_counters_over_two_ranks_equal_a_count_of_the_dataset_by_hand(two_ranks,
     assert sum(refreshed) < sum(result["counts"]) < sum(by_hand(5 * 4))
     expected = bucket_weights(torch.tensor(refreshed), dataset.buckets.lower_bounds, threshold=16, min_count=1)
     assert result["weights"] == [weight.hex() for weight in expected.tolist()]
+
+
+def scalars(run: Path) -> dict[str, dict[int, float]]:
+    (folder,) = {file.parent for file in run.rglob("events.out.tfevents.*")}
+    events = EventAccumulator(str(folder)).Reload()
+    return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
+
+
+def test_tensorboard_shows_exposure_weights_and_plain_cross_entropy_per_bucket(two_ranks, dataset):
+    standard, exact = (scalars(two_ranks["folder"] / f"shown_{rule}") for rule in ("standard", "exact"))
+    labels = dataset.buckets.labels()
+    order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
+    weights = bucket_weights(dataset.counts, dataset.buckets.lower_bounds, threshold=16, min_count=1).tolist()
+    for step in (1, 2, 3):
+        windows = [dataset[order[place]] for place in range(4 * (step - 1), 4 * step)]
+        context = torch.cat([window["positions"][window["labels"] != -100] + 1 for window in windows])
+        counts = torch.bincount(dataset.buckets.index(context), minlength=len(labels)).tolist()
+        for label, count, weight in zip(labels, counts, weights, strict=True):
+            assert exact[f"exposure/share/{label}"][step] == pytest.approx(count / sum(counts), rel=1e-6)
+            assert exact[f"exposure/weight/{label}"][step] == pytest.approx(weight, rel=1e-6)
+            assert standard[f"exposure/weight/{label}"][step] == 1
+        mass = [count * weight for count, weight in zip(counts, weights, strict=True)]
+        assert exact["exposure/tail_loss_mass"][step] == pytest.approx(sum(mass[2:]) / sum(mass), rel=1e-6)
+        # The plain loss is its own cross-entropy, in total and as the mean over the buckets.
+        plain = standard["loss_metrics/cross_entropy"][step]
+        assert plain == pytest.approx(standard["loss_metrics/global_avg_loss"][step], rel=1e-5)
+        pairs = zip(labels, counts, strict=True)
+        by_context = sum(standard[f"loss_by_context/{label}"][step] * count for label, count in pairs)
+        assert plain == pytest.approx(by_context / sum(counts), rel=1e-5)
+    # Both runs start from the same weights and see the same windows: the first step's plain loss is the same.
+    assert exact["loss_metrics/cross_entropy"][1] == standard["loss_metrics/cross_entropy"][1]
+    assert exact["loss_metrics/global_avg_loss"][1] > exact["loss_metrics/cross_entropy"][1]
+
+
+def test_validation_is_the_plain_cross_entropy_of_every_validation_window_once(two_ranks, dataset, tmp_path):
+    """On 2 ranks, which do not share the windows evenly, as on 1; in total and over the buckets."""
+    val = PackedDataset(dataset.folder, "val")
+    assert len(val) % 2 == 1
+    one = ["--metrics.enable-tensorboard", "--validator.enable", "--validator.freq", "3"]
+    record(1, tmp_path, {"name": "one", "trainer": "exact", "argv": argv(dataset, tmp_path, *one, steps=3)})
+    single, double = read_validation(tmp_path), read_validation(two_ranks["folder"] / "shown_exact")
+    assert double.total == pytest.approx(single.total, rel=1e-5)
+    assert double.by_context == pytest.approx(single.by_context, rel=1e-5)
+    counts = dict(zip(dataset.buckets.labels(), val.counts.tolist(), strict=True))
+    mean = sum(double.by_context[label] * count for label, count in counts.items()) / sum(counts.values())
+    assert double.total == pytest.approx(mean, rel=1e-5)
 
 
 def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_it_all(tmp_path):
