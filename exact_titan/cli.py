@@ -26,7 +26,7 @@ def pack(
     workers: int = CORES,
     policy: Literal["concat"] = "concat",
     text_key: str = "text",
-    eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: the tokenizer's own)")] = None,
+    eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: found there)")] = None,
 ) -> None:
     """Pack documents into windows for training.
 
@@ -41,7 +41,7 @@ def pack(
         workers: Threads of the tokenizer; the result does not depend on it.
         policy: How documents are laid into windows.
         text_key: Key or column of the text in .jsonl and .parquet files.
-        eos_token: Token that ends every document.
+        eos_token: Token of the tokenizer that ends every document; without it the end of text of base models.
     """
     from exact_titan.data.exposure_report import ExposureReport, default_threshold
     from exact_titan.data.packing import pack as pack_documents
@@ -66,6 +66,7 @@ def pack(
     for reason in manifest.sources[0].dropped:
         print(f"  dropped    {sum(source.dropped[reason] for source in manifest.sources):,} ({reason})")
     print(f"tokens       {tokens:,}")
+    print(f"end of text  {manifest.tokenizer.eos_token} ({manifest.tokenizer.eos_id})")
     for split, record in manifest.splits.items():
         print(f"{split:<12} {record.windows:,} windows of {manifest.window}, {record.documents:,} documents")
     report = ExposureReport.of(manifest.splits["train"], manifest.window, default_threshold(manifest.window))

@@ -123,11 +123,12 @@ def test_pack_inspect_verify(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert err == ""
     fingerprint = Manifest.read(place / "new" / "o").fingerprint
     lines = [" ".join(line.split()) for line in out.splitlines()]
-    assert lines[:8] == [
+    assert lines[:9] == [
         "documents 2",
         "dropped 1 (no text)",
         "dropped 1 (shorter than two tokens)",
         "tokens 14",
+        "end of text </s> (0)",
         "train 3 windows of 4, 2 documents",
         "tail share 100.0 % of the targets have a context of 0 or more",
         "folder new/o",

@@ -67,7 +67,8 @@ def main() -> None:
     bottom.set_ylabel("share of the loss, %")
     tail = [values[first:].sum().item() for values in (share, mass)]
     bottom.set_title(
-        f"EXACT gives the tail a fixed extra weight, more to its rarer part: {tail[0]:.1f} % of the loss becomes {tail[1]:.1f} %",
+        f"EXACT gives the tail a fixed extra weight, more to its rarer part: "
+        f"{tail[0]:.1f} % of the loss becomes {tail[1]:.1f} %",
         fontsize=11,
     )
     bottom.legend(frameon=False, loc="upper left")

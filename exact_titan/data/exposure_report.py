@@ -8,6 +8,7 @@ import torch
 from exact_titan.data.manifest import SplitRecord
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets, bucket_weights, tail_mass
+from exact_titan.exposure.allocation import MIN_COUNT
 
 
 def default_threshold(window: int) -> int:
@@ -48,7 +49,9 @@ class ExposureReport:
     @property
     def weights(self) -> torch.Tensor:
         """float32 ``[n]``: weight of a target in each bucket under ``exact``."""
-        return bucket_weights(self.counts, Buckets(self.window).lower_bounds, threshold=self.threshold)
+        return bucket_weights(
+            self.counts, Buckets(self.window).lower_bounds, threshold=self.threshold, min_count=MIN_COUNT
+        )
 
     @property
     def tail_masses(self) -> tuple[float, float]:

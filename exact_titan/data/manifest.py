@@ -38,11 +38,15 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class TokenizerRecord:
-    """The tokenizer: ``sha256`` of its ``tokenizer.json``, ``vocab_size`` its highest id + 1, added tokens included."""
+    """The tokenizer: ``sha256`` of its ``tokenizer.json``, ``vocab_size`` its highest id + 1, added tokens included.
+
+    ``eos_token`` ends every document.
+    """
 
     name: str
     sha256: str
     vocab_size: int
+    eos_token: str
     eos_id: int
 
 

@@ -14,7 +14,10 @@ from exact_titan.errors import InputError
 
 FILE_NAME = "tokenizer.json"
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-KNOWN_EOS = ("<|end_of_text|>", "<|endoftext|>", "</s>", "<eos>")
+# Ends of a document, as base models are pretrained with. A chat tokenizer's eos_token ends a turn instead: Llama 3's
+# <|eot_id|>, Qwen's <|im_end|>.
+END_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>")
+OTHER_EOS = ("</s>", "<eos>")
 
 
 class DocumentTokenizer:
@@ -22,8 +25,9 @@ class DocumentTokenizer:
 
     Args:
         path: a Hugging Face tokenizer folder, or its ``tokenizer.json``.
-        eos_token: the end-of-text token. Without it, ``eos_token`` of ``tokenizer_config.json`` is taken, else the
-            first of ``<|end_of_text|>``, ``<|endoftext|>``, ``</s>`` and ``<eos>`` in the vocabulary.
+        eos_token: the end-of-text token. Without it the first of these that there is: ``<|end_of_text|>`` or
+            ``<|endoftext|>`` in the vocabulary, ``eos_token`` of ``tokenizer_config.json``, ``</s>`` or ``<eos>`` in
+            the vocabulary.
 
     Attributes:
         record: what the manifest keeps of it.
@@ -54,7 +58,8 @@ class DocumentTokenizer:
             name=self.file.resolve().parent.name,
             sha256=hashlib.sha256(content).hexdigest(),
             vocab_size=max(vocabulary.values(), default=0) + 1,
-            eos_id=vocabulary[self._eos_token(eos_token, vocabulary)],
+            eos_token=(eos := self._eos_token(eos_token, vocabulary)),
+            eos_id=vocabulary[eos],
         )
         self.dtype = np.dtype(np.uint16 if self.record.vocab_size <= 2**16 else np.uint32)
 
@@ -83,6 +88,9 @@ class DocumentTokenizer:
             if given not in vocabulary:
                 raise InputError(f"--eos-token {given!r} is not in the vocabulary of {self.file}")
             return given
+        for known in END_OF_TEXT:
+            if known in vocabulary:
+                return known
         config = self.file.parent / "tokenizer_config.json"
         if config.is_file():
             try:
@@ -94,7 +102,7 @@ class DocumentTokenizer:
                 if token not in vocabulary:
                     raise InputError(f"{config}: eos_token {token!r} is not in the vocabulary: see --eos-token")
                 return token
-        for token in KNOWN_EOS:
-            if token in vocabulary:
-                return token
+        for known in OTHER_EOS:
+            if known in vocabulary:
+                return known
         raise InputError(f"{self.file} names no end-of-text token: name it with --eos-token")

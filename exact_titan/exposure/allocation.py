@@ -22,6 +22,8 @@ Rule = Literal["standard", "exact"]
 ALPHA = 0.15
 GAMMA = 0.5
 EPS = 1e-6
+# In training: a bucket that was never counted would get the largest weight of all from eps alone.
+MIN_COUNT = 1
 
 
 def check_allocation(*, alpha: float, gamma: float, eps: float, threshold: int, min_count: int = 0) -> None:

@@ -13,7 +13,7 @@ from torchtitan.config import CompileConfig
 from exact_titan.data import PackedDataset
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets, ExposureCounter, Rule, check_allocation, effective_context, rule_weights
-from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA
+from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
 
 
 def weighted_cross_entropy(
@@ -134,7 +134,7 @@ class ExactLoss(ChunkedLossWrapper):
         eps: float = EPS
         """Added to a bucket's share before it is inverted (the paper does not state it)."""
 
-        min_count: int = 1
+        min_count: int = MIN_COUNT
         """A tail bucket with fewer targets than this gets the tail's mean weight, 1 + alpha."""
 
         refresh_steps: int = 0

@@ -92,7 +92,7 @@ def test_segments_anywhere(tmp_path: Path) -> None:
     size, sha256 = write_shard(tmp_path / "train-00000.safetensors", arrays)
     Manifest(
         sources=[SourceRecord("a", 1, 1, "0", 1, 1, {})],
-        tokenizer=TokenizerRecord("t", "0", 200, 0),
+        tokenizer=TokenizerRecord("t", "0", 200, "</s>", 0),
         window=WINDOW,
         policy="best_fit",
         token_dtype="uint32",

@@ -10,7 +10,7 @@ from exact_titan.errors import InputError
 
 MANIFEST = Manifest(
     sources=[SourceRecord("books", 2, 1000, "ab", 10, 500, {"no text": 1, "shorter than two tokens": 0})],
-    tokenizer=TokenizerRecord("llama", "cd", 128256, 128001),
+    tokenizer=TokenizerRecord("llama", "cd", 128256, "<|end_of_text|>", 128001),
     window=16,
     policy="concat",
     token_dtype="uint32",

@@ -69,6 +69,11 @@ def test_where_the_end_token_comes_from(bpe_tokenizer: Path, word_tokenizer: Pat
     config.write_text("{")
     with pytest.raises(InputError, match="is not a JSON object"):
         DocumentTokenizer(tmp_path)
+    config.write_text('{"eos_token": "<end>"}')
+    chat = json.loads((bpe_tokenizer / "tokenizer.json").read_text())
+    chat["added_tokens"].append(chat["added_tokens"][0] | {"id": 400, "content": "<|endoftext|>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(chat))
+    assert DocumentTokenizer(tmp_path).record.eos_token == "<|endoftext|>", "<end> may end a chat turn"
     with pytest.raises(InputError, match="--eos-token '<none>' is not in the vocabulary"):
         DocumentTokenizer(bpe_tokenizer, "<none>")
 
