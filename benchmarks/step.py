@@ -1,9 +1,9 @@
 """What EXACT costs: training steps with it against steps with torchtitan's own chunked cross-entropy.
 
-One process, one trainer (FSDP on one rank, :class:`ExactTrainer` built as ``python -m exact_titan.train`` does), one model
-and optimizer; only ``trainer.loss_fn`` is exchanged between steps. A round is one optimizer step of every side on the
-same window, so the sides alternate step by step and drift meets all of them; the order turns by one each round. A
-side's ratio is taken within each round, to that round's cross-entropy step. Sides:
+One process, one trainer (FSDP on one rank, :class:`ExactTrainer` as ``python -m exact_titan.train`` builds it), one
+model and optimizer; only ``trainer.loss_fn`` is exchanged between steps. A round is one step of every side on the same
+window, in an order drawn anew each round, so the sides alternate step by step and drift meets all of them. A side's
+ratio is taken within each round, to that round's cross-entropy step. Sides:
 
 * ``cross-entropy``: torchtitan's ``ChunkedLossWrapper(CrossEntropyLoss)`` in torchtitan's own ``Trainer.train_step``;
 * ``cross-entropy again``: the same once more. Its distance from 1 is the noise of this measurement;
@@ -27,6 +27,7 @@ import gc
 import json
 import logging
 import os
+import random
 import statistics
 import tempfile
 import time
@@ -37,8 +38,20 @@ from typing import Any
 import torch
 from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
+from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.tools.logging import logger
+from torchtitan.trainer import Trainer
 
 from benchmarks.synthetic import mixed_lengths, write_dataset
+from exact_titan.config_registry import from_scratch
+from exact_titan.data.loader import PackedDataLoader
+from exact_titan.titan import cpu, torch_versions
+from exact_titan.titan.metrics import ExposureMetrics
+from exact_titan.titan.models import LlamaArchitecture
+from exact_titan.titan.trainer import ExactTrainer
+from exact_titan.titan.validate import ExposureValidator
 
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 128, "vocab_size": 1000},
@@ -70,18 +83,10 @@ class Side:
     peak_bytes: int = 0
 
 
-def build_trainer(shape: str, dataset: Path, *, device: str, seq_len: int, dtype: str, dump_folder: str) -> Any:
+def build_trainer(
+    shape: str, dataset: Path, *, seq_len: int, dtype: str, compute_dtype: str, dump_folder: str
+) -> ExactTrainer:
     """An :class:`ExactTrainer` on one process, with everything switched off that a step does not need."""
-    from torchtitan.components.checkpointer import CheckpointManager
-    from torchtitan.config import ParallelismConfig, TrainingConfig
-
-    from exact_titan.config_registry import from_scratch
-    from exact_titan.data.loader import PackedDataLoader
-    from exact_titan.titan.metrics import ExposureMetrics
-    from exact_titan.titan.models import LlamaArchitecture
-    from exact_titan.titan.torch_versions import SPMD_BACKEND
-    from exact_titan.titan.validate import ExposureValidator
-
     return dataclasses.replace(
         from_scratch(),
         model=LlamaArchitecture(**SHAPES[shape]),
@@ -90,10 +95,10 @@ def build_trainer(shape: str, dataset: Path, *, device: str, seq_len: int, dtype
             local_batch_size=1,
             seq_len=seq_len,
             dtype=dtype,
-            mixed_precision_param="bfloat16" if device == "cuda" else "float32",
+            mixed_precision_param=compute_dtype,
             disable_cuda_graphs=True,
         ),
-        parallelism=ParallelismConfig(spmd_backend=SPMD_BACKEND),
+        parallelism=ParallelismConfig(spmd_backend=torch_versions.SPMD_BACKEND),
         checkpoint=CheckpointManager.Config(enable=False),
         metrics=ExposureMetrics.Config(log_freq=10**9),
         validator=ExposureValidator.Config(enable=False),
@@ -101,11 +106,8 @@ def build_trainer(shape: str, dataset: Path, *, device: str, seq_len: int, dtype
     ).build()
 
 
-def build_sides(trainer: Any) -> list[Side]:
+def build_sides(trainer: ExactTrainer) -> list[Side]:
     """The steps that are compared, all on the trainer's model."""
-    from torchtitan.components.loss import ChunkedLossWrapper
-    from torchtitan.trainer import Trainer
-
     config = trainer.loss_fn.config
 
     def ready(loss_config: Any) -> Any:
@@ -129,16 +131,20 @@ def build_sides(trainer: Any) -> list[Side]:
     return sides
 
 
-def take_step(trainer: Any, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> float:
-    """One optimizer step of a side; seconds until the device is done."""
+def run_step(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> None:
+    """One optimizer step of a side."""
     inputs, labels = batch
     trainer.loss_fn = side.loss
     trainer.step += 1
     # The trainer replaces the tensors in the dictionary by those on the device.
-    batches = iter([(dict(inputs), labels)])
+    side.train_step(iter([(dict(inputs), labels)]))
+
+
+def timed_step(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> float:
+    """Seconds that one optimizer step of a side takes, until the device is done."""
     synchronize(trainer.device)
     start = time.perf_counter()
-    side.train_step(batches)
+    run_step(trainer, side, batch)
     synchronize(trainer.device)
     return time.perf_counter() - start
 
@@ -148,17 +154,17 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory(trainer: Any, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> int:
+def peak_memory(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> int:
     """Most bytes of tensors alive at once during a step of this side."""
     if trainer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(trainer.device)
-        take_step(trainer, side, batch)
+        run_step(trainer, side, batch)
         return torch.cuda.max_memory_allocated(trainer.device)
     model = trainer.model_parts[0]
     states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
     resident = [*model.parameters(), *model.buffers(), *(value for state in states for value in state.values())]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        take_step(trainer, side, batch)
+        run_step(trainer, side, batch)
     return sum(local(tensor).nbytes for tensor in resident) + peak_of_events(profiled)
 
 
@@ -190,16 +196,16 @@ def peak_of_events(profiled: profile) -> int:
 
 
 def compare(
-    shape: str, device: str, *, seq_len: int, rounds: int, dtype: str = "float32", windows: int = 32
+    shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype: str, windows: int = 32
 ) -> dict[str, Any]:
     """Measure all sides with a model of ``SHAPES[shape]``; what :func:`table` prints, as plain values.
 
     Args:
         shape: of the model.
-        device: ``cpu`` or ``cuda``, for the record: torchtitan takes the accelerator that there is.
         seq_len: window length.
         rounds: timed steps of every side.
-        dtype: of parameters, gradients and optimizer state. Activations are bfloat16 on CUDA, float32 on the CPU.
+        dtype: of parameters, gradients and optimizer state.
+        compute_dtype: of activations and matrix products.
         windows: different windows that the rounds go through.
     """
     with tempfile.TemporaryDirectory() as folder:
@@ -210,13 +216,20 @@ def compare(
             lengths=mixed_lengths(seq_len),
             vocab_size=SHAPES[shape]["vocab_size"],
         )
-        trainer = build_trainer(shape, dataset, device=device, seq_len=seq_len, dtype=dtype, dump_folder=folder)
+        trainer = build_trainer(
+            shape, dataset, seq_len=seq_len, dtype=dtype, compute_dtype=compute_dtype, dump_folder=folder
+        )
         try:
             sides = measure(trainer, rounds)
         finally:
             trainer.close()
             torch.distributed.destroy_process_group()
     stock = sides[0]
+    parameters = sum(parameter.numel() for parameter in trainer.model_parts[0].parameters())
+    del trainer
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
     rows = []
     for side in sides:
         ratios = [own / other for own, other in zip(side.seconds, stock.seconds, strict=True)]
@@ -233,33 +246,32 @@ def compare(
                 "memory_ratio": side.peak_bytes / stock.peak_bytes,
             }
         )
-    parameters = sum(parameter.numel() for parameter in trainer.model_parts[0].parameters())
     return {
         "model": shape,
         "parameters": parameters,
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} threads",
+        "device": device_name(),
         "torch": torch.__version__,
         "seq_len": seq_len,
         "dtype": dtype,
+        "compute_dtype": compute_dtype,
         "rounds": rounds,
         "sides": rows,
     }
 
 
-def measure(trainer: Any, rounds: int) -> list[Side]:
+def measure(trainer: ExactTrainer, rounds: int) -> list[Side]:
     """Warm up, time ``rounds`` rounds, then take every side's peak memory."""
     sides = build_sides(trainer)
     batches = iter(trainer.dataloader)
     trainer.step = 1  # the first step would be logged
     for _ in range(WARMUP_ROUNDS):
         for side in sides:
-            take_step(trainer, side, next(batches))
+            run_step(trainer, side, next(batches))
     gc.collect()
     for number in range(rounds):
         batch = next(batches)
-        turn = number % len(sides)
-        for side in sides[turn:] + sides[:turn]:
-            side.seconds.append(take_step(trainer, side, batch))
+        for side in random.Random(number).sample(sides, len(sides)):
+            side.seconds.append(timed_step(trainer, side, batch))
         gc.collect()
     batch = next(batches)
     for side in sides:
@@ -271,7 +283,8 @@ def table(result: dict[str, Any]) -> str:
     """The comparison as text."""
     lines = [
         f"{result['model']} ({result['parameters'] / 1e6:,.1f}M parameters), windows of {result['seq_len']}, "
-        f"{result['dtype']} training, {result['device']}, torch {result['torch']}, {result['rounds']} rounds",
+        f"{result['dtype']} weights, {result['compute_dtype']} compute",
+        f"{result['device']}, torch {result['torch']}, {result['rounds']} rounds",
         f"{'':24}{'step':>10}{'tokens/s':>10}{'time ratio':>12}{'quartiles':>18}{'peak memory':>14}{'ratio':>9}",
     ]
     for row in result["sides"]:
@@ -284,20 +297,19 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def device_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {torch.get_num_threads()} threads"
+
+
 def prepare_process(device: str) -> None:
     """What :mod:`exact_titan.train` does before a trainer is built, for a run of one process without torchrun."""
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if device != found:
+        raise SystemExit(f"--device {device}: torchtitan takes the accelerator that it finds, {found} here")
     one_process = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     os.environ.update(one_process)
-    if device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    elif not torch.cuda.is_available():
-        raise SystemExit("--device cuda: torch sees no CUDA device here")
-    from exact_titan.titan import cpu, torch_versions
-
     torch_versions.install()
     cpu.install()
-    from torchtitan.tools.logging import logger
-
     logger.setLevel(logging.ERROR)
 
 
@@ -314,12 +326,13 @@ def main() -> None:
     models = args.models or (["small"] if on_cpu else ["smollm2-135m", "llama3.2-1b"])
     seq_len = args.seq_len or (4096 if on_cpu else 16_384)
     rounds = args.rounds
+    compute_dtype = "float32" if on_cpu else "bfloat16"
     if args.small:
         models, seq_len, rounds = ["tiny"], 256, 2
     prepare_process(args.device)
     results = []
     for shape in models:
-        results.append(compare(shape, args.device, seq_len=seq_len, rounds=rounds))
+        results.append(compare(shape, seq_len=seq_len, rounds=rounds, dtype="float32", compute_dtype=compute_dtype))
         print(table(results[-1]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

@@ -43,7 +43,7 @@ def write_dataset(
     Tokenizer(WordLevel({"<eos>": 0}, unk_token="<eos>")).save(str(folder / "tokenizer" / "tokenizer.json"))
     Manifest(
         sources=[],
-        tokenizer=TokenizerRecord(name="random ids", sha256="", vocab_size=vocab_size, eos_id=0),
+        tokenizer=TokenizerRecord(name="random ids", sha256="", vocab_size=vocab_size, eos_id=0, eos_token="<eos>"),
         window=window,
         policy="concat",
         token_dtype=dtype.name,

@@ -134,7 +134,7 @@ def test_pack_inspect_verify(place: Path, capfd: pytest.CaptureFixture[str]) -> 
         "folder new/o",
         f"fingerprint {fingerprint[:12]}",
     ]
-    assert lines[8].startswith("time ")
+    assert lines[9].startswith("time ")
     assert (place / "new" / "o").stat().st_mode == (place / "more").stat().st_mode, "others may read it"
 
     assert run("inspect new/o --png e.png") == 0
