@@ -1,0 +1,337 @@
+"""Checks that the GPU computes what the CPU tests say, and that the loss never makes the host wait for it.
+
+Each check returns ``passed`` (None: this device cannot run it) and the figures behind that. Inputs are drawn anew from
+a fixed seed; activations are bfloat16 on CUDA, as in training.
+"""
+
+import tempfile
+import traceback
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper
+from torchtitan.distributed import utils as dist_utils
+
+from benchmarks.step import SHAPES, STOCK, Side, build_sides, build_trainer, run_step
+from benchmarks.synthetic import mixed_lengths, write_dataset
+from exact_titan.data import PackedDataset
+from exact_titan.exposure import Buckets, effective_context
+from exact_titan.titan.attention import DocumentAttention, varlen_metadata
+from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.torch_versions import SPMD_BACKEND
+from exact_titan.titan.trainer import ExactTrainer
+
+Check = tuple[str, Callable[[], tuple[bool | None, str]]]
+
+
+@dataclass
+class Outcome:
+    """What a check found."""
+
+    name: str
+    passed: bool | None
+    detail: str
+
+
+def run_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[Outcome]:
+    """All checks of the parts, with the width and vocabulary of ``SHAPES[shape]`` and windows of ``seq_len``."""
+    dist_utils.set_spmd_backend(SPMD_BACKEND)
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(
+            Path(folder) / "packed",
+            window=seq_len,
+            windows=8,
+            lengths=mixed_lengths(seq_len),
+            vocab_size=SHAPES[shape]["vocab_size"],
+        )
+        case = LossCase(dataset, shape, device)
+        checks: list[Check] = [
+            ("buckets on the device are those of the CPU", lambda: check_buckets(seq_len, device)),
+            ("alpha = 0 is torchtitan's loss, bit for bit", lambda: check_equal(case, alpha=0.0)),
+            ("rule standard is torchtitan's loss, bit for bit", lambda: check_equal(case, rule="standard")),
+            ("exact against float64", lambda: check_weighted(case)),
+            ("bucket counts on the device are those of the CPU", lambda: check_counts(case)),
+            ("the loss does not wait for the device", lambda: check_no_sync(case, refresh_steps=0)),
+            ("the loss with refresh_steps=1 neither", lambda: check_no_sync(case, refresh_steps=1)),
+            ("document attention against a dense mask", lambda: check_attention(shape, device, min(seq_len, 4096))),
+            ("no document sees another", lambda: check_isolation(shape, device, seq_len)),
+        ]
+        for name, check in checks:
+            yield attempt(name, check)
+
+
+def attempt(name: str, check: Callable[[], tuple[bool | None, str]]) -> Outcome:
+    """The check's outcome; an exception is a failure, and the other checks still run."""
+    try:
+        return Outcome(name, *check())
+    except Exception:
+        return Outcome(name, False, traceback.format_exc())
+
+
+class LossCase:
+    """One window's hidden states, labels and output layer, for losses to be run on."""
+
+    def __init__(self, dataset: Path, shape: str, device: torch.device) -> None:
+        torch.manual_seed(0)
+        dim, vocab_size = SHAPES[shape]["dim"], SHAPES[shape]["vocab_size"]
+        self.dataset, self.device = dataset, device
+        window = PackedDataset(dataset)[0]
+        self.labels_BL, self.positions_BL = window["labels"][None].to(device), window["positions"][None].to(device)
+        # Some targets less, as in padding.
+        self.labels_BL[:, ::97] = IGNORE_INDEX
+        self.valid = (self.labels_BL != IGNORE_INDEX).sum()
+        self.hidden_BLD = torch.randn(*self.labels_BL.shape, dim, device=device, dtype=torch.bfloat16)
+        self.lm_head = nn.Linear(dim, vocab_size, bias=False, device=device, dtype=torch.bfloat16)
+
+    def exact(self, **options: Any) -> ExactLoss:
+        loss = ExactLoss.Config(dataset_path=str(self.dataset), **options).build()
+        loss.set_lm_head(self.lm_head)
+        loss.to(self.device)
+        return loss
+
+    def stock(self) -> ChunkedLossWrapper:
+        loss = ChunkedLossWrapper.Config().build()
+        loss.set_lm_head(self.lm_head)
+        return loss
+
+    def run(self, loss: ChunkedLossWrapper, hidden_BLD: torch.Tensor) -> torch.Tensor:
+        """Forward and backward as in the trainer."""
+        value, _ = loss(hidden_BLD, self.labels_BL, self.valid, positions=self.positions_BL)
+        value.backward()
+        return value
+
+    def gradients(self, loss: ChunkedLossWrapper) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The loss, and its gradients in the hidden states and in the output layer."""
+        self.lm_head.weight.grad = None
+        hidden_BLD = self.hidden_BLD.clone().requires_grad_()
+        value = self.run(loss, hidden_BLD)
+        return value.detach(), hidden_BLD.grad, self.lm_head.weight.grad
+
+
+def check_buckets(seq_len: int, device: torch.device) -> tuple[bool, str]:
+    context = torch.arange(seq_len + 1)
+    buckets = Buckets(seq_len)
+    wrong = int((buckets.index(context.to(device)).cpu() != buckets.index(context)).sum())
+    return wrong == 0, f"{wrong} of {len(context)} contexts in another bucket"
+
+
+def check_equal(case: LossCase, **options: Any) -> tuple[bool, str]:
+    """Loss and gradients equal to those of torchtitan's chunked cross-entropy, which must first equal itself."""
+    first, again, exact = (case.gradients(loss) for loss in (case.stock(), case.stock(), case.exact(**options)))
+    names = ("loss", "gradient of the hidden states", "gradient of the output layer")
+    repeats = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    unequal = [name for name, a, b in zip(names, first, exact, strict=True) if not torch.equal(a, b)]
+    found = f"unequal: {', '.join(unequal) or 'nothing'}; loss {first[0].item():.6f}"
+    return repeats and not unequal, found + ("" if repeats else "; torchtitan's own loss does not repeat itself here")
+
+
+def check_weighted(case: LossCase) -> tuple[bool, str]:
+    """Loss and gradients of the weighted loss against the plain formula in float64, chunk by chunk."""
+    exact = case.exact()
+    weights_BL = exact.weights_n[exact.buckets.index(effective_context(case.positions_BL))].double()
+    head_VD = case.lm_head.weight.detach().double().requires_grad_()
+    hidden_LD = case.hidden_BLD[0].double().requires_grad_()
+    total = 0.0
+    for start in range(0, len(hidden_LD), 512):
+        rows = slice(start, start + 512)
+        ce = nn.functional.cross_entropy(
+            hidden_LD[rows] @ head_VD.T, case.labels_BL[0, rows], reduction="none", ignore_index=IGNORE_INDEX
+        )
+        part = (ce * weights_BL[0, rows]).sum() / case.valid
+        part.backward()
+        total += part.item()
+    value, hidden_gradient, head_gradient = case.gradients(exact)
+    errors = {
+        "loss": abs(value.item() - total) / total,
+        "gradient of the hidden states": relative_error(hidden_gradient[0], hidden_LD.grad),
+        "gradient of the output layer": relative_error(head_gradient, head_VD.grad),
+    }
+    detail = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    unweighted = case.gradients(case.stock())[0].item()
+    detail += f"; the plain loss is {unweighted:.6f}, the weighted one {total:.6f}"
+    return errors["loss"] < 1e-3 and max(errors.values()) < 2e-2, f"relative errors: {detail}"
+
+
+def relative_error(value: torch.Tensor, reference: torch.Tensor) -> float:
+    reference = reference.double()
+    return ((value.double() - reference).norm() / reference.norm()).item()
+
+
+def check_counts(case: LossCase) -> tuple[bool, str]:
+    """Targets per bucket, as counted by the loss for the metrics and for a refresh."""
+    loss = case.exact(refresh_steps=1)
+    case.gradients(loss)
+    index = loss.buckets.index(effective_context(case.positions_BL.cpu()))
+    expected = torch.bincount(index[case.labels_BL.cpu() != IGNORE_INDEX], minlength=len(loss.buckets))
+    counted = loss.counter.counts.cpu()
+    equal = torch.equal(counted, expected) and torch.equal(loss.sums.sums_2n[1].cpu(), expected.double())
+    return equal, f"{int(expected.sum())} targets, {counted.tolist()}"
+
+
+def check_no_sync(case: LossCase, *, refresh_steps: int) -> tuple[bool | None, str]:
+    """Forward and backward of the loss while torch raises at every operation that waits for the device."""
+    if case.device.type != "cuda":
+        return None, "needs CUDA"
+    loss = case.exact(refresh_steps=refresh_steps)
+    case.gradients(loss)  # moves buffers, makes handles
+    hidden_BLD = case.hidden_BLD.clone().requires_grad_()
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        case.run(loss, hidden_BLD)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return True, "no waiting operation"
+
+
+@dataclass
+class AttentionCase:
+    """Queries, keys and values of one batch row, and the borders of its documents."""
+
+    q_BLNH: torch.Tensor
+    k_BLNH: torch.Tensor
+    v_BLNH: torch.Tensor
+    borders: list[int]
+
+    @classmethod
+    def draw(cls, shape: str, device: torch.device, seq_len: int) -> "AttentionCase":
+        model = SHAPES[shape]
+        generator = torch.Generator().manual_seed(0)
+        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+
+        def random(heads: int) -> torch.Tensor:
+            size = (1, seq_len, heads, model["dim"] // model["n_heads"])
+            return torch.randn(size, generator=generator).to(device, dtype).requires_grad_()
+
+        inner = np.random.default_rng(0).choice(np.arange(2, seq_len), size=7, replace=False)
+        # Documents of 1 token too.
+        borders = [0, 1, *sorted(inner.tolist()), seq_len]
+        return cls(random(model["n_heads"]), random(model["n_kv_heads"]), random(model["n_kv_heads"]), borders)
+
+    def run(self) -> torch.Tensor:
+        """:class:`DocumentAttention` as the model calls it."""
+        device = self.q_BLNH.device
+        longest = max(end - start for start, end in zip(self.borders, self.borders[1:], strict=False))
+        masks = varlen_metadata(
+            torch.tensor(self.borders, dtype=torch.int32, device=device),
+            longest,
+            tuple(self.borders) if device.type == "cpu" else None,
+        )
+        attention = DocumentAttention(DocumentAttention.Config())
+        return attention(self.q_BLNH, self.k_BLNH, self.v_BLNH, attention_masks=masks, enable_gqa=True)
+
+
+def check_attention(shape: str, device: torch.device, seq_len: int) -> tuple[bool, str]:
+    """Output and gradients against attention with an explicit mask, in float64 on the same inputs."""
+    case = AttentionCase.draw(shape, device, seq_len)
+    tensors = (case.q_BLNH, case.k_BLNH, case.v_BLNH)
+    out = case.run()
+    seed = torch.randn_like(out)
+    gradients = torch.autograd.grad(out, tensors, seed)
+
+    q, k, v = (t.detach().double().requires_grad_() for t in tensors)
+    group = q.shape[2] // k.shape[2]
+    scores = torch.einsum("blnh,bmnh->bnlm", q, k.repeat_interleave(group, 2)) / q.shape[3] ** 0.5
+    document = torch.bucketize(
+        torch.arange(seq_len, device=device), torch.tensor(case.borders, device=device), right=True
+    )
+    mask = (document[:, None] == document[None, :]).tril()
+    reference = torch.einsum(
+        "bnlm,bmnh->blnh", scores.masked_fill(~mask, -torch.inf).softmax(-1), v.repeat_interleave(group, 2)
+    )
+    references = (reference, *torch.autograd.grad(reference, (q, k, v), seed.double()))
+    errors = {
+        name: relative_error(a, b)
+        for name, a, b in zip(("output", "dq", "dk", "dv"), (out, *gradients), references, strict=True)
+    }
+    limit = 1e-2 if device.type == "cuda" else 1e-5
+    detail = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    return max(errors.values()) < limit, f"relative errors, limit {limit}: {detail}"
+
+
+def check_isolation(shape: str, device: torch.device, seq_len: int) -> tuple[bool, str]:
+    """Other keys and values in one document leave every other document's output as it was, bit for bit."""
+    case = AttentionCase.draw(shape, device, seq_len)
+    with torch.no_grad():
+        before = case.run()
+        start, end = case.borders[3], case.borders[4]
+        for tensor in (case.k_BLNH, case.v_BLNH):
+            tensor[:, start:end] += 1
+        after = case.run()
+    changed = (before != after).flatten(2).any(-1)[0]
+    inside = int(changed[start:end].sum())
+    outside = int(changed.sum()) - inside
+    return outside == 0 and inside > 0, f"{outside} positions changed outside the document, {inside} inside it"
+
+
+def step_checks(shape: str, *, seq_len: int, dtype: str, compute_dtype: str, steps: int) -> Iterator[Outcome]:
+    """What takes a whole trainer: that it learns, and which of its operations wait for the device."""
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(
+            Path(folder) / "packed",
+            window=seq_len,
+            windows=1,
+            lengths=mixed_lengths(seq_len),
+            vocab_size=SHAPES[shape]["vocab_size"],
+        )
+        trainer = build_trainer(
+            shape, dataset, seq_len=seq_len, dtype=dtype, compute_dtype=compute_dtype, dump_folder=folder
+        )
+        try:
+            trainer.step = 1
+            batch = next(iter(trainer.dataloader))
+            sides = {side.name: side for side in build_sides(trainer)}
+            exact, refreshed, stock = sides["exact"], sides["exact, refresh_steps=1"], sides[STOCK]
+            checks: list[Check] = [
+                ("training on one window learns it", lambda: check_learning(trainer, exact, batch, steps)),
+                ("a whole step waits no more often", lambda: check_waits(trainer, exact, stock, batch)),
+                ("one with refresh_steps=1 neither", lambda: check_waits(trainer, refreshed, stock, batch)),
+            ]
+            for name, check in checks:
+                yield attempt(name, check)
+        finally:
+            trainer.close()
+            torch.distributed.destroy_process_group()
+
+
+def check_learning(trainer: ExactTrainer, side: Side, batch: Any, steps: int) -> tuple[bool, str]:
+    """The plain cross-entropy of one window that is trained on again and again."""
+    values = []
+    for _ in range(steps):
+        run_step(trainer, side, batch)
+        ce, count = side.loss.sums.take().sum(dim=1).tolist()
+        values.append(ce / count)
+    return values[-1] < values[0] - 0.5, f"{values[0]:.4f} at first, {values[-1]:.4f} at step {steps}"
+
+
+def check_waits(trainer: ExactTrainer, side: Side, stock: Side, batch: Any) -> tuple[bool | None, str]:
+    """Operations of a whole step that torch says wait for the device, against those of a cross-entropy step."""
+    if trainer.device.type != "cuda":
+        return None, "needs CUDA"
+    for one in (stock, side):
+        run_step(trainer, one, batch)
+    of_stock, of_side = waits(trainer, stock, batch), waits(trainer, side, batch)
+    more = Counter(of_side) - Counter(of_stock)
+    detail = f"{len(of_side)} against {len(of_stock)}: {dict(Counter(of_stock))}; only here: {dict(more) or 'none'}"
+    return len(of_side) <= len(of_stock), detail
+
+
+def waits(trainer: ExactTrainer, side: Side, batch: Any) -> list[str]:
+    """The Python line of every operation in one step that waits for the device."""
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            run_step(trainer, side, batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    places = [(Path(one.filename), one.lineno) for one in caught if "synchronizing" in str(one.message)]
+    return [f"{path.parent.name}/{path.name}:{line}" for path, line in places]

@@ -1,0 +1,50 @@
+"""That the benchmarks run. Their figures are not checked: at this size they mean nothing."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.synthetic import mixed_lengths, write_dataset
+from exact_titan.data import PackedDataset
+
+ROOT = Path(__file__).parents[1]
+
+
+def run(module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", module, "--small", *arguments]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout
+
+
+def test_the_random_dataset_is_a_packed_dataset(tmp_path):
+    dataset = PackedDataset(
+        write_dataset(tmp_path / "p", window=64, windows=9, lengths=mixed_lengths(64), vocab_size=50)
+    )
+    assert len(dataset) >= 9
+    assert all(dataset[k]["labels"].min() >= 0 and dataset[k]["labels"].max() < 50 for k in range(9))
+
+
+@pytest.mark.slow
+def test_the_loader_benchmark_runs():
+    assert "packed, fastest over slowest length:" in run("benchmarks.loader")
+
+
+@pytest.mark.slow
+def test_the_step_benchmark_runs(tmp_path):
+    run("benchmarks.step", "--json", str(tmp_path / "steps.json"))
+    (result,) = json.loads((tmp_path / "steps.json").read_text())
+    assert {row["side"] for row in result["sides"]} >= {"cross-entropy", "standard", "exact"}
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_on_the_cpu_and_its_checks_pass(tmp_path):
+    run("benchmarks.gpu", "--device", "cpu", "--out", str(tmp_path))
+    checks = json.loads((tmp_path / "gpu.json").read_text())["checks"]
+    assert sum(check["passed"] is True for check in checks) >= 8
+    assert {check["detail"] for check in checks if not check["passed"]} == {"needs CUDA"}
