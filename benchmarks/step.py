@@ -208,6 +208,7 @@ def compare(
         compute_dtype: of activations and matrix products.
         windows: different windows that the rounds go through.
     """
+    free_memory()
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_dataset(
             Path(folder) / "packed",
@@ -226,10 +227,6 @@ def compare(
             torch.distributed.destroy_process_group()
     stock = sides[0]
     parameters = sum(parameter.numel() for parameter in trainer.model_parts[0].parameters())
-    del trainer
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
     rows = []
     for side in sides:
         ratios = [own / other for own, other in zip(side.seconds, stock.seconds, strict=True)]
@@ -295,6 +292,13 @@ def table(result: dict[str, Any]) -> str:
             f"{row['peak_bytes'] / 2**20:>10,.1f} MiB{row['memory_ratio']:>9.5f}"
         )
     return "\n".join(lines)
+
+
+def free_memory() -> None:
+    """Let go of earlier models, which torchtitan's trainer leaves to a garbage collector that it has switched off."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def device_name() -> str:
