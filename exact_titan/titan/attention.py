@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torchtitan.models.common.attention import VarlenAttention, VarlenMetadata
+from torchtitan.tools.logging import logger, warn_once
 
 
 def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int, host_offsets: tuple[int, ...] | None) -> VarlenMetadata:
@@ -31,6 +32,15 @@ class DocumentAttention(VarlenAttention):
     @dataclass(kw_only=True, slots=True)
     class Config(VarlenAttention.Config):
         pass
+
+    def __init__(self, config: Config) -> None:
+        try:
+            super().__init__(config)
+        except (ImportError, RuntimeError) as error:
+            # It ends by asking for FlashAttention 3 (Hopper) or 4 (Blackwell), which come in packages of their own.
+            warn_once(
+                logger, f"Attention: torch's built-in FlashAttention 2, because the newer one is missing: {error}"
+            )
 
     def forward(
         self,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import LoggerContainer, MetricsProcessor, TensorBoardLogger
 from torchtitan.tools.logging import logger
 
@@ -55,6 +56,9 @@ class ExposureMetrics(MetricsProcessor):
     exact_loss: ExactLoss
     """Set by the trainer, which builds the loss after the metrics."""
 
+    writers: list[SummaryWriter]
+    """The TensorBoard files of this rank, if it writes any."""
+
     def __init__(self, config: Config, **kwargs: Any) -> None:
         # Colours are for terminals; a log file or a Slurm log would get the escape codes.
         config.disable_color_printing = config.disable_color_printing or not sys.stdout.isatty()
@@ -62,10 +66,10 @@ class ExposureMetrics(MetricsProcessor):
 
     def _build_metric_logger(self, **kwargs: Any):
         built = super()._build_metric_logger(**kwargs)
-        if isinstance(built, LoggerContainer):
-            for one in built._loggers:
-                if isinstance(one, TensorBoardLogger):
-                    one.writer.add_custom_scalars(_CHARTS)
+        loggers = built._loggers if isinstance(built, LoggerContainer) else []
+        self.writers = [one.writer for one in loggers if isinstance(one, TensorBoardLogger)]
+        for writer in self.writers:
+            writer.add_custom_scalars(_CHARTS)
         return built
 
     def log(

@@ -10,14 +10,18 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.validate import Validator
 
 from exact_titan.data.loader import PackedDataLoader
+from exact_titan.titan.figure import loss_by_context_figure
 from exact_titan.titan.loss import BucketSums, ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, by_context
+
+_TAG = "validation_loss_by_context"
 
 
 class ExposureValidator(Validator):
     """torchtitan's validator, which hands the loss no positions, with the positions kept so that buckets can be told.
 
-    Writes ``validation_loss_by_context/<lo>-<hi>`` beside torchtitan's ``validation_metrics/loss``.
+    Writes ``validation_loss_by_context/<lo>-<hi>``, and a picture of them, beside torchtitan's
+    ``validation_metrics/loss``.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -35,6 +39,7 @@ class ExposureValidator(Validator):
         super().__init__(silent, loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
         self.config = config
         self.exact_loss = loss_fn
+        self.metrics_processor: ExposureMetrics = metrics_processor
         # The validator moves everything to the device, where reading max_seqlen back would wait for it.
         self.dl_config: BaseDataLoader.Config = replace(
             config.dataloader, infinite=config.steps != -1, varlen_metadata=False
@@ -60,4 +65,10 @@ class ExposureValidator(Validator):
         self.sums = BucketSums(len(buckets), self.exact_loss.weights_n.device)
         super().validate(model_parts, step)
         sums_2n = self.sums.take().cpu()
-        self.metrics_processor.logger.log(by_context(sums_2n, buckets.labels(), "validation_loss_by_context"), step)
+        metrics = by_context(sums_2n, buckets.labels(), _TAG)
+        self.metrics_processor.logger.log(metrics, step)
+        for writer in self.metrics_processor.writers:
+            named = {tag.removeprefix(f"{_TAG}/"): loss for tag, loss in metrics.items()}
+            title = f"Plain cross-entropy on the validation windows, step {step}"
+            figure = loss_by_context_figure(named, threshold=self.exact_loss.threshold, title=title)
+            writer.add_figure(_TAG, figure, step)

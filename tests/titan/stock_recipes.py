@@ -16,7 +16,7 @@ def small_llama() -> Trainer.Config:
     return Trainer.Config(
         model_spec=llama_spec(shape, seq_len=64, tokenizer_vocab=256),
         loss=ChunkedLossWrapper.Config(num_chunks=8),
-        optimizer=default_adamw(lr=1e-3),
+        optimizer=default_adamw(lr=1e-2),
         lr_scheduler=LRSchedulersContainer.Config(warmup_steps=2, decay_ratio=0.0),
         training=TrainingConfig(
             local_batch_size=1,

@@ -105,6 +105,14 @@ def test_positions_reset_without_the_mask_would_be_noticed(model):
     assert not torch.allclose(packed[:, 25:], unmasked[:, 25:], atol=1e-3)
 
 
+def test_on_a_hopper_gpu_without_flash_attention_3_it_is_built_all_the_same(monkeypatch, caplog):
+    monkeypatch.setattr("torchtitan.tools.utils.get_cuda_flash_attention_impl", lambda: "FA3")
+    attention = DocumentAttention.Config().build()
+    assert "FlashAttention 2, because the newer one is missing: No module named" in caplog.text
+    x = torch.randn(1, 4, 1, 8)
+    assert attention(x, x, x, attention_masks=varlen_metadata(torch.tensor([0, 4]), 4, (0, 4))).shape == x.shape
+
+
 def test_a_sliding_window_is_refused_on_the_cpu():
     attention = DocumentAttention.Config(window_size=(16, 0)).build()
     x = torch.randn(1, 4, 1, 8)

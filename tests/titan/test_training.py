@@ -24,7 +24,15 @@ def argv(dataset: PackedDataset, folder: Path, *options: str, steps: int = 10) -
         *["--config", "from_scratch", "--dump_folder", str(folder), "--dataloader.dataset_path", str(dataset.folder)],
         *["--training.seq_len", str(dataset.window), "--training.steps", str(steps), "--debug.seed", "7"],
         *["--training.mixed_precision_param", "float32", "--training.global_batch_size", "4"],
-        *["--lr_scheduler.warmup_steps", "2", "--metrics.log_freq", "1", "--checkpoint.no-enable"],
+        *[
+            "--optimizer.lr",
+            "1e-2",
+            "--lr_scheduler.warmup_steps",
+            "2",
+            "--metrics.log_freq",
+            "1",
+            "--checkpoint.no-enable",
+        ],
         *["--metrics.no-enable-tensorboard", "--validator.no-enable", *MODEL, *options],
     ]
 
@@ -76,6 +84,8 @@ def two_ranks(dataset, tmp_path_factory) -> dict:
     for rule in ("standard", "exact"):
         shown = [*seen, str(folder / f"shown_{rule}"), "--loss.rule", rule]
         specs.append({"name": f"shown {rule}", "trainer": "exact", "argv": argv(dataset, folder, *shown, steps=3)})
+    replicated = ["--parallelism.data_parallel_replicate_degree", "2", "--parallelism.data_parallel_shard_degree", "1"]
+    specs.append({"name": "replicated", "trainer": "exact", "argv": argv(dataset, folder, *replicated)})
     specs.append({"name": "quiet stock", "trainer": "stock", "count_operators": True, "argv": stock_quiet})
     return record(2, folder, *specs) | {"folder": folder}
 
@@ -90,6 +100,11 @@ def test_exact_trains_otherwise(two_ranks):
     assert two_ranks["exact"]["steps"] != two_ranks["standard"]["steps"]
     first, last = losses(two_ranks["exact"])[0][0], losses(two_ranks["exact"])[-1][0]
     assert last < first - 0.1
+
+
+def test_replicated_parameters_give_the_losses_of_sharded_ones(two_ranks):
+    for one, other in zip(losses(two_ranks["replicated"]), losses(two_ranks["exact"]), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_overrides_in_an_unmodified_trainer_give_the_losses_of_this_packages_trainer(two_ranks):
@@ -138,6 +153,7 @@ def test_counters_over_two_ranks_equal_a_count_of_the_dataset_by_hand(two_ranks,
 def scalars(run: Path) -> dict[str, dict[int, float]]:
     (folder,) = {file.parent for file in run.rglob("events.out.tfevents.*")}
     events = EventAccumulator(str(folder)).Reload()
+    assert events.Tags()["images"] == ["validation_loss_by_context"]
     return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
 
 
