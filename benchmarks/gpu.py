@@ -6,15 +6,17 @@ torchtitan and its dependencies are installed in a folder SITE, and the run star
     PYTHONPATH=.:SITE python3 -m benchmarks.gpu --out DIR
 
 Writes ``gpu.txt`` (what is printed) and ``gpu.json`` (all of it, every step's time included) to DIR, after every part,
-so that a run that is cut short leaves what it had. Exits with code 1 if a check failed. ``--device cpu --small`` runs
-the same lines at toy size, except those that need CUDA, which it names.
+so that a run that is cut short leaves what it had; a part that fails is reported and the others still run. Exits with
+code 1 if one failed. ``--device cpu --small`` runs the same lines at toy size, except those that need CUDA, which it
+names.
 """
 
 import argparse
 import dataclasses
-import itertools
 import json
 import sys
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -24,32 +26,43 @@ from benchmarks import old_torch
 
 
 class Report:
-    """Collects results and keeps the two files up to date."""
+    """Collects results, prints them, and keeps the two files up to date."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.lines: list[str] = []
-        self.results: dict[str, Any] = {"checks": [], "steps": []}
-
-    def add(self, kind: str, result: dict[str, Any], text: str) -> None:
-        self.results[kind].append(result)
-        self.say(text)
+        self.checks: list[dict[str, Any]] = []
+        self.steps: list[dict[str, Any]] = []
 
     def say(self, text: str) -> None:
         print(text, flush=True)
         self.lines.append(text)
+        results = {"checks": self.checks, "steps": self.steps}
         (self.folder / "gpu.txt").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
-        (self.folder / "gpu.json").write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
+        (self.folder / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    def check(self, model: str, outcomes: Iterable[Any]) -> None:
+        """Report the outcomes as they come."""
+        try:
+            for outcome in outcomes:
+                self.checks.append({"model": model, **dataclasses.asdict(outcome)})
+                verdict = {True: "passed", False: "FAILED", None: "not run"}[outcome.passed]
+                self.say(f"{verdict:8} {outcome.name}: {outcome.detail}")
+        except Exception:
+            self.failure(model, "setting up the checks")
+
+    def failure(self, model: str, part: str) -> None:
+        """Report the exception that is being handled as a failed check."""
+        self.checks.append({"model": model, "name": part, "passed": False, "detail": traceback.format_exc()})
+        self.say(f"FAILED   {part}: {traceback.format_exc()}")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.txt and gpu.json")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument(
-        "--models", nargs="+", default=["smollm2-135m", "llama3.2-1b"], help="shapes of benchmarks.step"
-    )
+    parser.add_argument("--models", nargs="+", default=["smollm2-135m", "llama3.2-1b"], help="as in benchmarks.step")
     parser.add_argument("--seq-len", type=int, default=16_384)
     parser.add_argument("--rounds", type=int, default=30, help="timed steps of every side")
     parser.add_argument("--small", action="store_true", help="a toy model, in seconds; the timings mean nothing")
@@ -59,7 +72,7 @@ def main() -> None:
 
     is_old = old_torch.install()
     # These import torchtitan, which needs the stand-ins.
-    from torchtitan.tools import utils
+    from torch.nn.attention import current_flash_attention_impl
 
     from benchmarks import gpu_checks, step
 
@@ -67,26 +80,23 @@ def main() -> None:
     # The lm_head of an old torch computes in the dtype of its parameters (see benchmarks.old_torch).
     dtypes = {"dtype": "bfloat16" if is_old else "float32", "compute_dtype": "bfloat16"}
     report = Report(args.out)
-    attention = "SDPA per document"
-    if args.device == "cuda":
-        attention = utils.get_cuda_flash_attention_impl() or "the FlashAttention 2 in torch"
-    report.say(f"{step.device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}, attention: {attention}")
+    report.say(f"{step.device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
     report.say(f"torchtitan helped by benchmarks.old_torch: {'yes' if is_old else 'no'}")
 
     device = torch.device(args.device, 0) if args.device == "cuda" else torch.device("cpu")
     for shape in args.models:
         report.say(f"\n{shape}, windows of {args.seq_len}")
-        of_parts = gpu_checks.run_checks(shape, device, seq_len=args.seq_len)
-        of_steps = gpu_checks.step_checks(shape, seq_len=args.seq_len, steps=30, **dtypes)
-        for outcome in itertools.chain(of_parts, of_steps):
-            verdict = {True: "passed", False: "FAILED", None: "not run"}[outcome.passed]
-            result = {"model": shape, **dataclasses.asdict(outcome)}
-            report.add("checks", result, f"{verdict:8} {outcome.name}: {outcome.detail}")
-    for shape in args.models:
-        result = step.compare(shape, seq_len=args.seq_len, rounds=args.rounds, **dtypes)
-        report.add("steps", result, "\n" + step.table(result))
-    failed = [check["name"] for check in report.results["checks"] if check["passed"] is False]
-    report.say(f"\n{len(failed)} of {len(report.results['checks'])} checks failed")
+        report.check(shape, gpu_checks.part_checks(shape, device, seq_len=args.seq_len))
+        report.check(shape, gpu_checks.step_checks(shape, seq_len=args.seq_len, steps=30, **dtypes))
+        try:
+            report.steps.append(step.compare(shape, seq_len=args.seq_len, rounds=args.rounds, **dtypes))
+            report.say("\n" + step.table(report.steps[-1]))
+        except Exception:
+            report.failure(shape, "comparing the steps")
+    if args.device == "cuda":
+        report.say(f"\nattention: {current_flash_attention_impl() or 'the FlashAttention 2 in torch'}")
+    failed = sum(check["passed"] is False for check in report.checks)
+    report.say(f"\n{failed} of {len(report.checks)} checks failed")
     sys.exit(1 if failed else 0)
 
 

@@ -19,7 +19,7 @@ from torch import nn
 from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper
 from torchtitan.distributed import utils as dist_utils
 
-from benchmarks.step import SHAPES, STOCK, Side, build_sides, build_trainer, run_step
+from benchmarks.step import SHAPES, STOCK, Side, build_sides, random_trainer, run_step
 from benchmarks.synthetic import mixed_lengths, write_dataset
 from exact_titan.data import PackedDataset
 from exact_titan.exposure import Buckets, effective_context
@@ -40,7 +40,7 @@ class Outcome:
     detail: str
 
 
-def run_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[Outcome]:
+def part_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[Outcome]:
     """All checks of the parts, with the width and vocabulary of ``SHAPES[shape]`` and windows of ``seq_len``."""
     dist_utils.set_spmd_backend(SPMD_BACKEND)
     with tempfile.TemporaryDirectory() as folder:
@@ -68,7 +68,7 @@ def run_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[Ou
 
 
 def attempt(name: str, check: Callable[[], tuple[bool | None, str]]) -> Outcome:
-    """The check's outcome; an exception is a failure, and the other checks still run."""
+    """The check's outcome; an exception is a failure, and what comes after it still runs."""
     try:
         return Outcome(name, *check())
     except Exception:
@@ -271,34 +271,19 @@ def check_isolation(shape: str, device: torch.device, seq_len: int) -> tuple[boo
     return outside == 0 and inside > 0, f"{outside} positions changed outside the document, {inside} inside it"
 
 
-def step_checks(shape: str, *, seq_len: int, dtype: str, compute_dtype: str, steps: int) -> Iterator[Outcome]:
+def step_checks(shape: str, *, seq_len: int, steps: int, dtype: str, compute_dtype: str) -> Iterator[Outcome]:
     """What takes a whole trainer: that it learns, and which of its operations wait for the device."""
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = write_dataset(
-            Path(folder) / "packed",
-            window=seq_len,
-            windows=1,
-            lengths=mixed_lengths(seq_len),
-            vocab_size=SHAPES[shape]["vocab_size"],
-        )
-        trainer = build_trainer(
-            shape, dataset, seq_len=seq_len, dtype=dtype, compute_dtype=compute_dtype, dump_folder=folder
-        )
-        try:
-            trainer.step = 1
-            batch = next(iter(trainer.dataloader))
-            sides = {side.name: side for side in build_sides(trainer)}
-            exact, refreshed, stock = sides["exact"], sides["exact, refresh_steps=1"], sides[STOCK]
-            checks: list[Check] = [
-                ("training on one window learns it", lambda: check_learning(trainer, exact, batch, steps)),
-                ("a whole step waits no more often", lambda: check_waits(trainer, exact, stock, batch)),
-                ("one with refresh_steps=1 neither", lambda: check_waits(trainer, refreshed, stock, batch)),
-            ]
-            for name, check in checks:
-                yield attempt(name, check)
-        finally:
-            trainer.close()
-            torch.distributed.destroy_process_group()
+    with random_trainer(shape, seq_len=seq_len, windows=1, dtype=dtype, compute_dtype=compute_dtype) as trainer:
+        batch = next(iter(trainer.dataloader))
+        sides = {side.name: side for side in build_sides(trainer)}
+        exact, refreshed, stock = sides["exact"], sides["exact, refresh_steps=1"], sides[STOCK]
+        checks: list[Check] = [
+            ("training on one window learns it", lambda: check_learning(trainer, exact, batch, steps)),
+            ("a whole step waits no more often", lambda: check_waits(trainer, exact, stock, batch)),
+            ("one with refresh_steps=1 neither", lambda: check_waits(trainer, refreshed, stock, batch)),
+        ]
+        for name, check in checks:
+            yield attempt(name, check)
 
 
 def check_learning(trainer: ExactTrainer, side: Side, batch: Any, steps: int) -> tuple[bool, str]:

@@ -1,6 +1,6 @@
 """Lets torchtitan 0.3.0 run in one process under torch 2.11, on a GPU machine that can download nothing.
 
-A lent GPU machine may come with an image of its own: torch 2.11 with CUDA, no network, torchtitan and its small
+Such a machine may come with an image of its own: torch 2.11 with CUDA, no network, torchtitan and its small
 dependencies carried along as wheels. exact_titan itself needs torch 2.13 and says so; this is for benchmarks on such a
 machine only, and therefore no part of the package. What torch 2.11 or the image lacks, and what stands in for it:
 
@@ -14,8 +14,6 @@ machine only, and therefore no part of the package. What torch 2.11 or the image
   where the deviation is 0.02, so the first loss is far above log(vocabulary). It costs no time.)
 * ``varlen_attn`` knows neither ``num_splits`` nor ``enable_gqa``: dropped. Its kernel takes fewer key and value heads
   than query heads without being told.
-* FlashAttention 3, which torchtitan activates on Hopper and which is a package of its own (``flash_attn_interface``):
-  where it is not installed, torch's built-in FlashAttention 2 runs instead.
 """
 
 import importlib.util
@@ -49,7 +47,7 @@ def install() -> bool:
         sys.modules.update({"datasets": datasets, "datasets.distributed": distributed})
     if old:
         _leave_head_to_root()
-    _adapt_attention()
+    _drop_unknown_attention_options()
     return old
 
 
@@ -60,18 +58,14 @@ def _leave_head_to_root() -> None:
     titan_fsdp.fully_shard = lambda module, **options: module if isinstance(module, list) else shard(module, **options)
 
 
-def _adapt_attention() -> None:
+def _drop_unknown_attention_options() -> None:
     import torchtitan.models.common.attention as attention
-    from torchtitan.tools import utils
 
     varlen = attention.varlen_attn
-    known = inspect.signature(varlen).parameters
-    unknown = {"num_splits", "enable_gqa"} - set(known)
+    unknown = {"num_splits", "enable_gqa"} - set(inspect.signature(varlen).parameters)
+
+    def without_unknown(*args, **options):
+        return varlen(*args, **{name: value for name, value in options.items() if name not in unknown})
+
     if unknown:
-
-        def without_unknown(*args, **options):
-            return varlen(*args, **{name: value for name, value in options.items() if name not in unknown})
-
         attention.varlen_attn = without_unknown
-    if importlib.util.find_spec("flash_attn_interface") is None:
-        utils.get_cuda_flash_attention_impl = lambda: None

@@ -22,6 +22,7 @@ in steps of their own that are not timed. Windows are packed from random documen
 """
 
 import argparse
+import contextlib
 import dataclasses
 import gc
 import json
@@ -31,11 +32,12 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 from torchtitan.components.checkpointer import CheckpointManager
@@ -83,27 +85,51 @@ class Side:
     peak_bytes: int = 0
 
 
-def build_trainer(
-    shape: str, dataset: Path, *, seq_len: int, dtype: str, compute_dtype: str, dump_folder: str
-) -> ExactTrainer:
-    """An :class:`ExactTrainer` on one process, with everything switched off that a step does not need."""
-    return dataclasses.replace(
-        from_scratch(),
-        model=LlamaArchitecture(**SHAPES[shape]),
-        dataloader=PackedDataLoader.Config(dataset_path=str(dataset)),
-        training=TrainingConfig(
-            local_batch_size=1,
-            seq_len=seq_len,
-            dtype=dtype,
-            mixed_precision_param=compute_dtype,
-            disable_cuda_graphs=True,
-        ),
-        parallelism=ParallelismConfig(spmd_backend=torch_versions.SPMD_BACKEND),
-        checkpoint=CheckpointManager.Config(enable=False),
-        metrics=ExposureMetrics.Config(log_freq=10**9),
-        validator=ExposureValidator.Config(enable=False),
-        dump_folder=dump_folder,
-    ).build()
+@contextlib.contextmanager
+def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, compute_dtype: str) -> Iterator[ExactTrainer]:
+    """A trainer on one process, with everything switched off that a step does not need, for as long as the context.
+
+    Args:
+        shape: of the model, which starts from random weights.
+        seq_len: window length.
+        windows: at least so many different windows of random ids.
+        dtype: of parameters, gradients and optimizer state.
+        compute_dtype: of activations and matrix products.
+    """
+    free_memory()
+    with tempfile.TemporaryDirectory() as folder:
+        dataset = write_dataset(
+            Path(folder) / "packed",
+            window=seq_len,
+            windows=windows,
+            lengths=mixed_lengths(seq_len),
+            vocab_size=SHAPES[shape]["vocab_size"],
+        )
+        config = dataclasses.replace(
+            from_scratch(),
+            model=LlamaArchitecture(**SHAPES[shape]),
+            dataloader=PackedDataLoader.Config(dataset_path=str(dataset)),
+            training=TrainingConfig(
+                local_batch_size=1,
+                seq_len=seq_len,
+                dtype=dtype,
+                mixed_precision_param=compute_dtype,
+                disable_cuda_graphs=True,
+            ),
+            parallelism=ParallelismConfig(spmd_backend=torch_versions.SPMD_BACKEND),
+            checkpoint=CheckpointManager.Config(enable=False),
+            metrics=ExposureMetrics.Config(log_freq=10**9),
+            validator=ExposureValidator.Config(enable=False),
+            dump_folder=folder,
+        )
+        try:
+            trainer = config.build()
+            trainer.step = 1  # the first step would be logged
+            yield trainer
+            trainer.close()
+        finally:
+            if dist.is_initialized():
+                dist.destroy_process_group()
 
 
 def build_sides(trainer: ExactTrainer) -> list[Side]:
@@ -195,38 +221,15 @@ def peak_of_events(profiled: profile) -> int:
     return peak
 
 
-def compare(
-    shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype: str, windows: int = 32
-) -> dict[str, Any]:
+def compare(shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype: str) -> dict[str, Any]:
     """Measure all sides with a model of ``SHAPES[shape]``; what :func:`table` prints, as plain values.
 
-    Args:
-        shape: of the model.
-        seq_len: window length.
-        rounds: timed steps of every side.
-        dtype: of parameters, gradients and optimizer state.
-        compute_dtype: of activations and matrix products.
-        windows: different windows that the rounds go through.
+    Arguments as for :func:`random_trainer`; ``rounds`` are the timed steps of every side.
     """
-    free_memory()
-    with tempfile.TemporaryDirectory() as folder:
-        dataset = write_dataset(
-            Path(folder) / "packed",
-            window=seq_len,
-            windows=windows,
-            lengths=mixed_lengths(seq_len),
-            vocab_size=SHAPES[shape]["vocab_size"],
-        )
-        trainer = build_trainer(
-            shape, dataset, seq_len=seq_len, dtype=dtype, compute_dtype=compute_dtype, dump_folder=folder
-        )
-        try:
-            sides = measure(trainer, rounds)
-        finally:
-            trainer.close()
-            torch.distributed.destroy_process_group()
+    with random_trainer(shape, seq_len=seq_len, windows=32, dtype=dtype, compute_dtype=compute_dtype) as trainer:
+        sides = measure(trainer, rounds)
+        parameters = sum(parameter.numel() for parameter in trainer.model_parts[0].parameters())
     stock = sides[0]
-    parameters = sum(parameter.numel() for parameter in trainer.model_parts[0].parameters())
     rows = []
     for side in sides:
         ratios = [own / other for own, other in zip(side.seconds, stock.seconds, strict=True)]
@@ -260,7 +263,6 @@ def measure(trainer: ExactTrainer, rounds: int) -> list[Side]:
     """Warm up, time ``rounds`` rounds, then take every side's peak memory."""
     sides = build_sides(trainer)
     batches = iter(trainer.dataloader)
-    trainer.step = 1  # the first step would be logged
     for _ in range(WARMUP_ROUNDS):
         for side in sides:
             run_step(trainer, side, next(batches))
