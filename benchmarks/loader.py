@@ -2,7 +2,8 @@
 
 Both sides deal windows of the same length from documents of the same lengths, on one data-parallel rank with a local
 batch of 1, in the training process (``num_workers=0``, torchtitan's default), and are drawn from with ``next`` as
-torchtitan's trainer does, with automatic garbage collection off as there. Rounds of the two sides alternate.
+torchtitan's trainer does, with automatic garbage collection off as there. Both sides and all lengths of documents
+alternate in one run, and medians are compared.
 
 In the measured time of :class:`PackedDataLoader`: the order of the windows, reading them from the mapped shards in that
 random order (the shards are in the page cache), inputs, labels, positions, and the document borders for varlen
@@ -127,9 +128,10 @@ def main() -> None:
         "--lengths", type=int, nargs="+", default=[1_000, 20_000, 1_000_000], help="tokens per document"
     )
     parser.add_argument("--dataset-windows", type=int, default=2048, help="windows in the packed dataset")
-    parser.add_argument("--packed-windows", type=int, default=4096, help="windows a round, packed loader")
+    parser.add_argument("--packed-windows", type=int, default=256, help="windows a turn, packed loader")
     parser.add_argument("--stock-windows", type=int, default=60, help="fewest windows a round, stock loader")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, with one turn of the stock loader each")
+    parser.add_argument("--turns", type=int, default=20, help="turns of the packed loader a round")
     parser.add_argument("--small", action="store_true", help="seconds instead of a minute; the figures mean nothing")
     args = parser.parse_args()
     if args.small:
@@ -141,13 +143,16 @@ def main() -> None:
     gc.disable()
     with tempfile.TemporaryDirectory() as folder:
         sides = {length: both_sides(length, Path(folder) / str(length), args) for length in args.lengths}
-        # All lengths and both sides in every round, so that whatever else the machine does meets them alike.
         for _ in range(args.rounds):
-            for side in itertools.chain.from_iterable(sides.values()):
-                side.rates.append(draw(side.batches, side.windows, args.seq_len))
-                gc.collect()
+            # The lengths in quick alternation: whatever else the machine does meets them alike.
+            for _ in range(args.turns):
+                for packed, _ in sides.values():
+                    packed.rates.append(draw(packed.batches, packed.windows, args.seq_len))
+            for _, stock in sides.values():
+                stock.rates.append(draw(stock.batches, stock.windows, args.seq_len))
+            gc.collect()
 
-    print(f"windows of {args.seq_len} tokens, one process, medians of {args.rounds} rounds")
+    print(f"windows of {args.seq_len} tokens, one process, medians over {args.rounds} rounds")
     print(f"{'document':>10} {'packed':>24} {'torchtitan':>24} {'ratio':>7}")
     print(f"{'tokens':>10} {'windows/s':>12}{'Mtokens/s':>12} {'windows/s':>12}{'Mtokens/s':>12}")
     million = args.seq_len / 1e6
