@@ -13,7 +13,7 @@ In that of torchtitan's :class:`HuggingFaceTextDataLoader`: its packing, inputs,
 one row per document from a Hugging Face dataset in memory (the document's number as a string, instead of its text). Not
 in it: tokenization; the tokenizer is a stand-in whose ``encode`` returns the document's ids as the Python list that is
 already there. It makes no document borders for attention; torchtitan searches for them on the device afterwards.
-Its speed changes while it cuts a long document up, so a round is a whole number of documents.
+Its speed changes while it cuts a long document up, so a round takes about a whole number of documents.
 """
 
 import argparse
