@@ -148,6 +148,8 @@ class ExactLoss(ChunkedLossWrapper):
         check_config(config, window=dataset.window)
         self.config = config
         self.buckets: Buckets = dataset.buckets
+        # Beside the counts, or every refresh would copy it to the device and wait.
+        self.lower_bounds_n = self.buckets.lower_bounds
         self.threshold = config.threshold if config.threshold is not None else dataset.window // 4
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
@@ -158,6 +160,7 @@ class ExactLoss(ChunkedLossWrapper):
         """Move the buffers; torchtitan builds a loss without telling it the device."""
         if self.weights_n.device != device:
             self.weights_n = self.weights_n.to(device)
+            self.lower_bounds_n = self.lower_bounds_n.to(device)
             self.sums.sums_2n = self.sums.sums_2n.to(device)
             self.counter = ExposureCounter(self.buckets, device)
 
@@ -166,7 +169,7 @@ class ExactLoss(ChunkedLossWrapper):
         return rule_weights(
             config.rule,
             counts_n,
-            self.buckets.lower_bounds,
+            self.lower_bounds_n,
             threshold=self.threshold,
             alpha=config.alpha,
             gamma=config.gamma,
