@@ -18,6 +18,9 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in _ONE_PROCESS.items():
         os.environ.setdefault(name, value)
 
+    if os.environ["RANK"] == "0":
+        print("Loading torch and torchtitan", flush=True)
+
     from exact_titan.titan import cpu, torch_versions
 
     torch_versions.install()

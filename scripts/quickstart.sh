@@ -20,7 +20,11 @@ if [ ! -x "$venv/bin/exact-titan" ]; then
   python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "python3 is older than 3.11" >&2; exit 2; }
   python3 -m venv "$venv"
   "$venv/bin/pip" install --disable-pip-version-check --progress-bar off -c "$root/constraints.txt" -e "$root" |
-    sed -un 's/^\(Collecting\|Installing\|Successfully\) \([^ ]*\).*/  \1 \2/p'
+    sed -un 's/^\(Collecting\|Installing\|Successfully\) \([^ ]*\).*/  \1 \2/p' &
+  pip=$!
+  # pip is silent for long while it installs.
+  while sleep 4 && kill -0 $pip 2>/dev/null; do echo "  … ${SECONDS}s"; done
+  wait $pip
 fi
 export PATH="$venv/bin:$PATH"
 

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.validate import Validator
+from torchtitan.tools.logging import logger
 
 from exact_titan.data.loader import PackedDataLoader
 from exact_titan.titan.figure import loss_by_context_figure
@@ -62,6 +63,7 @@ class ExposureValidator(Validator):
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         """Run over the validation windows and log; every rank calls it."""
         buckets = self.exact_loss.buckets
+        logger.info("Validating")
         self.sums = BucketSums(len(buckets), self.exact_loss.weights_n.device)
         super().validate(model_parts, step)
         sums_2n = self.sums.take().cpu()
