@@ -7,7 +7,7 @@ torchtitan finds them too: ``--module exact_titan --config NAME``.
 
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.optimizer import LRSchedulersContainer
-from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed.activation_checkpoint import SelectiveAC
 
 from exact_titan.data.loader import PackedDataLoader
@@ -38,3 +38,25 @@ def from_scratch() -> ExactTrainer.Config:
         metrics=ExposureMetrics.Config(log_freq=10, enable_tensorboard=True),
         validator=ExposureValidator.Config(enable=True, freq=100, steps=-1),
     )
+
+
+def quickstart() -> ExactTrainer.Config:
+    """The run of scripts/quickstart.sh: a tiny Llama on the standard library's sources, for two CPU processes."""
+    config = from_scratch()
+    config.model = LlamaArchitecture(dim=128, n_layers=3, n_heads=4, n_kv_heads=2, ffn_dim=384)
+    config.dataloader = PackedDataLoader.Config(dataset_path="quickstart/packed")
+    config.lr_scheduler = LRSchedulersContainer.Config(warmup_steps=10, decay_ratio=0.0)
+    config.training = TrainingConfig(
+        local_batch_size=1,
+        global_batch_size=2,
+        seq_len=4096,
+        steps=60,
+        # The CPU is faster in float32; FlashAttention needs bfloat16, and the script asks for it on a GPU.
+        mixed_precision_param="float32",
+        disable_cuda_graphs=True,
+    )
+    config.activation_checkpoint = None
+    config.metrics = ExposureMetrics.Config(log_freq=2, enable_tensorboard=True)
+    config.validator = ExposureValidator.Config(enable=True, freq=60, steps=-1)
+    config.debug = DebugConfig(seed=0)
+    return config

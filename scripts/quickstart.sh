@@ -46,8 +46,8 @@ nproc=${NPROC:-$([ "$gpus" -gt 0 ] && echo "$gpus" || echo 2)}
 for rule in standard exact; do
   say "Training with the $rule loss on $nproc processes"
   OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} torchrun --nproc_per_node="$nproc" --rdzv_backend=c10d \
-    --rdzv_endpoint=localhost:0 -m exact_titan.train --config "$root/train_configs/quickstart.toml" \
-    --dump_folder "$out/$rule" --dataloader.dataset_path "$out/packed" --loss.rule "$rule" \
+    --rdzv_endpoint=localhost:0 -m exact_titan.train --config "$root/train_configs/quickstart_$rule.toml" \
+    --dump_folder "$out/$rule" --dataloader.dataset_path "$out/packed" \
     --training.steps "$steps" --validator.freq "$steps" --training.mixed_precision_param "$precision"
 done
 
