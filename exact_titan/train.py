@@ -42,7 +42,7 @@ def _train(argv: list[str]) -> None:
     from torchtitan.tools.logging import init_logger, logger
 
     from exact_titan.config import load_config
-    from exact_titan.titan.trainer import complete
+    from exact_titan.titan.preflight import complete
 
     config = complete(load_config(argv))
     init_logger()

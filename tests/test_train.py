@@ -36,6 +36,8 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
         (["--dataloader.dataset_path", ""], "dataloader.dataset_path is empty"),
         (["--dataloader.dataset_path", "nowhere"], "nowhere: no such folder"),
         (["--dataloader.split", "test"], "has no split 'test': choose one of train, val"),
+        (["--validator.dataloader.split", "test"], "has no split 'test' to validate on: pack with --val-fraction"),
+        (["--loss.dataset_path", "nowhere"], "nowhere: no such folder"),
         (["--training.steps", "0"], "training.steps is 0"),
         (["--training.local_batch_size", "0"], "training.local_batch_size is 0"),
         (

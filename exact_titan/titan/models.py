@@ -6,6 +6,7 @@ from functools import partial
 from torch import nn
 from torchtitan.models.common import ComplexRoPE, Embedding, Linear, RMSNorm
 from torchtitan.models.common.config_utils import make_ffn_config, make_gqa_config
+from torchtitan.models.common.decoder import Decoder
 from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
 from torchtitan.models.llama3 import Llama3Model, parallelize_llama
 from torchtitan.models.llama3.model import Llama3TransformerBlock
@@ -45,8 +46,8 @@ class LlamaArchitecture:
     """Use the embedding as the output layer too."""
 
 
-def check_architecture(model: LlamaArchitecture, *, tokenizer_vocab: int) -> None:
-    """Refuse shapes that do not fit together, or a vocabulary that the dataset's ids do not fit in.
+def check_architecture(model: LlamaArchitecture) -> None:
+    """Refuse shapes that do not fit together.
 
     Raises:
         InputError: naming the option.
@@ -60,7 +61,15 @@ def check_architecture(model: LlamaArchitecture, *, tokenizer_vocab: int) -> Non
         )
     if model.n_heads % model.n_kv_heads:
         raise InputError(f"model.n_kv_heads is {model.n_kv_heads}: it must divide model.n_heads ({model.n_heads})")
-    if model.vocab_size and model.vocab_size < tokenizer_vocab:
+
+
+def check_vocabulary(model: Decoder.Config, *, tokenizer_vocab: int) -> None:
+    """Refuse a model that lacks some of the dataset's ids.
+
+    Raises:
+        InputError: naming both sizes.
+    """
+    if model.vocab_size < tokenizer_vocab:
         raise InputError(
             f"model.vocab_size is {model.vocab_size}, but the dataset's tokenizer has {tokenizer_vocab} ids: "
             f"raise it to {tokenizer_vocab} or more, or set it to 0 to take the tokenizer's"
@@ -109,7 +118,7 @@ def llama_spec(model: LlamaArchitecture, *, seq_len: int, tokenizer_vocab: int) 
     Raises:
         InputError: as :func:`check_architecture`.
     """
-    check_architecture(model, tokenizer_vocab=tokenizer_vocab)
+    check_architecture(model)
     vocab_size = model.vocab_size or tokenizer_vocab
     rope = ComplexRoPE.Config(dim=model.dim // model.n_heads, max_seq_len=seq_len, theta=model.rope_theta)
     embedding_init = {"weight": skip_param_init if model.tie_embeddings else partial(nn.init.normal_, std=1.0)}

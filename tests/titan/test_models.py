@@ -1,7 +1,7 @@
 import pytest
 
 from exact_titan.errors import InputError
-from exact_titan.titan.models import LlamaArchitecture, llama_spec
+from exact_titan.titan.models import LlamaArchitecture, check_vocabulary, llama_spec
 
 
 def test_the_vocabulary_is_the_tokenizers_unless_it_is_given():
@@ -20,10 +20,16 @@ def test_tied_embeddings_are_one_parameter():
     assert sizes[False] - sizes[True] == 100 * 32
 
 
+def test_a_vocabulary_that_lacks_some_of_the_datasets_ids_is_refused():
+    model = llama_spec(LlamaArchitecture(vocab_size=98), seq_len=8, tokenizer_vocab=98).model
+    check_vocabulary(model, tokenizer_vocab=98)
+    with pytest.raises(InputError, match=r"^model.vocab_size is 98, but the dataset's tokenizer has 99 ids"):
+        check_vocabulary(model, tokenizer_vocab=99)
+
+
 @pytest.mark.parametrize(
     ("shape", "message"),
     [
-        ({"vocab_size": 98}, "model.vocab_size is 98, but the dataset's tokenizer has 99 ids"),
         ({"n_heads": 7}, "model.n_heads is 7"),
         ({"dim": 24, "n_heads": 8}, "model.n_heads is 8"),
         ({"n_kv_heads": 3}, "model.n_kv_heads is 3"),

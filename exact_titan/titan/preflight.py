@@ -1,0 +1,108 @@
+"""Before anything is started: what the packed dataset says goes into the config, and what cannot work is refused."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exact_titan.data import PackedDataset
+from exact_titan.data.loader import PackedDataLoader, check_window
+from exact_titan.data.manifest import TOKENIZER_FOLDER
+from exact_titan.errors import InputError
+from exact_titan.titan.loss import ExactLoss, check_config
+from exact_titan.titan.models import check_vocabulary, llama_spec
+from exact_titan.titan.torch_versions import SPMD_BACKEND
+
+if TYPE_CHECKING:
+    from exact_titan.titan.trainer import ExactTrainer
+
+
+def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
+    """The config with dataset paths, model and tokenizer filled in, checked before any process group is set up.
+
+    Raises:
+        InputError: naming the option or the file, and what to do.
+    """
+    loader, loss, validator = config.dataloader, config.loss, config.validator
+    if not isinstance(loader, PackedDataLoader.Config) or not isinstance(loss, ExactLoss.Config):
+        raise InputError("exact_titan.train needs its own dataloader and loss: start from one of its recipes")
+    _check_sizes(config)
+    _check_parallelism(config)
+    if not loader.dataset_path:
+        raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
+    dataset = PackedDataset(loader.dataset_path, split=loader.split)
+    check_window(dataset, config.training.seq_len)
+
+    loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path)
+    check_window(PackedDataset(loss.dataset_path), config.training.seq_len)
+    check_config(loss, window=dataset.window)
+    if config.training.seq_len % loss.num_chunks:
+        raise InputError(
+            f"loss.num_chunks is {loss.num_chunks}: it must divide training.seq_len ({config.training.seq_len})"
+        )
+    if validator.enable and isinstance(validator.dataloader, PackedDataLoader.Config):
+        path = validator.dataloader.dataset_path or loader.dataset_path
+        validator = replace(validator, dataloader=replace(validator.dataloader, dataset_path=path))
+        _check_validation(Path(path), validator.dataloader.split, config.training.seq_len)
+
+    vocabulary = dataset.manifest.tokenizer.vocab_size
+    model_spec = config.model_spec or llama_spec(
+        config.model, seq_len=config.training.seq_len, tokenizer_vocab=vocabulary
+    )
+    check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
+    completed = replace(
+        config,
+        dataloader=replace(loader, varlen_metadata=True),
+        loss=loss,
+        validator=validator,
+        hf_assets_path=config.hf_assets_path or str(dataset.folder / TOKENIZER_FOLDER),
+    )
+    completed.model_spec = model_spec
+    return completed
+
+
+def _check_validation(folder: Path, split: str, seq_len: int) -> None:
+    dataset = PackedDataset(folder)
+    if split not in dataset.manifest.splits:
+        raise InputError(
+            f"{folder} has no split {split!r} to validate on: pack with --val-fraction, or train with "
+            f"--validator.no-enable"
+        )
+    check_window(PackedDataset(folder, split), seq_len)
+
+
+def _check_sizes(config: "ExactTrainer.Config") -> None:
+    training = config.training
+    for name, value in {
+        "training.steps": training.steps,
+        "training.local_batch_size": training.local_batch_size,
+        "metrics.log_freq": config.metrics.log_freq,
+        "validator.freq": config.validator.freq,
+    }.items():
+        if value < 1:
+            raise InputError(f"{name} is {value}: it must be 1 or more")
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    if training.global_batch_size > 0 and training.global_batch_size % (training.local_batch_size * ranks):
+        raise InputError(
+            f"training.global_batch_size is {training.global_batch_size}: it must be a multiple of "
+            f"training.local_batch_size ({training.local_batch_size}) times the number of processes ({ranks})"
+        )
+
+
+def _check_parallelism(config: "ExactTrainer.Config") -> None:
+    for name, reason in _REFUSED.items():
+        degree = getattr(config.parallelism, name)
+        if degree > 1:
+            raise InputError(f"parallelism.{name} is {degree}: {reason}; set it to 1")
+    if config.parallelism.spmd_backend != SPMD_BACKEND:
+        raise InputError(
+            f"parallelism.spmd_backend is {config.parallelism.spmd_backend}: set it to {SPMD_BACKEND}, "
+            f"which runs on every torch version supported here"
+        )
+
+
+_REFUSED = {
+    "pipeline_parallel_degree": "torchtitan hands the loss no positions there, so effective context is unknown to it",
+    "tensor_parallel_degree": "the vocabulary-parallel loss does not carry the weights yet",
+    "context_parallel_degree": "varlen attention does not run under context parallelism",
+}
