@@ -218,7 +218,7 @@ class ExactLoss(ChunkedLossWrapper):
         """Before an optimizer step: take up the sum that the last step's :meth:`end_step` started."""
         if self._refresh_due:
             self.counter.finish_reduce()
-            self.weights_n.copy_(self._weights(self.counter.counts))
+            self.weights_n.copy_(self._weights(self.counter.reduced))
             self._refresh_due = False
 
     def end_step(self, step: int) -> None:
