@@ -13,7 +13,7 @@ def loss_by_context_figure(by_context: dict[str, float], *, threshold: int, titl
     """
     labels = list(by_context)
     first_of_tail = sum(int(label.split("-")[0]) < threshold for label in labels)
-    figure = Figure(figsize=(9, 4), dpi=110, layout="constrained")
+    figure = Figure(figsize=(7, 3.6), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     axes.axvspan(first_of_tail - 0.5, len(labels) - 0.5, color="#f0e6d2", zorder=0)
