@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     except InputError as error:
         # All ranks read the same input and fail alike: one of them says so, and the others let it speak first.
         if os.environ["RANK"] == "0":
-            print(f"exact_titan.train: error: {error}", file=sys.stderr, flush=True)
+            print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
         else:
             time.sleep(2)
         sys.exit(2)
