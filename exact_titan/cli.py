@@ -43,8 +43,9 @@ def pack(
         text_key: Key or column of the text in .jsonl and .parquet files.
         eos_token: Token of the tokenizer that ends every document; without it the end of text of base models.
     """
-    from exact_titan.data.exposure_report import ExposureReport, default_threshold
+    from exact_titan.data.exposure_report import ExposureReport
     from exact_titan.data.packing import pack as pack_documents
+    from exact_titan.exposure import default_threshold
 
     # A batch system ends a job with SIGTERM: clean up then, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -96,8 +97,9 @@ def inspect(
         threshold: First context length of the tail, in tokens.
     """
     from exact_titan.data.dataset import split_record
-    from exact_titan.data.exposure_report import ExposureReport, default_threshold
+    from exact_titan.data.exposure_report import ExposureReport
     from exact_titan.data.manifest import Manifest
+    from exact_titan.exposure import default_threshold
 
     manifest = Manifest.read(folder)
     record = split_record(manifest, split, folder)

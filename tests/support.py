@@ -17,12 +17,11 @@ ROOT = Path(__file__).parents[1]
 VOCAB = 256
 
 
-def word_tokenizer(file: Path) -> None:
-    """A tokenizer.json of one id a word: ``w1`` … ``w255``, and ``</s>`` as id 0."""
-    words = {"</s>": 0} | {f"w{i}": i for i in range(1, VOCAB)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token="w1"))
+def word_tokenizer(file: Path, ids: int) -> None:
+    """A tokenizer.json whose ids are plain to see: the word "17" is token 17, up to ``ids - 1``, and ``</s>`` is 0."""
+    words = {"</s>": 0} | {str(word): word for word in range(1, ids)}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="</s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    tokenizer.add_special_tokens(["</s>"])
     tokenizer.save(str(file))
 
 
@@ -32,14 +31,14 @@ def pack_lengths(
     """Packed dataset in ``folder/packed`` of random documents; each has one token more than its length, ``</s>``."""
     rng = random.Random(seed)
     folder.mkdir(parents=True, exist_ok=True)
-    word_tokenizer(folder / "tokenizer.json")
+    word_tokenizer(folder / "tokenizer.json", VOCAB)
     with (folder / "documents.jsonl").open("w") as out:
         for length in lengths:
             # A walk with few choices, so that there is something to learn.
             word = rng.randrange(1, VOCAB)
             words = []
             for _ in range(length):
-                words.append(f"w{word}")
+                words.append(str(word))
                 word = (word * 7 + rng.randrange(3)) % (VOCAB - 1) + 1
             out.write(json.dumps({"text": " ".join(words)}) + "\n")
     out_folder = folder / "packed"

@@ -34,6 +34,7 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
         (["--parallelism.context_parallel_degree", "2"], "parallelism.context_parallel_degree is 2"),
         (["--parallelism.spmd_backend", "spmd_types"], "parallelism.spmd_backend is spmd_types"),
         (["--dataloader.dataset_path", ""], "dataloader.dataset_path is empty"),
+        (["--dataloader.dataset", "c4"], "dataloader.dataset is 'c4', which names torchtitan's own datasets"),
         (["--dataloader.dataset_path", "nowhere"], "nowhere: no such folder"),
         (["--dataloader.split", "test"], "has no split 'test': choose one of train, val"),
         (["--validator.dataloader.split", "test"], "has no split 'test' to validate on: pack with --val-fraction"),

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from tests.support import word_tokenizer as write_word_tokenizer
+
 WORDS = 300
 CORPUS = [
     "The quick brown fox jumps over the lazy dog.",
@@ -17,12 +19,9 @@ CORPUS = [
 
 @pytest.fixture(scope="session")
 def word_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tokenizer whose ids are plain to see: the word "17" is token 17, and </s> is 0."""
-    vocabulary = {"</s>": 0} | {str(word): word for word in range(1, WORDS)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="</s>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    """Folder of a tokenizer with one id a word."""
     folder = tmp_path_factory.mktemp("words")
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_word_tokenizer(folder / "tokenizer.json", WORDS)
     return folder
 
 

@@ -11,11 +11,6 @@ from exact_titan.exposure import Buckets, bucket_weights, tail_mass
 from exact_titan.exposure.allocation import MIN_COUNT
 
 
-def default_threshold(window: int) -> int:
-    """A quarter of the window, as in the paper's stages; the last bucket's bound in windows too short for that."""
-    return min(window // 4, int(Buckets(window).lower_bounds[-1]))
-
-
 @dataclass(frozen=True)
 class ExposureReport:
     """Targets per bucket with their weights and loss mass under ``standard`` and ``exact`` (the default alpha, gamma).

@@ -22,8 +22,8 @@ class PackedDataLoader(BaseDataLoader):
     ``ranks * local_batch_size`` places, so every optimizer step trains on the next ``global_batch_size`` of them
     however they are divided. Hence the state is one number, and a run may go on with another number of ranks.
 
-    Reads are synchronous and in the training process: a 16K window takes about a tenth of a millisecond, and a worker
-    process would cost more in passing it over.
+    Reads are synchronous and in the training process: a 16K window takes about 50 µs (docs/benchmarks.md), and a
+    worker process would cost more in passing it over.
 
     Yields ``({"input", "positions", "cu_seqlens", "max_seqlen"}, labels)`` with ``input``, ``positions`` and ``labels``
     int64 ``[B, L]`` (label ``IGNORE_INDEX`` where there is no target), ``cu_seqlens`` int32 ``[n+1]`` over the

@@ -16,6 +16,8 @@ from typing import Literal, get_args
 
 import torch
 
+from exact_titan.exposure.context import Buckets
+
 Rule = Literal["standard", "exact"]
 """How targets are weighted: ``standard``, all 1; ``exact``, as above. The paper's other rules (Table 3) belong here."""
 
@@ -24,6 +26,14 @@ GAMMA = 0.5
 EPS = 1e-6
 # In training: a bucket that was never counted would get the largest weight of all from eps alone.
 MIN_COUNT = 1
+
+
+def default_threshold(window: int) -> int:
+    """Where the tail begins unless an option says so: a quarter of the window, as in the paper's stages (1K in 4K, …).
+
+    In windows too short for that, the last bucket's lower bound, so that the tail is never empty.
+    """
+    return min(window // 4, int(Buckets(window).lower_bounds[-1]))
 
 
 def check_allocation(*, alpha: float, gamma: float, eps: float, threshold: int, min_count: int = 0) -> None:

@@ -6,6 +6,7 @@ from itertools import cycle
 from pathlib import Path
 
 from exact_titan.errors import InputError
+from exact_titan.exposure import default_threshold
 
 _TAG = "validation_loss_by_context/"
 _TOTAL = "validation_metrics/loss"
@@ -98,7 +99,7 @@ def figure(runs: list[Validation], file: Path, *, threshold: int | None = None) 
 
     labels = list(runs[0].by_context)
     if threshold is None:
-        threshold = int(labels[-1].split("-")[1]) // 4
+        threshold = default_threshold(int(labels[-1].split("-")[1]))
     first_of_tail = next((i for i, label in enumerate(labels) if int(label.split("-")[0]) >= threshold), len(labels))
     fig = Figure(figsize=(9, 6.5), dpi=150, layout="constrained")
     FigureCanvasAgg(fig)

@@ -12,7 +12,15 @@ from torchtitan.config import CompileConfig
 
 from exact_titan.data import PackedDataset
 from exact_titan.errors import InputError
-from exact_titan.exposure import Buckets, ExposureCounter, Rule, check_allocation, effective_context, rule_weights
+from exact_titan.exposure import (
+    Buckets,
+    ExposureCounter,
+    Rule,
+    check_allocation,
+    default_threshold,
+    effective_context,
+    rule_weights,
+)
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
 
 
@@ -145,19 +153,18 @@ class ExactLoss(ChunkedLossWrapper):
         if not config.dataset_path:
             raise InputError("loss.dataset_path is empty: name the packed dataset whose bucket counts give the weights")
         dataset = PackedDataset(Path(config.dataset_path), split="train")
-        check_config(config, window=dataset.window)
+        self.threshold = check_config(config, window=dataset.window)
         self.config = config
         self.buckets: Buckets = dataset.buckets
         # Beside the counts, or every refresh would copy it to the device and wait.
         self.lower_bounds_n = self.buckets.lower_bounds
-        self.threshold = config.threshold if config.threshold is not None else dataset.window // 4
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
         self.weights_n = self._weights(dataset.counts)
         self._refresh_due = False
 
     def to(self, device: torch.device) -> None:
-        """Move the buffers; torchtitan builds a loss without telling it the device."""
+        """Move the buffers, before anything is counted: torchtitan builds a loss without telling it the device."""
         if self.weights_n.device != device:
             self.weights_n = self.weights_n.to(device)
             self.lower_bounds_n = self.lower_bounds_n.to(device)
@@ -240,13 +247,13 @@ class ExactLoss(ChunkedLossWrapper):
         self._refresh_due = state["refresh_due"]
 
 
-def check_config(config: ExactLoss.Config, *, window: int) -> None:
-    """Refuse option values that the method is not defined for.
+def check_config(config: ExactLoss.Config, *, window: int) -> int:
+    """Refuse option values that the method is not defined for; the threshold in force, in tokens.
 
     Raises:
         InputError: naming the option.
     """
-    threshold = config.threshold if config.threshold is not None else window // 4
+    threshold = default_threshold(window) if config.threshold is None else config.threshold
     if not 0 < threshold <= Buckets(window).lower_bounds[-1]:
         raise InputError(
             f"loss.threshold is {threshold}: with a window of {window} tokens the tail must start between 1 and "
@@ -260,3 +267,4 @@ def check_config(config: ExactLoss.Config, *, window: int) -> None:
         )
     except ValueError as error:
         raise InputError(f"loss.{error}") from None
+    return threshold

@@ -28,6 +28,11 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
         raise InputError("exact_titan.train needs its own dataloader and loss: start from one of its recipes")
     _check_sizes(config)
     _check_parallelism(config)
+    if loader.dataset:
+        raise InputError(
+            f"dataloader.dataset is {loader.dataset!r}, which names torchtitan's own datasets: name a packed dataset's "
+            f"folder in dataloader.dataset_path"
+        )
     if not loader.dataset_path:
         raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
     dataset = PackedDataset(loader.dataset_path, split=loader.split)

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from exact_titan.data.exposure_report import ExposureReport, default_threshold
+from exact_titan.data.exposure_report import ExposureReport
 from exact_titan.errors import InputError
 
 COUNTS = torch.tensor([400, 200, 300, 100])  # [0,7], [8,15], [16,31], [32,64]
@@ -27,11 +27,6 @@ def test_mass_adds_up() -> None:
     standard, exact = ExposureReport(COUNTS, window=64, threshold=16).mass_percent()
     assert standard.sum() == pytest.approx(100)
     assert exact.sum() == pytest.approx(100)
-
-
-@pytest.mark.parametrize(("window", "threshold"), [(16384, 4096), (64, 16), (16, 4), (8, 0), (2, 0)])
-def test_default_threshold(window: int, threshold: int) -> None:
-    assert default_threshold(window) == threshold
 
 
 @pytest.mark.parametrize("threshold", [-1, 33])

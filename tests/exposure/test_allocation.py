@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exact_titan.exposure import Buckets, bucket_weights, rule_weights, tail_mass
+from exact_titan.exposure import Buckets, bucket_weights, default_threshold, rule_weights, tail_mass
 
 COUNTS = st.lists(st.integers(0, 10**12), min_size=2, max_size=14)
 
@@ -128,3 +128,8 @@ def test_rules():
     assert torch.equal(rule_weights("exact", counts, bounds, threshold=8), bucket_weights(counts, bounds, threshold=8))
     with pytest.raises(ValueError, match="standard, exact"):
         rule_weights("best", counts, bounds, threshold=8)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("window", "threshold"), [(16384, 4096), (64, 16), (16, 4), (8, 0), (2, 0)])
+def test_default_threshold(window: int, threshold: int) -> None:
+    assert default_threshold(window) == threshold
