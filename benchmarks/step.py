@@ -51,7 +51,7 @@ from exact_titan.config_registry import from_scratch
 from exact_titan.data.loader import PackedDataLoader
 from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.metrics import ExposureMetrics
-from exact_titan.titan.models import LlamaArchitecture
+from exact_titan.titan.models import LlamaSizes
 from exact_titan.titan.trainer import ExactTrainer
 from exact_titan.titan.validate import ExposureValidator
 
@@ -107,7 +107,7 @@ def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, comput
         )
         config = dataclasses.replace(
             from_scratch(),
-            model=LlamaArchitecture(**SHAPES[shape]),
+            architecture=LlamaSizes(**SHAPES[shape]),
             dataloader=PackedDataLoader.Config(dataset_path=str(dataset)),
             training=TrainingConfig(
                 local_batch_size=1,

@@ -151,7 +151,36 @@ def compare(
     print(study.table(validations))
 
 
-COMMANDS: dict[str, Callable] = {"pack": pack, "inspect": inspect, "verify": verify, "compare": compare}
+def export(
+    run: Positional[Path],
+    *,
+    out: Path,
+    step: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the last)")] = None,
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+) -> None:
+    """Write a run's weights as a Hugging Face folder, which transformers and vLLM load.
+
+    Example: exact-titan export outputs/books --out books-135M
+
+    Args:
+        run: The run's dump folder, or one checkpoint in it.
+        out: New folder for config.json, the tokenizer and the safetensors.
+        step: Take the checkpoint of this step.
+        dtype: Of all weights.
+    """
+    from exact_titan.models.export import export as export_run
+
+    files = export_run(run, out, step=step, dtype=dtype)
+    print(f"{out}: {len(files)} file{'s' if len(files) > 1 else ''}, {sum(f.stat().st_size for f in files):,} bytes")
+
+
+COMMANDS: dict[str, Callable] = {
+    "pack": pack,
+    "inspect": inspect,
+    "verify": verify,
+    "compare": compare,
+    "export": export,
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

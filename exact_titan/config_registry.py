@@ -13,7 +13,7 @@ from torchtitan.distributed.activation_checkpoint import SelectiveAC
 from exact_titan.data.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
-from exact_titan.titan.models import LlamaArchitecture
+from exact_titan.titan.models import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 from exact_titan.titan.trainer import ExactTrainer
@@ -23,7 +23,7 @@ from exact_titan.titan.validate import ExposureValidator
 def from_scratch() -> ExactTrainer.Config:
     """A small Llama from scratch, on whatever dataset ``dataloader.dataset_path`` names."""
     return ExactTrainer.Config(
-        model=LlamaArchitecture(),
+        architecture=LlamaSizes(),
         dataloader=PackedDataLoader.Config(),
         loss=ExactLoss.Config(),
         optimizer=AdamW.Config(lr=1e-3),
@@ -43,7 +43,7 @@ def from_scratch() -> ExactTrainer.Config:
 def quickstart() -> ExactTrainer.Config:
     """The run of scripts/quickstart.sh: a tiny Llama on the standard library's sources, for two CPU processes."""
     config = from_scratch()
-    config.model = LlamaArchitecture(dim=128, n_layers=3, n_heads=4, n_kv_heads=2, ffn_dim=384)
+    config.architecture = LlamaSizes(dim=128, n_layers=3, n_heads=4, n_kv_heads=2, ffn_dim=384)
     config.dataloader = PackedDataLoader.Config(dataset_path="quickstart/packed")
     config.lr_scheduler = LRSchedulersContainer.Config(warmup_steps=10, decay_ratio=0.0)
     config.training = TrainingConfig(

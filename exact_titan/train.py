@@ -4,8 +4,13 @@ import logging
 import os
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exact_titan.errors import InputError
+
+if TYPE_CHECKING:
+    from exact_titan.titan.trainer import ExactTrainer
 
 _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
 
@@ -62,6 +67,17 @@ def _train(argv: list[str]) -> None:
         if trainer is not None:
             trainer.close()
     dist.destroy_process_group()
+    if config.export and os.environ["RANK"] == "0":
+        _export(config)
+
+
+def _export(config: "ExactTrainer.Config") -> None:
+    from torchtitan.tools.logging import logger
+
+    from exact_titan.models.export import export
+
+    export(Path(config.dump_folder), Path(config.export), checkpoints=config.checkpoint.folder)
+    logger.info(f"The weights are in {config.export}, in Hugging Face's format")
 
 
 if __name__ == "__main__":

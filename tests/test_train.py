@@ -25,7 +25,7 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
         (["--loss.threshold", "100"], "loss.threshold is 100: with a window of 64 tokens"),
         (["--loss.alpha", "-1"], "loss.alpha is -1.0"),
         (["--loss.num_chunks", "7"], "loss.num_chunks is 7: it must divide training.seq_len (64)"),
-        (["--model.vocab_size", "100"], "model.vocab_size is 100, but the dataset's tokenizer has 256 ids"),
+        (["--architecture.vocab_size", "100"], "the model's vocabulary has 100 ids, but the dataset's tokenizer 256"),
         (
             ["--parallelism.pipeline_parallel_degree", "2"],
             "parallelism.pipeline_parallel_degree is 2: torchtitan hands",
@@ -80,5 +80,5 @@ def test_help_says_what_there_is():
     command = [sys.executable, "-m", "exact_titan.train", "--config", "from_scratch", "--help"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0
-    for option in ("--loss.alpha", "--dataloader.dataset-path", "--optimizer.lr", "--model.dim"):
+    for option in ("--loss.alpha", "--dataloader.dataset-path", "--optimizer.lr", "--architecture.dim"):
         assert option in done.stdout

@@ -9,8 +9,10 @@ from exact_titan.data import PackedDataset
 from exact_titan.data.loader import PackedDataLoader, check_window
 from exact_titan.data.manifest import TOKENIZER_FOLDER
 from exact_titan.errors import InputError
+from exact_titan.models.export import check_out
+from exact_titan.titan import start
 from exact_titan.titan.loss import ExactLoss, check_config
-from exact_titan.titan.models import check_vocabulary, llama_spec
+from exact_titan.titan.models import check_vocabulary, decoder_spec
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 
 if TYPE_CHECKING:
@@ -23,11 +25,12 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
     Raises:
         InputError: naming the option or the file, and what to do.
     """
-    loader, loss, validator = config.dataloader, config.loss, config.validator
-    if not isinstance(loader, PackedDataLoader.Config) or not isinstance(loss, ExactLoss.Config):
+    if not isinstance(config.dataloader, PackedDataLoader.Config) or not isinstance(config.loss, ExactLoss.Config):
         raise InputError("exact_titan.train needs its own dataloader and loss: start from one of its recipes")
+    config = _with_rule(config)
     _check_sizes(config)
     _check_parallelism(config)
+    loader, loss, validator = config.dataloader, config.loss, config.validator
     if loader.dataset:
         raise InputError(
             f"dataloader.dataset is {loader.dataset!r}, which names torchtitan's own datasets: name a packed dataset's "
@@ -51,19 +54,47 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
         _check_validation(Path(path), validator.dataloader.split, config.training.seq_len)
 
     vocabulary = dataset.manifest.tokenizer.vocab_size
-    model_spec = config.model_spec or llama_spec(
-        config.model, seq_len=config.training.seq_len, tokenizer_vocab=vocabulary
-    )
+    tokenizer = packed_tokenizer(config)
+    model_spec = config.model_spec
+    if model_spec is None or config.model or config.start_from:
+        architecture = start.resolve_architecture(config, tokenizer_vocab=vocabulary)
+        start.check_positions(config, architecture)
+        start.check_tokenizer(config, dataset_tokenizer=tokenizer)
+        _check_export(config)
+        config = start.with_initial_weights(config, architecture)
+        model_spec = decoder_spec(architecture)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
     completed = replace(
         config,
         dataloader=replace(loader, varlen_metadata=True),
         loss=loss,
         validator=validator,
-        hf_assets_path=config.hf_assets_path or str(dataset.folder / TOKENIZER_FOLDER),
+        hf_assets_path=config.hf_assets_path or str(tokenizer),
     )
     completed.model_spec = model_spec
     return completed
+
+
+def packed_tokenizer(config: "ExactTrainer.Config") -> Path:
+    """Folder of the tokenizer that the training windows were packed with."""
+    return Path(config.dataloader.dataset_path) / TOKENIZER_FOLDER
+
+
+def _with_rule(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
+    """The config with the loss's rule for ``{rule}``, so that runs paired by one option keep apart."""
+    names = ("dump_folder", "start_from", "export")
+    return replace(config, **{name: getattr(config, name).replace("{rule}", config.loss.rule) for name in names})
+
+
+def _check_export(config: "ExactTrainer.Config") -> None:
+    if not config.export:
+        return
+    check_out(Path(config.export))
+    saves = config.checkpoint.enable and not config.checkpoint.load_only
+    if not saves or config.checkpoint.last_save_in_hf:
+        raise InputError(
+            "export is set, which reads the last checkpoint: enable checkpoint, without load_only or last_save_in_hf"
+        )
 
 
 def _check_validation(folder: Path, split: str, seq_len: int) -> None:

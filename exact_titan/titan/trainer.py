@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss
 from torchtitan.components.metrics import MetricsProcessor
@@ -15,9 +16,10 @@ from exact_titan.data.loader import PackedDataLoader
 from exact_titan.titan.attention import varlen_metadata
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
-from exact_titan.titan.models import LlamaArchitecture
+from exact_titan.titan.models import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
-from exact_titan.titan.preflight import complete
+from exact_titan.titan.preflight import complete, packed_tokenizer
+from exact_titan.titan.start import keep_model_folder
 from exact_titan.titan.validate import ExposureValidator
 
 
@@ -29,8 +31,18 @@ class ExactTrainer(Trainer):
 
     @dataclass(kw_only=True, slots=True)
     class Config(Trainer.Config):
-        model: LlamaArchitecture = field(default_factory=LlamaArchitecture)
-        """Architecture to train from scratch."""
+        model: str = ""
+        """Hugging Face folder to start from: config.json, safetensors, tokenizer. Empty: from scratch, or the model of
+        start_from. It takes the place of a recipe's own model_spec."""
+
+        start_from: str = ""
+        """Output folder of the stage before: start from its last checkpoint's weights. {rule} stands for loss.rule."""
+
+        export: str = ""
+        """New folder for the final weights in Hugging Face's format; empty: none. {rule} stands for loss.rule."""
+
+        architecture: LlamaSizes = field(default_factory=LlamaSizes)
+        """Sizes of a model from scratch."""
 
         hf_assets_path: str = ""
         """Folder of the tokenizer; empty: the copy in the packed dataset."""
@@ -48,6 +60,8 @@ class ExactTrainer(Trainer):
     def __init__(self, config: Config) -> None:
         config = complete(config)
         super().__init__(config)
+        if dist.get_rank() == 0:
+            keep_model_folder(config, dataset_tokenizer=packed_tokenizer(config))
         self.loss_fn.to(self.device)
         self.metrics_processor.exact_loss = self.loss_fn
 

@@ -8,13 +8,13 @@ from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed.activation_checkpoint import SelectiveAC
 from torchtitan.trainer import Trainer
 
-from exact_titan.titan.models import LlamaArchitecture, llama_spec
+from exact_titan.titan.models import LlamaSizes, decoder_spec
 
 
 def small_llama() -> Trainer.Config:
-    shape = LlamaArchitecture(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=64)
+    sizes = LlamaSizes(dim=32, n_layers=2, n_heads=4, n_kv_heads=2, ffn_dim=64)
     return Trainer.Config(
-        model_spec=llama_spec(shape, seq_len=64, tokenizer_vocab=256),
+        model_spec=decoder_spec(sizes.architecture(seq_len=64, tokenizer_vocab=256)),
         loss=ChunkedLossWrapper.Config(num_chunks=8),
         optimizer=default_adamw(lr=1e-2),
         lr_scheduler=LRSchedulersContainer.Config(warmup_steps=2, decay_ratio=0.0),

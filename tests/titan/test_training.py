@@ -16,8 +16,8 @@ from exact_titan.study.compare import read_validation
 from tests.support import pack_lengths, torchrun
 
 RUNNER = Path(__file__).with_name("recorded_runs.py")
-MODEL = ["--model.dim", "32", "--model.n_layers", "2", "--model.n_heads", "4", "--model.n_kv_heads", "2"]
-MODEL += ["--model.ffn_dim", "64"]
+SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
+MODEL = [argument for name, size in SIZES.items() for argument in (f"--architecture.{name}", str(size))]
 
 
 def argv(dataset: PackedDataset, folder: Path, *options: str, steps: int = 10) -> list[str]:

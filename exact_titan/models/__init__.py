@@ -1,0 +1,1 @@
+"""Models on the disk: architectures, Hugging Face folders in and out, runs' checkpoints. Imports no torchtitan."""

@@ -1,0 +1,137 @@
+"""A decoder's architecture as plain numbers, and those of the paper's models."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Family = Literal["llama", "qwen2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RopeScaling:
+    """How Llama 3.1 and later stretch RoPE's low frequencies (``rope_type`` "llama3" in a config.json)."""
+
+    factor: float
+    low_freq_factor: float
+    high_freq_factor: float
+    original_positions: int
+    """Positions before stretching, ``original_max_position_embeddings``."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """A pre-norm decoder with RMSNorm, RoPE, grouped-query attention and SwiGLU: Llama and Qwen2."""
+
+    family: Family
+    dim: int
+    """Width of the residual stream, D."""
+
+    n_layers: int
+    n_heads: int
+    """Query heads, N."""
+
+    n_kv_heads: int
+    head_dim: int
+    """Width of a head, H."""
+
+    ffn_dim: int
+    """Inner width of the feed-forward."""
+
+    vocab_size: int
+    """Rows of the embedding, V: at least as many as the tokenizer has ids."""
+
+    max_positions: int
+    """Longest document the model was made for, ``max_position_embeddings``."""
+
+    rope_theta: float
+    norm_eps: float
+    tie_embeddings: bool
+    """The embedding is the output layer too."""
+
+    qkv_bias: bool = False
+    """Biases on the query, key and value projections (Qwen2)."""
+
+    rope_scaling: RopeScaling | None = None
+
+    def tensors(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor by its name in a Hugging Face folder, in the order of the layers.
+
+        With tied embeddings there is no ``lm_head.weight``.
+        """
+        q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
+        layer: dict[str, tuple[int, ...]] = {
+            "input_layernorm.weight": (self.dim,),
+            "self_attn.q_proj.weight": (q, self.dim),
+            "self_attn.k_proj.weight": (kv, self.dim),
+            "self_attn.v_proj.weight": (kv, self.dim),
+            "self_attn.o_proj.weight": (self.dim, q),
+            "post_attention_layernorm.weight": (self.dim,),
+            "mlp.gate_proj.weight": (self.ffn_dim, self.dim),
+            "mlp.up_proj.weight": (self.ffn_dim, self.dim),
+            "mlp.down_proj.weight": (self.dim, self.ffn_dim),
+        }
+        if self.qkv_bias:
+            layer |= {f"self_attn.{x}_proj.bias": (size,) for x, size in (("q", q), ("k", kv), ("v", kv))}
+        shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, self.dim)}
+        for i in range(self.n_layers):
+            shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
+        shapes["model.norm.weight"] = (self.dim,)
+        if not self.tie_embeddings:
+            shapes["lm_head.weight"] = (self.vocab_size, self.dim)
+        return shapes
+
+    def num_parameters(self) -> int:
+        """Parameters, a tied embedding counted once, as the published sizes count them."""
+        return sum(math.prod(shape) for shape in self.tensors().values())
+
+
+def _qwen25(
+    dim: int, n_layers: int, n_heads: int, n_kv_heads: int, ffn_dim: int, *, positions: int, tied: bool, vocab_size: int
+) -> Architecture:
+    return Architecture(
+        family="qwen2",
+        dim=dim,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=dim // n_heads,
+        ffn_dim=ffn_dim,
+        vocab_size=vocab_size,
+        max_positions=positions,
+        rope_theta=1_000_000.0,
+        norm_eps=1e-6,
+        tie_embeddings=tied,
+        qkv_bias=True,
+    )
+
+
+def _llama3(dim: int, n_layers: int, n_heads: int, ffn_dim: int, *, scaling_factor: float, tied: bool) -> Architecture:
+    return Architecture(
+        family="llama",
+        dim=dim,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=8,
+        head_dim=dim // n_heads,
+        ffn_dim=ffn_dim,
+        vocab_size=128_256,
+        max_positions=131_072,
+        rope_theta=500_000.0,
+        rope_scaling=RopeScaling(
+            factor=scaling_factor, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=8192
+        ),
+        norm_eps=1e-5,
+        tie_embeddings=tied,
+    )
+
+
+PRESETS: dict[str, Architecture] = {
+    "Qwen2.5-0.5B": _qwen25(896, 24, 14, 2, 4864, positions=32_768, tied=True, vocab_size=151_936),
+    "Qwen2.5-1.5B": _qwen25(1536, 28, 12, 2, 8960, positions=131_072, tied=True, vocab_size=151_936),
+    "Qwen2.5-3B": _qwen25(2048, 36, 16, 2, 11_008, positions=32_768, tied=True, vocab_size=151_936),
+    "Qwen2.5-7B": _qwen25(3584, 28, 28, 4, 18_944, positions=131_072, tied=False, vocab_size=152_064),
+    "Llama-3.2-1B": _llama3(2048, 16, 32, 8192, scaling_factor=32.0, tied=True),
+    "Llama-3.2-3B": _llama3(3072, 28, 24, 8192, scaling_factor=32.0, tied=True),
+    "Llama-3.1-8B": _llama3(4096, 32, 32, 14_336, scaling_factor=8.0, tied=False),
+}
+"""The paper's models by name, as their published config.json files have them: for planning, without the weights."""

@@ -1,0 +1,200 @@
+"""``config.json`` of a Hugging Face folder: read into an :class:`Architecture`, or written from one.
+
+Only what these classes compute is read. What would change the computation and is not supported is refused by name;
+everything else in the file is left alone. Code that a folder brings is never run.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from exact_titan.errors import InputError
+from exact_titan.models.architecture import Architecture, Family, RopeScaling
+
+FILE_NAME = "config.json"
+
+_FAMILIES: dict[str, Family] = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
+# transformers' own defaults, for keys that old files leave out.
+_DEFAULTS: dict[Family, dict[str, Any]] = {
+    "llama": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+    "qwen2": {"max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+}
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The JSON object in ``folder/config.json``.
+
+    Raises:
+        InputError: naming the folder or the file.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder")
+    file = folder / FILE_NAME
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} has no {FILE_NAME}: it is no Hugging Face model folder") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} is not a readable JSON file: {error}") from None
+    if not isinstance(config, dict):
+        raise InputError(f"{file} is not a JSON object")
+    return config
+
+
+def write_config(folder: Path, config: dict[str, Any]) -> None:
+    """Write ``folder/config.json``."""
+    (folder / FILE_NAME).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def read_architecture(folder: Path) -> Architecture:
+    """Architecture of the model in a Hugging Face folder, from its ``config.json`` alone.
+
+    Both spellings of the RoPE keys are read: ``rope_theta`` and ``rope_scaling`` (transformers 4), or both of them in
+    ``rope_parameters`` (transformers 5).
+
+    Raises:
+        InputError: naming the file and the key that is missing, wrong or not supported.
+    """
+    file = folder / FILE_NAME
+    config = read_config(folder)
+    family = _family(config, file)
+    _refuse_unsupported(config, file)
+    read = _Reader({**_DEFAULTS[family], **{key: value for key, value in config.items() if value is not None}}, file)
+    dim, n_heads = read.positive("hidden_size"), read.positive("num_attention_heads")
+    if "head_dim" not in read.config and dim % n_heads:
+        raise InputError(f"{file}: hidden_size ({dim}) is not a multiple of num_attention_heads ({n_heads})")
+    head_dim = read.positive("head_dim", dim // n_heads)
+    n_kv_heads = read.positive("num_key_value_heads", n_heads)
+    if head_dim % 2:
+        raise InputError(f"{file}: head_dim is {head_dim}, and RoPE needs an even one")
+    if n_heads % n_kv_heads:
+        raise InputError(f"{file}: num_key_value_heads ({n_kv_heads}) does not divide num_attention_heads ({n_heads})")
+    max_positions = read.positive("max_position_embeddings")
+    theta, scaling = _rope(read.config, file)
+    return Architecture(
+        family=family,
+        dim=dim,
+        n_layers=read.positive("num_hidden_layers"),
+        n_heads=n_heads,
+        n_kv_heads=n_kv_heads,
+        head_dim=head_dim,
+        ffn_dim=read.positive("intermediate_size"),
+        vocab_size=read.positive("vocab_size"),
+        max_positions=max_positions,
+        rope_theta=theta,
+        rope_scaling=scaling,
+        norm_eps=read.number("rms_norm_eps"),
+        qkv_bias=family == "qwen2",
+        tie_embeddings=bool(read.config["tie_word_embeddings"]),
+    )
+
+
+def make_config(architecture: Architecture) -> dict[str, Any]:
+    """A ``config.json`` for a model that was not read from one, in keys that transformers 4 and 5 both read."""
+    scaling = architecture.rope_scaling
+    name = next(name for name, family in _FAMILIES.items() if family == architecture.family)
+    return {
+        "architectures": [name],
+        "model_type": architecture.family,
+        "hidden_size": architecture.dim,
+        "num_hidden_layers": architecture.n_layers,
+        "num_attention_heads": architecture.n_heads,
+        "num_key_value_heads": architecture.n_kv_heads,
+        "head_dim": architecture.head_dim,
+        "intermediate_size": architecture.ffn_dim,
+        "vocab_size": architecture.vocab_size,
+        "max_position_embeddings": architecture.max_positions,
+        "rope_theta": architecture.rope_theta,
+        "rope_scaling": None
+        if scaling is None
+        else {
+            "rope_type": "llama3",
+            "factor": scaling.factor,
+            "low_freq_factor": scaling.low_freq_factor,
+            "high_freq_factor": scaling.high_freq_factor,
+            "original_max_position_embeddings": scaling.original_positions,
+        },
+        "rms_norm_eps": architecture.norm_eps,
+        "hidden_act": "silu",
+        "tie_word_embeddings": architecture.tie_embeddings,
+        "attention_dropout": 0.0,
+        "use_cache": True,
+    }
+
+
+def _family(config: dict[str, Any], file: Path) -> Family:
+    names = config.get("architectures")
+    name = names[0] if isinstance(names, list) and len(names) == 1 else names
+    if name not in _FAMILIES:
+        raise InputError(f"{file}: architectures is {names}: supported are {', '.join(_FAMILIES)}")
+    return _FAMILIES[name]
+
+
+def _refuse_unsupported(config: dict[str, Any], file: Path) -> None:
+    if "auto_map" in config:
+        raise InputError(f"{file}: auto_map names code in the folder, which is never run")
+    if config.get("quantization_config"):
+        raise InputError(f"{file}: quantization_config: quantized weights cannot be trained; take the original model")
+    layer_types = config.get("layer_types") or []
+    for key, computed in {
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "use_sliding_window": False,
+        "attention_dropout": 0.0,
+        "partial_rotary_factor": 1.0,
+    }.items():
+        value = config.get(key, (config.get("rope_parameters") or {}).get(key))
+        if value is not None and value != computed:
+            raise InputError(f"{file}: {key} is {value!r}: only {computed!r} is supported")
+    other = next((kind for kind in layer_types if kind != "full_attention"), None)
+    if other is not None:
+        raise InputError(f"{file}: layer_types has {other!r}: only 'full_attention' is supported")
+
+
+def _rope(config: dict[str, Any], file: Path) -> tuple[float, RopeScaling | None]:
+    key = "rope_parameters" if "rope_parameters" in config else "rope_scaling"
+    parameters = config.get(key) or {}
+    if not isinstance(parameters, dict):
+        raise InputError(f"{file}: {key} is not a JSON object")
+    read = _Reader(parameters, file, prefix=f"{key}.")
+    theta = read.number("rope_theta", _Reader(config, file).number("rope_theta", 10_000.0))
+    # "type" is what transformers called it before 4.43.
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    if kind == "default":
+        return theta, None
+    if kind != "llama3":
+        raise InputError(f"{file}: {key}.rope_type is {kind!r}: supported are 'default' and 'llama3'")
+    return theta, RopeScaling(
+        factor=read.number("factor"),
+        low_freq_factor=read.number("low_freq_factor"),
+        high_freq_factor=read.number("high_freq_factor"),
+        original_positions=read.positive("original_max_position_embeddings"),
+    )
+
+
+class _Reader:
+    """Values of a JSON object, refused by name when they are missing or of another type."""
+
+    def __init__(self, config: dict[str, Any], file: Path, prefix: str = "") -> None:
+        self.config = config
+        self._file = file
+        self._prefix = prefix
+
+    def _value(self, key: str, default: float | None) -> Any:
+        value = self.config.get(key, default)
+        if value is None:
+            raise InputError(f"{self._file}: {self._prefix}{key} is missing")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+            raise InputError(f"{self._file}: {self._prefix}{key} is {value!r}: it must be a number above 0")
+        return float(value)
+
+    def positive(self, key: str, default: int | None = None) -> int:
+        value = self._value(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InputError(f"{self._file}: {self._prefix}{key} is {value!r}: it must be a whole number of 1 or more")
+        return value

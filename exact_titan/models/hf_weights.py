@@ -1,0 +1,133 @@
+"""The weights of a Hugging Face folder: their names here and there, and whether they are those of an architecture.
+
+Only safetensors are read, and of these only the headers: the weights themselves go straight into the sharded model.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from exact_titan.errors import InputError
+from exact_titan.models.architecture import Architecture
+
+INDEX_NAME = "model.safetensors.index.json"
+
+_NATIVE_TO_HF = {
+    "tok_embeddings": "model.embed_tokens",
+    "attention.qkv_linear.wq": "self_attn.q_proj",
+    "attention.qkv_linear.wk": "self_attn.k_proj",
+    "attention.qkv_linear.wv": "self_attn.v_proj",
+    "attention.wo": "self_attn.o_proj",
+    "feed_forward.w1": "mlp.gate_proj",
+    "feed_forward.w3": "mlp.up_proj",
+    "feed_forward.w2": "mlp.down_proj",
+    "attention_norm": "input_layernorm",
+    "ffn_norm": "post_attention_layernorm",
+    "norm": "model.norm",
+    "lm_head": "lm_head",
+}
+_HF_TO_NATIVE = {hf: native for native, hf in _NATIVE_TO_HF.items()}
+
+# Written by old versions of transformers; computed from the config.
+_COMPUTED = re.compile(r".*rotary_emb\.inv_freq")
+_DTYPES = {"F64", "F32", "F16", "BF16"}
+
+
+def hf_name(native: str) -> str:
+    """Hugging Face's name of a torchtitan parameter: ``layers.0.attention.wo.weight`` -> ``model.layers.0.self_attn…``.
+
+    Raises:
+        KeyError: if there is no such parameter.
+    """
+    return _rename(native, r"layers\.\d+\.", _NATIVE_TO_HF, "model.{}")
+
+
+def native_name(hf: str) -> str:
+    """torchtitan's name of a Hugging Face tensor, the inverse of :func:`hf_name`."""
+    return _rename(hf, r"model\.layers\.\d+\.", _HF_TO_NATIVE, "{}")
+
+
+def _rename(name: str, layer: str, names: dict[str, str], prefix: str) -> str:
+    stem, _, leaf = name.rpartition(".")
+    match = re.match(layer, stem)
+    if match is None:
+        return f"{names[stem]}.{leaf}"
+    return f"{prefix.format(match[0].removeprefix('model.'))}{names[stem[match.end() :]]}.{leaf}"
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    file: Path
+    shape: tuple[int, ...]
+    dtype: str
+
+
+def check_weights(folder: Path, architecture: Architecture) -> None:
+    """Refuse a folder whose safetensors are not exactly the architecture's weights, by their headers.
+
+    Raises:
+        InputError: naming the file, or the tensor and both shapes.
+    """
+    found = _headers(folder)
+    expected = architecture.tensors()
+    for name, shape in expected.items():
+        if name not in found:
+            raise InputError(
+                f"{folder}: the weights lack the tensor {name}, {_text(shape)} in {folder / 'config.json'}"
+            )
+        tensor = found[name]
+        if tensor.shape != shape:
+            raise InputError(
+                f"{tensor.file}: the tensor {name} is {_text(tensor.shape)}, "
+                f"but by {folder / 'config.json'} it must be {_text(shape)}"
+            )
+        if tensor.dtype not in _DTYPES:
+            raise InputError(f"{tensor.file}: the tensor {name} has the dtype {tensor.dtype}: take unquantized weights")
+    for name, tensor in found.items():
+        # A tied model may carry its output layer all the same; transformers does not read it either.
+        tied = name == "lm_head.weight" and architecture.tie_embeddings
+        if name not in expected and not tied and not _COMPUTED.fullmatch(name):
+            raise InputError(f"{tensor.file}: the tensor {name} has no place in the model of {folder / 'config.json'}")
+
+
+def _text(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "a scalar"
+
+
+def _headers(folder: Path) -> dict[str, _Tensor]:
+    """Every tensor of the folder's safetensors files, by name."""
+    _check_shards(folder)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        others = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
+        pickles = f" ({others[0]} is not read: pickles can run code)" if others else ""
+        raise InputError(f"{folder} has no .safetensors weights{pickles}: save the model as safetensors")
+    tensors: dict[str, _Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt") as opened:
+                slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+                for name, one in slices.items():
+                    if name in tensors:
+                        raise InputError(f"{folder}: the tensor {name} is in {tensors[name].file.name} and {file.name}")
+                    tensors[name] = _Tensor(file, tuple(one.get_shape()), one.get_dtype())
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{file} is cut short or no safetensors file: {error}") from None
+    return tensors
+
+
+def _check_shards(folder: Path) -> None:
+    """Refuse an index whose shards are not all there: a download that broke off."""
+    index = folder / INDEX_NAME
+    if not index.is_file():
+        return
+    try:
+        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{index} is no safetensors index: {error!r}") from None
+    for shard in sorted(shards):
+        if not (folder / shard).is_file():
+            raise InputError(f"{folder}: the shard {shard} of {INDEX_NAME} is missing: download the folder again")

@@ -1,0 +1,66 @@
+"""Real Hugging Face checkpoints for tests, and how a model gets their weights: as torchtitan's checkpointer does."""
+
+from pathlib import Path
+
+import torch
+import torch.distributed.checkpoint as dcp
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+
+from exact_titan.models.hf_config import read_architecture
+from exact_titan.titan.models import decoder_spec
+
+SIZES = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 256,
+}
+LLAMA_3_SCALING = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+CHECKPOINTS = {
+    "llama": (LlamaConfig, {}),
+    "llama tied": (LlamaConfig, {"tie_word_embeddings": True}),
+    "llama with scaled RoPE": (LlamaConfig, {"rope_parameters": LLAMA_3_SCALING}),
+    "llama with wide heads": (LlamaConfig, {"head_dim": 24, "num_key_value_heads": 1}),
+    "qwen2": (Qwen2Config, {"rms_norm_eps": 1e-5}),
+    "qwen2 tied": (Qwen2Config, {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+}
+
+
+def transformers_model(name: str, **options) -> PreTrainedModel:
+    """A tiny random model of CHECKPOINTS, float32; biases and norms are drawn too, or a lost one would not be seen."""
+    config_type, given = CHECKPOINTS[name]
+    torch.manual_seed(0)
+    model_type = LlamaForCausalLM if config_type is LlamaConfig else Qwen2ForCausalLM
+    model = model_type(config_type(**{**SIZES, "rope_theta": 10_000.0, **given, **options}))
+    with torch.no_grad():
+        for parameter_name, parameter in model.named_parameters():
+            if parameter_name.endswith("bias"):
+                parameter.normal_(std=0.5)
+            elif "norm" in parameter_name:
+                parameter.uniform_(0.5, 1.5)
+            else:
+                parameter.normal_(std=0.1)
+    return model.eval()
+
+
+def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """torchtitan's model of a Hugging Face folder with its weights."""
+    spec = decoder_spec(read_architecture(folder))
+    model = spec.model.build().to(dtype)
+    model.init_states()
+    adapter = spec.state_dict_adapter(spec.model, str(folder))
+    state = adapter.to_hf(model.state_dict())
+    dcp.load(state, storage_reader=adapter.get_hf_storage_reader(str(folder)), no_dist=True)
+    model.load_state_dict(adapter.from_hf(state))
+    return model

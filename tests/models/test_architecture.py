@@ -1,0 +1,24 @@
+import pytest
+
+from exact_titan.models.architecture import PRESETS
+
+
+@pytest.mark.parametrize(
+    ("name", "billions"),
+    [
+        ("Qwen2.5-0.5B", 0.494),
+        ("Qwen2.5-1.5B", 1.54),
+        ("Qwen2.5-3B", 3.09),
+        ("Qwen2.5-7B", 7.62),
+        ("Llama-3.2-1B", 1.24),
+        ("Llama-3.2-3B", 3.21),
+        ("Llama-3.1-8B", 8.03),
+    ],
+)
+def test_presets_have_the_published_number_of_parameters(name, billions):
+    digits = 3 if billions < 1 else 2
+    assert round(PRESETS[name].num_parameters() / 1e9, digits) == billions
+
+
+def test_there_are_no_other_presets():
+    assert len(PRESETS) == 7

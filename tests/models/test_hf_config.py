@@ -1,0 +1,169 @@
+import dataclasses
+import json
+
+import pytest
+from transformers import AutoConfig, LlamaConfig, Qwen2Config
+
+from exact_titan.errors import InputError
+from exact_titan.models.architecture import PRESETS, RopeScaling
+from exact_titan.models.hf_config import make_config, read_architecture, write_config
+from tests.checkpoints import CHECKPOINTS, SIZES
+
+# As transformers 4 writes it for Llama 3.1 8B, less what has no bearing on the computation.
+LLAMA_31_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 131072,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": {
+        "factor": 8.0,
+        "high_freq_factor": 4.0,
+        "low_freq_factor": 1.0,
+        "original_max_position_embeddings": 8192,
+        "rope_type": "llama3",
+    },
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 128256,
+}
+QWEN_25_05B = {
+    "architectures": ["Qwen2ForCausalLM"],
+    "attention_dropout": 0.0,
+    "hidden_act": "silu",
+    "hidden_size": 896,
+    "intermediate_size": 4864,
+    "max_position_embeddings": 32768,
+    "max_window_layers": 24,
+    "model_type": "qwen2",
+    "num_attention_heads": 14,
+    "num_hidden_layers": 24,
+    "num_key_value_heads": 2,
+    "rms_norm_eps": 1e-06,
+    "rope_theta": 1000000.0,
+    "sliding_window": 32768,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+    "use_mrope": False,
+    "use_sliding_window": False,
+    "vocab_size": 151936,
+}
+
+
+def write(folder, config: dict) -> None:
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("config", "preset"), [(LLAMA_31_8B, "Llama-3.1-8B"), (QWEN_25_05B, "Qwen2.5-0.5B")], ids=["llama", "qwen2"]
+)
+def test_published_configs_are_the_presets(tmp_path, config, preset):
+    write(tmp_path, config)
+    assert read_architecture(tmp_path) == PRESETS[preset]
+
+
+def test_the_keys_of_transformers_5_say_the_same(tmp_path):
+    new = dict(LLAMA_31_8B)
+    new["rope_parameters"] = new.pop("rope_scaling") | {"rope_theta": new.pop("rope_theta")}
+    new["dtype"] = new.pop("torch_dtype")
+    write(tmp_path, new)
+    assert read_architecture(tmp_path) == PRESETS["Llama-3.1-8B"]
+
+
+def test_rope_type_had_another_name_once(tmp_path):
+    old = dict(LLAMA_31_8B)
+    old["rope_scaling"] = {key.replace("rope_type", "type"): value for key, value in old["rope_scaling"].items()}
+    write(tmp_path, old)
+    assert read_architecture(tmp_path) == PRESETS["Llama-3.1-8B"]
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_what_transformers_saves_is_what_it_was_given(tmp_path, name):
+    config_type, options = CHECKPOINTS[name]
+    config_type(
+        **{**SIZES, **options}, architectures=[config_type.__name__.replace("Config", "ForCausalLM")]
+    ).save_pretrained(tmp_path)
+    architecture = read_architecture(tmp_path)
+    assert architecture.family == ("llama" if config_type is LlamaConfig else "qwen2")
+    assert architecture.qkv_bias == (config_type is Qwen2Config)
+    assert (architecture.dim, architecture.ffn_dim, architecture.n_layers) == (64, 96, 3)
+    assert architecture.head_dim == options.get("head_dim", 16)
+    assert architecture.n_kv_heads == options.get("num_key_value_heads", 2)
+    assert architecture.tie_embeddings == options.get("tie_word_embeddings", False)
+    scaling = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=64)
+    assert architecture.rope_scaling == (scaling if "rope_parameters" in options else None)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_config_of_ours_is_read_back_by_us_and_by_transformers(tmp_path, name):
+    architecture = PRESETS[name]
+    write_config(tmp_path, make_config(architecture))
+    assert read_architecture(tmp_path) == architecture
+    AutoConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    assert read_architecture(tmp_path / "again") == architecture
+
+
+def test_keys_that_old_files_leave_out_have_transformers_defaults(tmp_path):
+    # Llama 1: as many key and value heads as query heads, RoPE base 10,000.
+    left_out = ("num_key_value_heads", "rope_scaling", "rope_theta", "rms_norm_eps", "tie_word_embeddings")
+    write(tmp_path, {key: value for key, value in LLAMA_31_8B.items() if key not in left_out})
+    expected = dataclasses.replace(
+        PRESETS["Llama-3.1-8B"], n_kv_heads=32, rope_scaling=None, rope_theta=10_000.0, norm_eps=1e-6
+    )
+    assert read_architecture(tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"architectures": ["MistralForCausalLM"]}, "architectures is ['MistralForCausalLM']: supported are"),
+        ({"architectures": None}, "architectures is None"),
+        ({"auto_map": {"AutoModel": "model.Model"}}, "auto_map names code in the folder, which is never run"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config: quantized weights cannot be trained"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu': only 'silu' is supported"),
+        ({"attention_bias": True}, "attention_bias is True: only False is supported"),
+        ({"mlp_bias": True}, "mlp_bias is True"),
+        ({"use_sliding_window": True}, "use_sliding_window is True"),
+        ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_attention'"),
+        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling.rope_type is 'yarn': supported are"),
+        ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters.rope_type is 'linear'"),
+        ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
+        ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling.factor is missing"),
+        ({"rope_scaling": "llama3"}, "rope_scaling is not a JSON object"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"hidden_size": "4096"}, "hidden_size is '4096': it must be a whole number"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"rope_theta": True}, "rope_theta is True: it must be a number"),
+        ({"hidden_size": 4100}, "hidden_size (4100) is not a multiple of num_attention_heads (32)"),
+        ({"num_key_value_heads": 5}, "num_key_value_heads (5) does not divide num_attention_heads (32)"),
+        ({"head_dim": 63}, "head_dim is 63, and RoPE needs an even one"),
+    ],
+)
+def test_what_is_not_supported_is_refused_by_name(tmp_path, changes, message):
+    write(tmp_path, {**LLAMA_31_8B, **changes})
+    with pytest.raises(InputError) as caught:
+        read_architecture(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: ")
+    assert message in str(caught.value)
+
+
+def test_a_folder_without_a_readable_config_is_named(tmp_path):
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        read_architecture(tmp_path / "nowhere")
+    with pytest.raises(InputError, match=r"has no config\.json: it is no Hugging Face model folder"):
+        read_architecture(tmp_path)
+    for content in ("{", "[]", "\xff"):
+        (tmp_path / "config.json").write_bytes(content.encode("latin1"))
+        with pytest.raises(InputError, match=r"config\.json is not a"):
+            read_architecture(tmp_path)

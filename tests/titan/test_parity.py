@@ -1,0 +1,92 @@
+"""Logits equal to those of transformers on the same weights: an implementation that shares no line with ours."""
+
+import itertools
+
+import pytest
+import torch
+from torchtitan.models.common.attention import create_varlen_metadata_for_document
+from transformers import AutoModelForCausalLM
+
+from tests.checkpoints import CHECKPOINTS, load_decoder, transformers_model
+
+
+def positions_of(lengths: list[int]) -> torch.Tensor:
+    return torch.cat([torch.arange(length) for length in lengths])[None]
+
+
+@torch.no_grad()
+def logits(model, tokens_BL: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    positions = positions_of(lengths)
+    return model(tokens_BL, positions, create_varlen_metadata_for_document(positions))
+
+
+@torch.no_grad()
+def reference_logits(model, tokens_BL: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """Each document alone."""
+    return torch.cat([model(document).logits for document in tokens_BL.split(lengths, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_logits_of_tiny_checkpoints_equal_those_of_transformers(name, tmp_path):
+    reference = transformers_model(name)
+    reference.save_pretrained(tmp_path)
+    model = load_decoder(tmp_path)
+    tokens = torch.randint(256, (1, 200), generator=torch.Generator().manual_seed(1))
+    expected = reference_logits(reference, tokens, [200])
+    # Otherwise the comparison would say little.
+    assert expected.std() > 0.5
+    torch.testing.assert_close(logits(model, tokens, [200]), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_packed_window_equals_each_document_alone(name, tmp_path):
+    reference = transformers_model(name)
+    reference.save_pretrained(tmp_path)
+    tokens = torch.randint(256, (1, 200), generator=torch.Generator().manual_seed(1))
+    lengths = [1, 70, 29, 100]
+    expected = reference_logits(reference, tokens, lengths)
+    torch.testing.assert_close(logits(load_decoder(tmp_path), tokens, lengths), expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama with scaled RoPE", "qwen2"])
+def test_gradients_equal_those_of_transformers(name, tmp_path):
+    reference = transformers_model(name)
+    reference.save_pretrained(tmp_path)
+    model = load_decoder(tmp_path)
+    tokens = torch.randint(256, (1, 65), generator=torch.Generator().manual_seed(1))
+    inputs, labels = tokens[:, :-1], tokens[0, 1:]
+    positions = positions_of([64])
+    ours = model(inputs, positions, create_varlen_metadata_for_document(positions))
+    torch.nn.functional.cross_entropy(ours[0], labels).backward()
+    torch.nn.functional.cross_entropy(reference(inputs).logits[0], labels).backward()
+    theirs = dict(reference.named_parameters())
+    names = {"wq": "q_proj", "wk": "k_proj", "wv": "v_proj"}
+    for layer, (short, long), leaf in itertools.product(range(3), names.items(), ("weight", "bias")):
+        parameter = getattr(getattr(model.layers[str(layer)].attention.qkv_linear, short), leaf)
+        if parameter is None:
+            continue
+        expected = theirs[f"model.layers.{layer}.self_attn.{long}.{leaf}"].grad
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_without_the_scaling_of_rope_the_logits_would_differ(tmp_path):
+    """The checkpoint's positions reach into the frequencies that are scaled: the tests above can fail."""
+    scaled, plain = transformers_model("llama with scaled RoPE"), transformers_model("llama")
+    plain.load_state_dict(scaled.state_dict())
+    tokens = torch.randint(256, (1, 200), generator=torch.Generator().manual_seed(1))
+    difference = reference_logits(scaled, tokens, [200]) - reference_logits(plain, tokens, [200])
+    assert difference.abs().max() > 0.1
+
+
+@pytest.mark.slow
+def test_logits_of_a_real_model_on_real_text_equal_those_of_transformers(smollm2, book_chapters):
+    from transformers import AutoTokenizer
+
+    # In float64, for at logits of 40 transformers' own float32 is off by more than 1e-4.
+    reference = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float64)
+    tokenizer, model = AutoTokenizer.from_pretrained(smollm2), load_decoder(smollm2)
+    for chapter, lengths in {3: [1500], 5: [400, 1, 600, 499], 700: [1500]}.items():
+        tokens = tokenizer(book_chapters[chapter][:9000], return_tensors="pt").input_ids[:, :1500]
+        assert tokens.shape == (1, 1500)
+        expected = reference_logits(reference, tokens, lengths)
+        torch.testing.assert_close(logits(model, tokens, lengths).double(), expected, rtol=0, atol=1e-4)
