@@ -33,12 +33,13 @@ class Report:
         self.folder = folder
         self.lines: list[str] = []
         self.checks: list[dict[str, Any]] = []
+        self.attention: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
 
     def say(self, text: str) -> None:
         print(text, flush=True)
         self.lines.append(text)
-        results = {"checks": self.checks, "steps": self.steps}
+        results = {"checks": self.checks, "attention": self.attention, "steps": self.steps}
         (self.folder / "gpu.txt").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
         (self.folder / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
@@ -64,7 +65,7 @@ def main() -> None:
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
     parser.add_argument("--models", nargs="+", default=["smollm2-135m", "llama3.2-1b"], help="as in benchmarks.step")
     parser.add_argument("--seq-len", type=int, default=16_384)
-    parser.add_argument("--rounds", type=int, default=30, help="timed steps of every side")
+    parser.add_argument("--rounds", type=int, default=30, help="timed steps of every side, and rounds of attention")
     parser.add_argument("--small", action="store_true", help="a toy model, in seconds; the timings mean nothing")
     args = parser.parse_args()
     if args.small:
@@ -72,9 +73,8 @@ def main() -> None:
 
     is_old = old_torch.install()
     # These import torchtitan, which needs the stand-ins.
-    from torch.nn.attention import current_flash_attention_impl
-
     from benchmarks import gpu_checks, step
+    from exact_titan.titan.attention import choose, describe
 
     step.prepare_process(args.device)
     # The lm_head of an old torch computes in the dtype of its parameters (see benchmarks.old_torch).
@@ -87,14 +87,18 @@ def main() -> None:
     for shape in args.models:
         report.say(f"\n{shape}, windows of {args.seq_len}")
         report.check(shape, gpu_checks.part_checks(shape, device, seq_len=args.seq_len))
+        try:
+            report.attention.append(gpu_checks.time_attention(shape, device, seq_len=args.seq_len, rounds=args.rounds))
+            report.say("\n" + gpu_checks.attention_table(report.attention[-1]) + "\n")
+        except Exception:
+            report.failure(shape, "timing attention")
         report.check(shape, gpu_checks.step_checks(shape, seq_len=args.seq_len, steps=30, **dtypes))
         try:
             report.steps.append(step.compare(shape, seq_len=args.seq_len, rounds=args.rounds, **dtypes))
             report.say("\n" + step.table(report.steps[-1]))
         except Exception:
             report.failure(shape, "comparing the steps")
-    if args.device == "cuda":
-        report.say(f"\nattention: {current_flash_attention_impl() or 'the FlashAttention 2 in torch'}")
+    report.say(f"\nattention in the steps: {describe(choose('auto'))}")
     failed = sum(check["passed"] is False for check in report.checks)
     report.say(f"\n{failed} of {len(report.checks)} checks failed")
     sys.exit(1 if failed else 0)

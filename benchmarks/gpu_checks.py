@@ -4,27 +4,45 @@ Each check returns ``passed`` (None: this device cannot run it) and the figures 
 a fixed seed; activations are bfloat16 on CUDA, as in training.
 """
 
+import random
+import statistics
 import tempfile
+import time
 import traceback
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper
 from torchtitan.distributed import utils as dist_utils
+from torchtitan.distributed.activation_checkpoint import FullAC
 
-from benchmarks.step import SHAPES, STOCK, Side, build_sides, random_trainer, run_step
+from benchmarks.step import SHAPES, STOCK, WARMUP_ROUNDS, Side, build_sides, random_trainer, run_step, synchronize
 from benchmarks.synthetic import mixed_lengths, write_dataset
 from exact_titan.data import PackedDataset
 from exact_titan.exposure import Buckets, effective_context
-from exact_titan.titan.attention import DocumentAttention, varlen_metadata
+from exact_titan.titan.activation_checkpoint import AttentionSavingAC
+from exact_titan.titan.attention import (
+    DocumentAttention,
+    Kernel,
+    choose,
+    describe,
+    forward_ops,
+    unavailable,
+    varlen_metadata,
+)
+from exact_titan.titan.flops import attention_flops, attention_pairs
 from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.models import LlamaSizes, decoder_spec
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 from exact_titan.titan.trainer import ExactTrainer
 
@@ -60,9 +78,19 @@ def part_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[O
             ("bucket counts on the device are those of the CPU", lambda: check_counts(case)),
             ("the loss does not wait for the device", lambda: check_no_sync(case, refresh_steps=0)),
             ("the loss with refresh_steps=1 neither", lambda: check_no_sync(case, refresh_steps=1)),
-            ("document attention against a dense mask", lambda: check_attention(shape, device, min(seq_len, 4096))),
             ("no document sees another", lambda: check_isolation(shape, device, seq_len)),
         ]
+        for kernel in kernels(device):
+            checks += [
+                (
+                    f"document attention, {kernel}, against a dense mask",
+                    partial(check_attention, kernel, shape, device, min(seq_len, 4096)),
+                ),
+                (
+                    f"selective checkpointing runs {kernel} once",
+                    partial(check_checkpointing, kernel, device),
+                ),
+            ]
         for name, check in checks:
             yield attempt(name, check)
 
@@ -215,7 +243,8 @@ class AttentionCase:
         borders = [0, 1, *sorted(inner.tolist()), seq_len]
         return cls(random(model["n_heads"]), random(model["n_kv_heads"]), random(model["n_kv_heads"]), borders)
 
-    def run(self) -> torch.Tensor:
+    def attention(self, kernel: Kernel) -> Callable[[], torch.Tensor]:
+        """The attention of these inputs by a kernel."""
         """:class:`DocumentAttention` as the model calls it."""
         device = self.q_BLNH.device
         longest = max(end - start for start, end in zip(self.borders, self.borders[1:], strict=False))
@@ -224,15 +253,28 @@ class AttentionCase:
             longest,
             tuple(self.borders) if device.type == "cpu" else None,
         )
-        attention = DocumentAttention(DocumentAttention.Config())
-        return attention(self.q_BLNH, self.k_BLNH, self.v_BLNH, attention_masks=masks, enable_gqa=True)
+        attention = DocumentAttention.Config(implementation=kernel).build()
+        return partial(attention, self.q_BLNH, self.k_BLNH, self.v_BLNH, attention_masks=masks, enable_gqa=True)
 
 
-def check_attention(shape: str, device: torch.device, seq_len: int) -> tuple[bool, str]:
+def kernels(device: torch.device) -> list[Kernel]:
+    """The kernels that a run on this device chooses from, and on the CPU also those that it would on CUDA."""
+    return [kernel for kernel in get_args(Kernel) if kernel != "sdpa" or device.type == "cpu"]
+
+
+def missing(kernel: Kernel, device: torch.device) -> str | None:
+    """Why a kernel cannot be checked here; None if it can."""
+    return "needs CUDA" if device.type == "cpu" and kernel != "sdpa" else unavailable(kernel)
+
+
+def check_attention(kernel: Kernel, shape: str, device: torch.device, seq_len: int) -> tuple[bool | None, str]:
     """Output and gradients against attention with an explicit mask, in float64 on the same inputs."""
+    reason = missing(kernel, device)
+    if reason is not None:
+        return None, reason
     case = AttentionCase.draw(shape, device, seq_len)
     tensors = (case.q_BLNH, case.k_BLNH, case.v_BLNH)
-    out = case.run()
+    out = case.attention(kernel)()
     seed = torch.randn_like(out)
     gradients = torch.autograd.grad(out, tensors, seed)
 
@@ -260,15 +302,104 @@ def check_isolation(shape: str, device: torch.device, seq_len: int) -> tuple[boo
     """Other keys and values in one document leave every other document's output as it was, bit for bit."""
     case = AttentionCase.draw(shape, device, seq_len)
     with torch.no_grad():
-        before = case.run()
+        run = case.attention(choose("auto"))
+        before = run()
         start, end = case.borders[3], case.borders[4]
         for tensor in (case.k_BLNH, case.v_BLNH):
             tensor[:, start:end] += 1
-        after = case.run()
+        after = run()
     changed = (before != after).flatten(2).any(-1)[0]
     inside = int(changed[start:end].sum())
     outside = int(changed.sum()) - inside
     return outside == 0 and inside > 0, f"{outside} positions changed outside the document, {inside} inside it"
+
+
+class Operators(TorchDispatchMode):
+    """Counts the operators that are run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts: Counter[Any] = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func] += 1
+        return func(*args, **(kwargs or {}))
+
+
+def check_checkpointing(kernel: Kernel, device: torch.device) -> tuple[bool | None, str]:
+    """How often a kernel's forward pass runs in a step of one layer on one document, by activation checkpointing."""
+    reason = missing(kernel, device)
+    if reason is not None:
+        return None, reason
+    sizes = LlamaSizes(dim=128, n_layers=1, n_heads=2, n_kv_heads=2)
+    config = decoder_spec(sizes.architecture(seq_len=64, tokenizer_vocab=50)).model
+    config.layers[0].attention.inner_attention.implementation = kernel
+    tokens, positions = torch.zeros(1, 64, dtype=torch.int64, device=device), torch.arange(64, device=device)[None]
+    masks = varlen_metadata(torch.tensor([0, 64], dtype=torch.int32, device=device), 64, (0, 64))
+    runs = []
+    for policy in (AttentionSavingAC.Config(), FullAC.Config()):
+        model = config.build()
+        policy.build(dump_folder="").apply(model)
+        model.to(device)
+        with torch.no_grad():
+            model.init_states()
+        with Operators() as operators:
+            model(tokens, positions, masks).sum().backward()
+        runs.append(operators.counts[forward_ops()[kernel]])
+    return runs == [1, 2], f"{runs[0]} times with selective, {runs[1]} with full checkpointing"
+
+
+def time_attention(shape: str, device: torch.device, *, seq_len: int, rounds: int) -> dict[str, Any]:
+    """Seconds of a forward and a backward pass of every kernel that runs here, round by round in an order drawn anew.
+
+    One layer's attention with the heads of ``SHAPES[shape]``, over one window of nine documents.
+    """
+    case = AttentionCase.draw(shape, device, seq_len)
+    tensors = (case.q_BLNH, case.k_BLNH, case.v_BLNH)
+    seed = torch.randn_like(case.q_BLNH)
+    model = SHAPES[shape]
+    pairs = attention_pairs(end - start for start, end in pairwise(case.borders))
+    flops = attention_flops(pairs, n_layers=1, n_heads=model["n_heads"], head_dim=model["dim"] // model["n_heads"])
+    seconds: dict[Kernel, list[float]] = {kernel: [] for kernel in kernels(device) if missing(kernel, device) is None}
+    for number in range(WARMUP_ROUNDS + rounds):
+        for kernel in random.Random(number).sample(list(seconds), len(seconds)):
+            run = case.attention(kernel)  # and torch's switch, which is for the whole process
+            synchronize(device)
+            start = time.perf_counter()
+            torch.autograd.grad(run(), tensors, seed)
+            synchronize(device)
+            if number >= WARMUP_ROUNDS:
+                seconds[kernel].append(time.perf_counter() - start)
+    medians = {kernel: statistics.median(times) for kernel, times in seconds.items()}
+    return {
+        "model": shape,
+        "seq_len": seq_len,
+        "documents": len(case.borders) - 1,
+        "flops": flops,
+        "kernels": [
+            {
+                "kernel": kernel,
+                "description": describe(kernel),
+                "seconds": seconds[kernel],
+                "median_seconds": median,
+                "tflops": flops / median / 1e12,
+            }
+            for kernel, median in medians.items()
+        ],
+        "missing": {kernel: missing(kernel, device) for kernel in kernels(device) if kernel not in seconds},
+    }
+
+
+def attention_table(result: dict[str, Any]) -> str:
+    """The times of :func:`time_attention` as text."""
+    lines = [
+        f"attention of one layer, forward and backward, windows of {result['seq_len']} with {result['documents']} "
+        f"documents, {len(result['kernels'][0]['seconds'])} rounds"
+    ]
+    for row in result["kernels"]:
+        lines.append(f"{row['description']:48}{row['median_seconds'] * 1e3:>9.3f} ms{row['tflops']:>9.1f} TFLOP/s")
+    lines += [f"{kernel:48}{reason}" for kernel, reason in result["missing"].items()]
+    return "\n".join(lines)
 
 
 def step_checks(shape: str, *, seq_len: int, steps: int, dtype: str, compute_dtype: str) -> Iterator[Outcome]:

@@ -19,6 +19,9 @@ Peak memory of a step: on CUDA ``torch.cuda.max_memory_allocated``; on the CPU t
 allocations and frees that torch's profiler reports, on top of the parameters, buffers and optimizer state. It is taken
 in steps of their own that are not timed. Windows are packed from random documents of 64 tokens to four windows
 (log-uniform).
+
+MFU: the FLOPs of :mod:`exact_titan.titan.flops` over the whole time of the timed steps and over the GPU's dense
+bfloat16 peak, as torchtitan has it; the CPU has none.
 """
 
 import argparse
@@ -27,6 +30,7 @@ import dataclasses
 import gc
 import json
 import logging
+import math
 import os
 import random
 import statistics
@@ -50,6 +54,7 @@ from benchmarks.synthetic import mixed_lengths, write_dataset
 from exact_titan.config_registry import from_scratch
 from exact_titan.data.loader import PackedDataLoader
 from exact_titan.titan import cpu, torch_versions
+from exact_titan.titan.flops import attention_flops, attention_pairs, attention_shape, matmul_flops_per_token
 from exact_titan.titan.metrics import ExposureMetrics
 from exact_titan.titan.models import LlamaSizes
 from exact_titan.titan.trainer import ExactTrainer
@@ -227,7 +232,8 @@ def compare(shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype:
     Arguments as for :func:`random_trainer`; ``rounds`` are the timed steps of every side.
     """
     with random_trainer(shape, seq_len=seq_len, windows=32, dtype=dtype, compute_dtype=compute_dtype) as trainer:
-        sides = measure(trainer, rounds)
+        sides, flops = measure(trainer, rounds)
+        peak_flops = trainer.metrics_processor.gpu_peak_flops
         parameters = sum(parameter.numel() for parameter in trainer.model_parts[0].parameters())
     stock = sides[0]
     rows = []
@@ -240,6 +246,7 @@ def compare(shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype:
                 "seconds": side.seconds,
                 "median_seconds": statistics.median(side.seconds),
                 "tokens_per_second": seq_len / statistics.median(side.seconds),
+                "mfu": flops / sum(side.seconds) / peak_flops if math.isfinite(peak_flops) else None,
                 "time_ratio": middle,
                 "time_ratio_quartiles": [low, high],
                 "peak_bytes": side.peak_bytes,
@@ -255,27 +262,39 @@ def compare(shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype:
         "dtype": dtype,
         "compute_dtype": compute_dtype,
         "rounds": rounds,
+        "flops": flops,
+        "peak_flops": peak_flops if math.isfinite(peak_flops) else None,
         "sides": rows,
     }
 
 
-def measure(trainer: ExactTrainer, rounds: int) -> list[Side]:
-    """Warm up, time ``rounds`` rounds, then take every side's peak memory."""
+def measure(trainer: ExactTrainer, rounds: int) -> tuple[list[Side], int]:
+    """Warm up, time ``rounds`` rounds, then take every side's peak memory; with the FLOPs of a side's timed steps."""
     sides = build_sides(trainer)
     batches = iter(trainer.dataloader)
     for _ in range(WARMUP_ROUNDS):
         for side in sides:
             run_step(trainer, side, next(batches))
     gc.collect()
+    flops = 0
     for number in range(rounds):
         batch = next(batches)
+        flops += step_flops(trainer, batch)
         for side in random.Random(number).sample(sides, len(sides)):
             side.seconds.append(timed_step(trainer, side, batch))
         gc.collect()
     batch = next(batches)
     for side in sides:
         side.peak_bytes = peak_memory(trainer, side, batch)
-    return sides
+    return sides, flops
+
+
+def step_flops(trainer: ExactTrainer, batch: tuple[dict[str, Any], torch.Tensor]) -> int:
+    """FLOPs of an optimizer step, as MFU counts them: with the attention of the documents alone."""
+    inputs, labels = batch
+    config = trainer.model_config
+    attention = attention_flops(attention_pairs(inputs["cu_seqlens"].diff().tolist()), **attention_shape(config))
+    return labels.numel() * matmul_flops_per_token(config, trainer.model_parts[0]) + attention
 
 
 def table(result: dict[str, Any]) -> str:
@@ -284,13 +303,15 @@ def table(result: dict[str, Any]) -> str:
         f"{result['model']} ({result['parameters'] / 1e6:,.1f}M parameters), windows of {result['seq_len']}, "
         f"{result['dtype']} weights, {result['compute_dtype']} compute",
         f"{result['device']}, torch {result['torch']}, {result['rounds']} rounds",
-        f"{'':24}{'step':>10}{'tokens/s':>10}{'time ratio':>12}{'quartiles':>18}{'peak memory':>14}{'ratio':>9}",
+        f"{'':24}{'step':>10}{'tokens/s':>10}{'MFU':>8}{'time ratio':>12}{'quartiles':>18}{'peak memory':>14}"
+        f"{'ratio':>9}",
     ]
     for row in result["sides"]:
         low, high = row["time_ratio_quartiles"]
+        mfu = "-" if row["mfu"] is None else f"{row['mfu']:.1%}"
         lines.append(
             f"{row['side']:24}{row['median_seconds'] * 1e3:>7.1f} ms{row['tokens_per_second']:>10,.0f}"
-            f"{row['time_ratio']:>12.4f}{f'{low:.4f} … {high:.4f}':>18}"
+            f"{mfu:>8}{row['time_ratio']:>12.4f}{f'{low:.4f} … {high:.4f}':>18}"
             f"{row['peak_bytes'] / 2**20:>10,.1f} MiB{row['memory_ratio']:>9.5f}"
         )
     return "\n".join(lines)

@@ -39,6 +39,7 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
         (["--dataloader.split", "test"], "has no split 'test': choose one of train, val"),
         (["--validator.dataloader.split", "test"], "has no split 'test' to validate on: pack with --val-fraction"),
         (["--loss.dataset_path", "nowhere"], "nowhere: no such folder"),
+        (["--attention", "fa2"], "attention is fa2, but that needs a CUDA GPU"),
         (["--training.steps", "0"], "training.steps is 0"),
         (["--training.local_batch_size", "0"], "training.local_batch_size is 0"),
         (

@@ -67,13 +67,21 @@ class BucketSums:
         valid_T = valid_BL.flatten().to(torch.float64)
         self.sums_2n += torch.stack([ce_BL.flatten() * valid_T, valid_T]) @ one_hot_Tn
 
-    def take(self, group: dist.ProcessGroup | None = None) -> torch.Tensor:
-        """All ranks' sums since the last call, float64 ``[2, n]``, and start again from 0: a collective."""
-        total_2n = self.sums_2n.clone()
+    def take(self, group: dist.ProcessGroup | None = None, *, beside_m: torch.Tensor | None = None) -> torch.Tensor:
+        """All ranks' sums since the last call, float64 ``[2, n]``, and start again from 0: a collective.
+
+        Args:
+            beside_m: float64 on the same device, replaced by its sum over the ranks in the same collective.
+        """
+        if beside_m is None:
+            beside_m = self.sums_2n.new_empty(0)
+        total = torch.cat([self.sums_2n.flatten(), beside_m])
         self.sums_2n.zero_()
         if dist.is_initialized():
-            dist.all_reduce(total_2n, group=group)
-        return total_2n
+            dist.all_reduce(total, group=group)
+        sums, beside = total.split([self.sums_2n.numel(), beside_m.numel()])
+        beside_m.copy_(beside)
+        return sums.view_as(self.sums_2n)
 
 
 class BucketCrossEntropy(BaseLoss):

@@ -5,11 +5,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import LoggerContainer, MetricsProcessor, TensorBoardLogger
+from torchtitan.models.common.decoder import Decoder
 from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import tail_mass
+from exact_titan.titan.flops import attention_flops, attention_shape, matmul_flops_per_token
 from exact_titan.titan.loss import ExactLoss
 
 _CHARTS = {
@@ -46,7 +49,9 @@ class ExposureMetrics(MetricsProcessor):
     ``exposure/tail_loss_mass``               share of the weighted targets that lies in the tail
     ========================================  ==================================================================
 
-    torchtitan's ``loss_metrics/global_avg_loss`` is the weighted loss of the log step alone.
+    torchtitan's ``loss_metrics/global_avg_loss`` is the weighted loss of the log step alone. Its ``tflops`` and
+    ``mfu(%)`` are per device, here with the attention of the documents that all ranks saw: torchtitan counts full
+    windows, without a mask.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -56,6 +61,9 @@ class ExposureMetrics(MetricsProcessor):
     exact_loss: ExactLoss
     """Set by the trainer, which builds the loss after the metrics."""
 
+    attention_pairs: int
+    """Query-key pairs of this rank's documents since the last log, counted by the trainer."""
+
     writers: list[SummaryWriter]
     """The TensorBoard files of this rank, if it writes any."""
 
@@ -63,6 +71,12 @@ class ExposureMetrics(MetricsProcessor):
         # Colours are for terminals; a log file or a Slurm log would get the escape codes.
         config.disable_color_printing = config.disable_color_printing or not sys.stdout.isatty()
         super().__init__(config, **kwargs)
+        self.attention_pairs = 0
+
+    def count_flops(self, config: Decoder.Config, model: nn.Module) -> None:
+        """Take the model's sizes, for the FLOPs of a step; ``model`` is built from ``config``."""
+        self.matmul_flops_per_token = matmul_flops_per_token(config, model)
+        self.attention_shape = attention_shape(config)
 
     def _build_metric_logger(self, **kwargs: Any):
         built = super()._build_metric_logger(**kwargs)
@@ -82,7 +96,14 @@ class ExposureMetrics(MetricsProcessor):
     ) -> None:
         """As torchtitan's; every rank calls it, and the bucket sums are added up over the ranks here."""
         loss = self.exact_loss
-        sums_2n = loss.sums.take().cpu()
+        seen_2 = torch.tensor(
+            [self.ntokens_since_last_log, self.attention_pairs], dtype=torch.float64, device=loss.sums.sums_2n.device
+        )
+        sums_2n = loss.sums.take(beside_m=seen_2).cpu()
+        tokens, pairs = (int(number) for number in seen_2.tolist())
+        # torchtitan multiplies this by the tokens per second.
+        attention_per_token = attention_flops(pairs, **self.attention_shape) / tokens
+        self.num_flops_per_token = self.matmul_flops_per_token + attention_per_token
         ce, count = sums_2n.sum(dim=1).tolist()
         cross_entropy = ce / count if count else float("nan")
         counts_n, weights_n = sums_2n[1], loss.weights_n.cpu()
@@ -95,4 +116,10 @@ class ExposureMetrics(MetricsProcessor):
         metrics |= {f"exposure/weight/{label}": w for label, w in zip(labels, weights_n.tolist(), strict=True)}
         metrics |= {"exposure/tail_loss_mass": mass, "loss_metrics/cross_entropy": cross_entropy}
         super().log(step, global_avg_loss, global_max_loss, grad_norm, {**(extra_metrics or {}), **metrics})
+        self.attention_pairs = 0
         logger.info(f"step: {step:2}  cross entropy: {cross_entropy:8.5f}  tail's loss mass: {mass:.1%}")
+
+    def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
+        """As torchtitan's, which starts to count tokens and time anew here."""
+        super().log_validation(loss, step, extra_metrics)
+        self.attention_pairs = 0

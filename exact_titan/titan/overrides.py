@@ -13,11 +13,13 @@ from typing import Any
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.config.override import derive, override
+from torchtitan.distributed.activation_checkpoint import SelectiveAC
 from torchtitan.models.common.attention import VarlenAttention
 
 from exact_titan.data.loader import PackedDataLoader
 from exact_titan.errors import InputError
-from exact_titan.titan.attention import DocumentAttention
+from exact_titan.titan.activation_checkpoint import AttentionSavingAC
+from exact_titan.titan.attention import DocumentAttention, Implementation
 from exact_titan.titan.loss import ExactLoss
 
 
@@ -45,7 +47,15 @@ def packed_validation(config: BaseDataLoader.Config, *, dataset_path: str) -> Pa
     return PackedDataLoader.Config(dataset_path=dataset_path, split="val", infinite=False, varlen_metadata=False)
 
 
-@override(target=VarlenAttention.Config, description="document attention that also runs on the CPU")
-def document_attention(config: VarlenAttention.Config) -> DocumentAttention.Config:
-    """Document attention in place of torchtitan's varlen attention; needed on the CPU only."""
-    return derive(config, DocumentAttention.Config)
+@override(target=VarlenAttention.Config, description="document attention with a choice of kernels, also on the CPU")
+def document_attention(
+    config: VarlenAttention.Config, *, implementation: Implementation = "auto"
+) -> DocumentAttention.Config:
+    """Document attention in place of torchtitan's varlen attention: for the CPU, or for another kernel on CUDA."""
+    return derive(config, DocumentAttention.Config, implementation=implementation)
+
+
+@override(target=SelectiveAC.Config, exact=True, description="selective checkpointing that saves every attention")
+def save_attention(config: SelectiveAC.Config) -> AttentionSavingAC.Config:
+    """Selective activation checkpointing that does not run the flash-attn package's attention twice."""
+    return derive(config, AttentionSavingAC.Config)

@@ -11,6 +11,7 @@ from exact_titan.data.manifest import TOKENIZER_FOLDER
 from exact_titan.errors import InputError
 from exact_titan.models.export import check_out
 from exact_titan.titan import start
+from exact_titan.titan.attention import set_implementation
 from exact_titan.titan.loss import ExactLoss, check_config
 from exact_titan.titan.models import check_vocabulary, decoder_spec
 from exact_titan.titan.torch_versions import SPMD_BACKEND
@@ -64,6 +65,7 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
         config = start.with_initial_weights(config, architecture)
         model_spec = decoder_spec(architecture)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
+    set_implementation(model_spec.model, config.attention)
     completed = replace(
         config,
         dataloader=replace(loader, varlen_metadata=True),

@@ -1,5 +1,6 @@
 """torchtitan's trainer with EXACT: varlen metadata from the host, weights that refresh and are checkpointed."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,9 @@ from torchtitan.components.validate import Validator
 from torchtitan.trainer import Trainer
 
 from exact_titan.data.loader import PackedDataLoader
-from exact_titan.titan.attention import varlen_metadata
+from exact_titan.titan.activation_checkpoint import ActivationCheckpointingConfig, AttentionSavingAC
+from exact_titan.titan.attention import Implementation, varlen_metadata
+from exact_titan.titan.flops import attention_pairs
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
 from exact_titan.titan.models import LlamaSizes
@@ -44,6 +47,10 @@ class ExactTrainer(Trainer):
         architecture: LlamaSizes = field(default_factory=LlamaSizes)
         """Sizes of a model from scratch."""
 
+        attention: Implementation = "auto"
+        """Attention kernel: fa3 (FlashAttention 3, Hopper), fa2 (the flash-attn package) or torch (torch's own); auto:
+        the first of these that is there, and torch's SDPA on the CPU."""
+
         hf_assets_path: str = ""
         """Folder of the tokenizer; empty: the copy in the packed dataset."""
 
@@ -52,6 +59,7 @@ class ExactTrainer(Trainer):
         metrics: MetricsProcessor.Config = field(default_factory=ExposureMetrics.Config)
         validator: Validator.Config = field(default_factory=ExposureValidator.Config)
         optimizer: OptimizersContainer.Config = field(default_factory=AdamW.Config)
+        activation_checkpoint: ActivationCheckpointingConfig = field(default_factory=AttentionSavingAC.Config)
 
     config: Config
     loss_fn: ExactLoss
@@ -64,6 +72,15 @@ class ExactTrainer(Trainer):
             keep_model_folder(config, dataset_tokenizer=packed_tokenizer(config))
         self.loss_fn.to(self.device)
         self.metrics_processor.exact_loss = self.loss_fn
+        self.metrics_processor.count_flops(self.model_config, self.model_parts[0])
+
+    def batch_generator(
+        self, data_iterable: Iterable[tuple[dict[str, Any], torch.Tensor]]
+    ) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+        """torchtitan's batches; the attention in them is counted here, while the documents' borders are on the host."""
+        for input_dict, labels in super().batch_generator(data_iterable):
+            self.metrics_processor.attention_pairs += attention_pairs(input_dict["cu_seqlens"].diff().tolist())
+            yield input_dict, labels
 
     def post_dataloading_process(
         self, input_dict: dict[str, Any], labels: torch.Tensor

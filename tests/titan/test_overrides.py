@@ -2,10 +2,12 @@
 
 import pytest
 from torchtitan.config.override import OverrideConfig, apply_overrides
+from torchtitan.distributed.activation_checkpoint import SelectiveAC
 from torchtitan.models.llama3 import config_registry
 
 from exact_titan.data.loader import PackedDataLoader
 from exact_titan.errors import InputError
+from exact_titan.titan.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.attention import DocumentAttention
 from exact_titan.titan.loss import ExactLoss
 
@@ -36,6 +38,17 @@ def test_varlen_attention_is_replaced_in_every_layer():
     apply_overrides(OverrideConfig(imports=[f"{HERE}.document_attention"]), config)
     layers = config.model_spec.model.layers
     assert all(isinstance(layer.attention.inner_attention, DocumentAttention.Config) for layer in layers)
+
+
+def test_the_kernel_is_chosen_and_its_output_saved_by_overrides():
+    config = config_registry.llama3_debugmodel_varlen_attn()
+    config.activation_checkpoint = SelectiveAC.Config(debug=True)
+    imports = [(f"{HERE}.document_attention", {"implementation": "fa2"}), f"{HERE}.save_attention"]
+    apply_overrides(OverrideConfig(imports=imports), config)
+    layers = config.model_spec.model.layers
+    assert {layer.attention.inner_attention.implementation for layer in layers} == {"fa2"}
+    assert type(config.activation_checkpoint) is AttentionSavingAC.Config
+    assert config.activation_checkpoint.debug
 
 
 def test_refreshing_weights_in_torchtitans_trainer_is_refused():

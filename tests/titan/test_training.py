@@ -13,7 +13,7 @@ from exact_titan.data import PackedDataset
 from exact_titan.data.order import WindowOrder
 from exact_titan.exposure import bucket_weights
 from exact_titan.study.compare import read_validation
-from tests.support import pack_lengths, torchrun
+from tests.support import VOCAB, pack_lengths, torchrun
 
 RUNNER = Path(__file__).with_name("recorded_runs.py")
 SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
@@ -182,6 +182,40 @@ def test_tensorboard_shows_exposure_weights_and_plain_cross_entropy_per_bucket(t
     # Both runs start from the same weights and see the same windows: the first step's plain loss is the same.
     assert exact["loss_metrics/cross_entropy"][1] == standard["loss_metrics/cross_entropy"][1]
     assert exact["loss_metrics/global_avg_loss"][1] > exact["loss_metrics/cross_entropy"][1]
+
+
+def flops_per_token(windows: list[dict[str, torch.Tensor]]) -> float:
+    """By hand, for MODEL and these windows: a token at position p of its document attends to p + 1."""
+    layer = 32 * (4 + 2 * 2) * 8 + 32 * 32 + 3 * 32 * 64 + 2 * 32
+    parameters = 2 * layer + 32 + VOCAB * 32
+    positions = torch.stack([window["positions"] for window in windows])
+    forward = 2 * 2 * 8 * 4 * 2 * (positions + 1).double().mean().item()
+    return 6 * parameters + 3 * forward
+
+
+def test_flops_are_those_of_the_documents_that_all_ranks_saw(two_ranks, dataset):
+    logged = scalars(two_ranks["folder"] / "shown_exact")
+    order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
+    for step in (1, 2, 3):
+        windows = [dataset[order[place]] for place in range(4 * (step - 1), 4 * step)]
+        found = logged["tflops"][step] * 1e12 / logged["throughput(tps)"][step]
+        assert found == pytest.approx(flops_per_token(windows), rel=1e-6)
+        assert found != pytest.approx(flops_per_token(windows[::2]), rel=1e-6)
+    # No GPU, no peak to compare with.
+    assert set(logged["mfu(%)"].values()) == {0}
+
+
+def test_flops_are_counted_anew_after_a_log_and_a_validation(dataset, tmp_path):
+    """As torchtitan's tokens are. Logged at steps 1 and 4, validated after step 3."""
+    options = ["--metrics.enable-tensorboard", "--metrics.log_freq", "4", "--validator.enable", "--validator.freq", "3"]
+    record(1, tmp_path, {"name": "run", "trainer": "exact", "argv": argv(dataset, tmp_path, *options, steps=4)})
+    logged = scalars(tmp_path)
+    order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
+    assert set(logged["tflops"]) == {1, 4}
+    for step in (1, 4):
+        windows = [dataset[order[place]] for place in range(4 * (step - 1), 4 * step)]
+        found = logged["tflops"][step] * 1e12 / logged["throughput(tps)"][step]
+        assert found == pytest.approx(flops_per_token(windows), rel=1e-6)
 
 
 def test_validation_is_the_plain_cross_entropy_of_every_validation_window_once(two_ranks, dataset, tmp_path):

@@ -1,0 +1,81 @@
+"""A real pretrained model goes on with real text, through the README's commands: "Continue a real model"."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from exact_titan.data import PackedDataset
+from tests.support import ROOT, torchrun
+
+CONFIG = ROOT / "train_configs/SmolLM2-135M-2k.toml"
+
+
+def pack(folder: Path, chapters: Path, seq_len: int) -> None:
+    command = [sys.executable, "-m", "exact_titan.cli", "pack", str(chapters), "--tokenizer", "SmolLM2-135M"]
+    command += ["--seq-len", str(seq_len), "--val-fraction", "0.002", "--out", f"packed/books-{seq_len}"]
+    subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
+
+
+@torch.no_grad()
+def cross_entropy(model_folder: Path, dataset: PackedDataset) -> float:
+    """Mean cross-entropy of a dataset's targets by transformers, each document alone."""
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    total, targets = 0.0, 0
+    for window in (dataset[k] for k in range(len(dataset))):
+        for start, end in zip(window["cu_seqlens"][:-1], window["cu_seqlens"][1:], strict=True):
+            labels = window["labels"][start:end]
+            if (labels != -100).any():
+                logits = model(window["input"][None, start:end]).logits[0]
+                total += F.cross_entropy(logits, labels, reduction="sum", ignore_index=-100).item()
+                targets += int((labels != -100).sum())
+    return total / targets
+
+
+@pytest.mark.slow
+def test_validation_cross_entropy_falls_and_is_what_transformers_finds_in_the_export(
+    smollm2, book_chapters_file, tmp_path
+):
+    (tmp_path / "SmolLM2-135M").symlink_to(smollm2)
+    pack(tmp_path, book_chapters_file, 2048)
+    options = ["--dataloader.dataset_path", "packed/books-2048", "--training.steps", "6", "--validator.freq", "3"]
+    done = torchrun(2, "-m", "exact_titan.train", "--config", str(CONFIG), *options, cwd=tmp_path, timeout=1500)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+    events = EventAccumulator(str(next((tmp_path / "outputs/SmolLM2-135M-2k-exact/tb").glob("*"))))
+    events.Reload()
+    validated = [event.value for event in events.Scalars("validation_metrics/loss")]
+    windows = PackedDataset(tmp_path / "packed/books-2048", split="val")
+    before = cross_entropy(smollm2, windows)
+    after = cross_entropy(tmp_path / "SmolLM2-135M-books-exact", windows)
+    assert len(validated) == 2
+    assert before > validated[0] > validated[1]
+    # The export is in bfloat16, what was validated in float32.
+    assert abs(after - validated[1]) < 0.02
+
+
+@pytest.mark.slow
+def test_its_weights_come_out_as_they_went_in(smollm2, book_chapters_file, tmp_path):
+    (tmp_path / "SmolLM2-135M").symlink_to(smollm2)
+    pack(tmp_path, book_chapters_file, 64)
+    options = ["--dataloader.dataset_path", "packed/books-64", "--training.seq_len", "64", "--training.steps", "1"]
+    options += ["--optimizer.lr", "0.0", "--loss.threshold", "16", "--export", "out", "--validator.no-enable"]
+    done = torchrun(2, "-m", "exact_titan.train", "--config", str(CONFIG), *options, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    before, after = (load_file(folder / "model.safetensors") for folder in (smollm2, tmp_path / "out"))
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    prompt = tokenizer("It was a dark and stormy night", return_tensors="pt").input_ids
+    texts = [
+        tokenizer.decode(AutoModelForCausalLM.from_pretrained(folder).generate(prompt, max_new_tokens=30)[0])
+        for folder in (smollm2, tmp_path / "out")
+    ]
+    assert texts[0] == texts[1]

@@ -1,0 +1,107 @@
+"""A stand-in for the package flash-attn, which needs a GPU: dense attention behind the names and signatures of 2.8.3.
+
+It shows that the calls fit, with what masks and dtypes, and how often the operator runs; nothing about the kernels.
+Its names and signatures are those of flash_attn/flash_attn_interface.py at the tag v2.8.3.
+"""
+
+import functools
+import types
+from importlib.machinery import ModuleSpec
+from itertools import pairwise
+
+import torch
+
+
+def dense(q_TNH, k_TNH, v_TNH, cu_seqlens, scale):
+    """Causal attention of every document by itself, with an explicit mask, in float32."""
+    group = q_TNH.shape[1] // k_TNH.shape[1]
+    k_TNH, v_TNH = (x.repeat_interleave(group, dim=1).float() for x in (k_TNH, v_TNH))
+    out = []
+    for start, end in pairwise(cu_seqlens.tolist()):
+        scores = torch.einsum("lnh,mnh->nlm", q_TNH[start:end].float(), k_TNH[start:end]) * scale
+        later = torch.ones(end - start, end - start, dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(later, float("-inf")).softmax(-1)
+        out.append(torch.einsum("nlm,mnh->lnh", weights, v_TNH[start:end]))
+    return torch.cat(out).to(q_TNH.dtype)
+
+
+@functools.cache
+def module() -> types.ModuleType:
+    """The package, for ``sys.modules["flash_attn"]``; its operator stays registered for the life of the process."""
+
+    @torch.library.custom_op("flash_attn::_flash_attn_varlen_forward", mutates_args=(), device_types="cpu")
+    def forward(
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        cu_seqlens_q: torch.Tensor,
+        cu_seqlens_k: torch.Tensor,
+        max_seqlen_q: int,
+        max_seqlen_k: int,
+        dropout_p: float,
+        softmax_scale: float,
+        causal: bool,
+        window_size_left: int = -1,
+        window_size_right: int = -1,
+        softcap: float = 0.0,
+        alibi_slopes: torch.Tensor | None = None,
+        return_softmax: bool = False,
+        block_table: torch.Tensor | None = None,
+        leftpad_k: torch.Tensor | None = None,
+        seqused_k: torch.Tensor | None = None,
+        zero_tensors: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        assert causal
+        assert q.dtype == k.dtype == v.dtype == torch.bfloat16
+        assert cu_seqlens_q.dtype == cu_seqlens_k.dtype == torch.int32
+        assert max_seqlen_q == max_seqlen_k == cu_seqlens_q.diff().max()
+        lse, mask, rng_state = torch.zeros(q.shape[1], q.shape[0]), torch.empty(0), torch.zeros(2, dtype=torch.int64)
+        return dense(q, k, v, cu_seqlens_q, softmax_scale), lse, mask, rng_state
+
+    class FlashAttnVarlenFunc(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, q, k, v, cu_seqlens, max_seqlen_q, max_seqlen_k, scale, causal):
+            scale = q.shape[-1] ** -0.5 if scale is None else scale
+            out, lse, _, rng_state = torch.ops.flash_attn._flash_attn_varlen_forward(
+                q, k, v, cu_seqlens, cu_seqlens, max_seqlen_q, max_seqlen_k, 0.0, scale, causal=causal
+            )
+            ctx.save_for_backward(q, k, v, out, lse, cu_seqlens, rng_state)
+            ctx.scale = scale
+            return out
+
+        @staticmethod
+        def backward(ctx, dout):
+            q, k, v, _, _, cu_seqlens, _ = ctx.saved_tensors
+            with torch.enable_grad():
+                inputs = [x.detach().requires_grad_() for x in (q, k, v)]
+                out = dense(*inputs, cu_seqlens, ctx.scale)
+            return *torch.autograd.grad(out, inputs, dout), None, None, None, None, None
+
+    def flash_attn_varlen_func(
+        q,
+        k,
+        v,
+        cu_seqlens_q,
+        cu_seqlens_k,
+        max_seqlen_q,
+        max_seqlen_k,
+        dropout_p=0.0,
+        softmax_scale=None,
+        causal=False,
+        window_size=(-1, -1),
+        softcap=0.0,
+        alibi_slopes=None,
+        deterministic=False,
+        return_attn_probs=False,
+        block_table=None,
+    ):
+        package.deterministic = deterministic
+        assert window_size == (-1, 0)
+        assert torch.equal(cu_seqlens_q, cu_seqlens_k)
+        return FlashAttnVarlenFunc.apply(q, k, v, cu_seqlens_q, max_seqlen_q, max_seqlen_k, softmax_scale, causal)
+
+    package = types.ModuleType("flash_attn")
+    package.__spec__ = ModuleSpec("flash_attn", None)
+    package.__version__ = "2.8.3"
+    package.flash_attn_varlen_func = flash_attn_varlen_func
+    return package
