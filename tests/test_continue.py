@@ -20,7 +20,7 @@ CONFIG = ROOT / "train_configs/SmolLM2-135M-2k.toml"
 
 def pack(folder: Path, chapters: Path, seq_len: int) -> None:
     command = [sys.executable, "-m", "exact_titan.cli", "pack", str(chapters), "--tokenizer", "SmolLM2-135M"]
-    command += ["--seq-len", str(seq_len), "--val-fraction", "0.002", "--out", f"packed/books-{seq_len}"]
+    command += ["--seq-len", str(seq_len), "--val-fraction", "0.005", "--out", f"packed/books-{seq_len}"]
     subprocess.run(command, cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
 
 

@@ -36,6 +36,8 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
         (["--dataloader.dataset_path", ""], "dataloader.dataset_path is empty"),
         (["--dataloader.dataset", "c4"], "dataloader.dataset is 'c4', which names torchtitan's own datasets"),
         (["--dataloader.dataset_path", "nowhere"], "nowhere: no such folder"),
+        (["--model", "nowhere"], "model is 'nowhere': there is no such folder, and the known models are Qwen2.5-0.5B"),
+        (["--start_from", "nowhere"], "nowhere: no such folder"),
         (["--dataloader.split", "test"], "has no split 'test': choose one of train, val"),
         (["--validator.dataloader.split", "test"], "has no split 'test' to validate on: pack with --val-fraction"),
         (["--loss.dataset_path", "nowhere"], "nowhere: no such folder"),

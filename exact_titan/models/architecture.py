@@ -133,5 +133,28 @@ PRESETS: dict[str, Architecture] = {
     "Llama-3.2-1B": _llama3(2048, 16, 32, 8192, scaling_factor=32.0, tied=True),
     "Llama-3.2-3B": _llama3(3072, 28, 24, 8192, scaling_factor=32.0, tied=True),
     "Llama-3.1-8B": _llama3(4096, 32, 32, 14_336, scaling_factor=8.0, tied=False),
+    "SmolLM2-135M": Architecture(
+        family="llama",
+        dim=576,
+        n_layers=30,
+        n_heads=9,
+        n_kv_heads=3,
+        head_dim=64,
+        ffn_dim=1536,
+        vocab_size=49_152,
+        max_positions=8192,
+        rope_theta=100_000.0,
+        norm_eps=1e-5,
+        tie_embeddings=True,
+    ),
 }
-"""The paper's models by name, as their published config.json files have them: for planning, without the weights."""
+"""The paper's models by name and one that a CPU can train, as their published config.json files have them: for
+planning, without the weights."""
+
+REPOSITORIES = {
+    name: f"{organisation}/{name}"
+    for organisation, start in (("Qwen", "Qwen2.5"), ("meta-llama", "Llama"), ("HuggingFaceTB", "SmolLM2"))
+    for name in PRESETS
+    if name.startswith(start)
+}
+"""Where on the Hugging Face hub the presets' weights are."""

@@ -104,7 +104,7 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
     if not files:
         others = sorted(path.name for pattern in ("*.bin", "*.pth", "*.pt") for path in folder.glob(pattern))
         pickles = f" ({others[0]} is not read: pickles can run code)" if others else ""
-        raise InputError(f"{folder} has no .safetensors weights{pickles}: save the model as safetensors")
+        raise InputError(f"{folder} has no .safetensors weights{pickles}: download or save the model as safetensors")
     tensors: dict[str, _Tensor] = {}
     for file in files:
         try:

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
-from exact_titan.models.architecture import PRESETS, Architecture
+from exact_titan.models.architecture import PRESETS, REPOSITORIES, Architecture
 from exact_titan.models.hf_weights import check_weights
 from exact_titan.models.run_folder import (
     MODEL_FOLDER,
@@ -22,9 +22,6 @@ from exact_titan.titan.models import DecoderModel, LlamaSizes
 
 if TYPE_CHECKING:
     from exact_titan.titan.trainer import ExactTrainer
-
-_ORGANISATIONS = {"qwen2": "Qwen", "llama": "meta-llama"}
-
 
 def resolve_architecture(config: "ExactTrainer.Config", *, tokenizer_vocab: int | None = None) -> Architecture:
     """The architecture that ``model``, ``start_from`` or ``architecture`` names, from config files alone.
@@ -88,7 +85,7 @@ def with_initial_weights(config: "ExactTrainer.Config", architecture: Architectu
         if not initial.is_dir():
             raise InputError(
                 f"model is {config.model}, and no folder of that name holds its weights: hf download "
-                f"{_ORGANISATIONS[architecture.family]}/{config.model} --local-dir {config.model}"
+                f"{REPOSITORIES[config.model]} --local-dir {config.model}"
             )
         check_weights(initial, architecture)
     else:

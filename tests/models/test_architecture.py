@@ -1,6 +1,6 @@
 import pytest
 
-from exact_titan.models.architecture import PRESETS
+from exact_titan.models.architecture import PRESETS, REPOSITORIES
 
 
 @pytest.mark.parametrize(
@@ -13,6 +13,7 @@ from exact_titan.models.architecture import PRESETS
         ("Llama-3.2-1B", 1.24),
         ("Llama-3.2-3B", 3.21),
         ("Llama-3.1-8B", 8.03),
+        ("SmolLM2-135M", 0.135),
     ],
 )
 def test_presets_have_the_published_number_of_parameters(name, billions):
@@ -20,5 +21,5 @@ def test_presets_have_the_published_number_of_parameters(name, billions):
     assert round(PRESETS[name].num_parameters() / 1e9, digits) == billions
 
 
-def test_there_are_no_other_presets():
-    assert len(PRESETS) == 7
+def test_every_preset_has_a_place_on_the_hub():
+    assert REPOSITORIES.keys() == PRESETS.keys()

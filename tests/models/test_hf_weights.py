@@ -113,7 +113,7 @@ def test_a_shard_cut_short_is_named(folder):
 
 def test_pickles_are_not_read(folder):
     (folder / "model.safetensors").unlink()
-    with pytest.raises(InputError, match=r"has no \.safetensors weights: save the model as safetensors"):
+    with pytest.raises(InputError, match=r"has no \.safetensors weights: download or save the model as safetensors"):
         check(folder)
     (folder / "pytorch_model.bin").write_bytes(b"\x80\x04.")
     with pytest.raises(InputError, match=r"pytorch_model.bin is not read: pickles can run code"):
