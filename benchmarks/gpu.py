@@ -1,4 +1,4 @@
-"""Everything that only a GPU can tell, in one run: correctness first, then the cost of a step.
+"""Everything that only a GPU can tell, in one run: correctness, the cost of a step, and how far off its plan was.
 
 Made for one GPU on a machine that may have an older torch and no network (:mod:`benchmarks.old_torch`): the wheels of
 torchtitan and its dependencies are installed in a folder SITE, and the run starts in the repository's root::
@@ -35,11 +35,12 @@ class Report:
         self.checks: list[dict[str, Any]] = []
         self.attention: list[dict[str, Any]] = []
         self.steps: list[dict[str, Any]] = []
+        self.plans: list[dict[str, Any]] = []
 
     def say(self, text: str) -> None:
         print(text, flush=True)
         self.lines.append(text)
-        results = {"checks": self.checks, "attention": self.attention, "steps": self.steps}
+        results = {"checks": self.checks, "attention": self.attention, "steps": self.steps, "plans": self.plans}
         (self.folder / "gpu.txt").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
         (self.folder / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
@@ -73,7 +74,7 @@ def main() -> None:
 
     is_old = old_torch.install()
     # These import torchtitan, which needs the stand-ins.
-    from benchmarks import gpu_checks, step
+    from benchmarks import gpu_checks, plan, step
     from exact_titan.titan.attention import choose, describe
 
     step.prepare_process(args.device)
@@ -98,6 +99,12 @@ def main() -> None:
             report.say("\n" + step.table(report.steps[-1]))
         except Exception:
             report.failure(shape, "comparing the steps")
+        for kind in ("selective", "full"):
+            try:
+                report.plans.append(plan.compare_shape(shape, kind, seq_len=args.seq_len, **dtypes))
+                report.say("\n" + plan.table([report.plans[-1]]))
+            except Exception:
+                report.failure(shape, f"planning, {kind} activation checkpointing")
     report.say(f"\nattention in the steps: {describe(choose('auto'))}")
     failed = sum(check["passed"] is False for check in report.checks)
     report.say(f"\n{failed} of {len(report.checks)} checks failed")

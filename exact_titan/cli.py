@@ -1,5 +1,6 @@
 """The command line ``exact-titan``. Each command imports what it needs itself, so that ``--help`` is quick."""
 
+import itertools
 import os
 import signal
 import sys
@@ -174,23 +175,68 @@ def export(
     print(f"{out}: {len(files)} file{'s' if len(files) > 1 else ''}, {sum(f.stat().st_size for f in files):,} bytes")
 
 
+def plan(
+    options: Annotated[Positional[tuple[str, ...]], arg(metavar="--SECTION.OPTION VALUE…", help_behavior_hint="")] = (),
+    *,
+    config: str,
+    nproc: int,
+    memory: Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="(default: nothing is compared)")] = None,
+    mfu: float = 0.35,
+    peak_tflops: float = 989.0,
+) -> int:
+    """Show what a training run will need: memory of a GPU, FLOPs and hours. Needs no GPU and no dataset.
+
+    The exit code is 1 if it does not fit.
+
+    Example: exact-titan plan --config train_configs/run.toml --nproc 8 --memory 80GiB --training.seq_len 8192
+
+    Args:
+        options: Options of the run, as of exact_titan.train, which win over the config's.
+        config: Recipe, or TOML file of a run.
+        nproc: GPUs in all, on all nodes.
+        memory: Memory of one GPU, such as 80GiB.
+        mfu: Share of the peak that the run is taken to reach (torchtitan on H100, Llama 3.1 8B: 0.33 to 0.39).
+        peak_tflops: Dense bfloat16 TFLOP/s of one GPU (H100 SXM and H200: 989, A100: 312).
+    """
+    from exact_titan.config import load_config
+    from exact_titan.planning import report
+    from exact_titan.planning.run import plan_run
+
+    if not 0 < mfu <= 1:
+        raise InputError(f"--mfu is {mfu}: it is a share, more than 0 and at most 1")
+    if peak_tflops <= 0:
+        raise InputError(f"--peak-tflops is {peak_tflops}: it must be more than 0")
+    available = None if memory is None else report.parse_memory(memory)
+    planned = plan_run(load_config(["--config", config, *options]), nproc=nproc)
+    print(report.table(planned, memory=available, peak_flops=peak_tflops * 1e12, mfu=mfu))
+    if available is None:
+        return 0
+    verdict = report.shortfall(planned, available)
+    print(f"\n{verdict or 'fits'}")
+    return 1 if verdict else 0
+
+
 COMMANDS: dict[str, Callable] = {
     "pack": pack,
     "inspect": inspect,
     "verify": verify,
     "compare": compare,
     "export": export,
+    "plan": plan,
 }
+
+
+_PLAN_OPTIONS = ("--config", "--nproc", "--memory", "--mfu", "--peak-tflops")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 2 for wrong input, 130 after Ctrl-C."""
     try:
-        tyro.extras.subcommand_cli_from_dict(
+        code = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
             prog="exact-titan",
             description="Long-context continued pretraining with EXACT: the tools around the training runs.",
-            args=arguments,
+            args=_run_options_last(sys.argv[1:] if arguments is None else arguments),
         )
     except InputError as error:
         print(f"exact-titan: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -198,7 +244,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("exact-titan: interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code or 0
+
+
+def _run_options_last(arguments: Sequence[str]) -> list[str]:
+    """``plan``'s arguments with those that are not its own behind ``--``, where the parser leaves them as they are."""
+    if not arguments or arguments[0] != "plan":
+        return list(arguments)
+    own, others = ["plan"], []
+    rest = iter(arguments[1:])
+    for argument in rest:
+        name, _, value = argument.partition("=")
+        if name in ("-h", "--help"):
+            own.append(argument)
+        elif name in _PLAN_OPTIONS:
+            own += [argument] if value else [argument, *itertools.islice(rest, 1)]
+        elif argument != "--":
+            others.append(argument)
+    return [*own, "--", *others]
 
 
 if __name__ == "__main__":

@@ -26,11 +26,7 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
     Raises:
         InputError: naming the option or the file, and what to do.
     """
-    if not isinstance(config.dataloader, PackedDataLoader.Config) or not isinstance(config.loss, ExactLoss.Config):
-        raise InputError("exact_titan.train needs its own dataloader and loss: start from one of its recipes")
-    config = _with_rule(config)
-    _check_sizes(config)
-    _check_parallelism(config)
+    config = check_options(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
     loader, loss, validator = config.dataloader, config.loss, config.validator
     if loader.dataset:
         raise InputError(
@@ -45,10 +41,6 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
     loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path)
     check_window(PackedDataset(loss.dataset_path), config.training.seq_len)
     check_config(loss, window=dataset.window)
-    if config.training.seq_len % loss.num_chunks:
-        raise InputError(
-            f"loss.num_chunks is {loss.num_chunks}: it must divide training.seq_len ({config.training.seq_len})"
-        )
     if validator.enable and isinstance(validator.dataloader, PackedDataLoader.Config):
         path = validator.dataloader.dataset_path or loader.dataset_path
         validator = replace(validator, dataloader=replace(validator.dataloader, dataset_path=path))
@@ -75,6 +67,23 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
     )
     completed.model_spec = model_spec
     return completed
+
+
+def check_options(config: "ExactTrainer.Config", *, ranks: int) -> "ExactTrainer.Config":
+    """The config with ``{rule}`` filled in, after all checks that need neither a dataset nor a model.
+
+    Args:
+        ranks: number of processes.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if not isinstance(config.dataloader, PackedDataLoader.Config) or not isinstance(config.loss, ExactLoss.Config):
+        raise InputError("exact_titan needs its own dataloader and loss: start from one of its recipes")
+    config = _with_rule(config)
+    _check_sizes(config, ranks)
+    _check_parallelism(config)
+    return config
 
 
 def packed_tokenizer(config: "ExactTrainer.Config") -> Path:
@@ -109,7 +118,7 @@ def _check_validation(folder: Path, split: str, seq_len: int) -> None:
     check_window(PackedDataset(folder, split), seq_len)
 
 
-def _check_sizes(config: "ExactTrainer.Config") -> None:
+def _check_sizes(config: "ExactTrainer.Config", ranks: int) -> None:
     training = config.training
     for name, value in {
         "training.steps": training.steps,
@@ -119,12 +128,14 @@ def _check_sizes(config: "ExactTrainer.Config") -> None:
     }.items():
         if value < 1:
             raise InputError(f"{name} is {value}: it must be 1 or more")
-    ranks = int(os.environ.get("WORLD_SIZE", "1"))
     if training.global_batch_size > 0 and training.global_batch_size % (training.local_batch_size * ranks):
         raise InputError(
             f"training.global_batch_size is {training.global_batch_size}: it must be a multiple of "
             f"training.local_batch_size ({training.local_batch_size}) times the number of processes ({ranks})"
         )
+    num_chunks = config.loss.num_chunks
+    if training.seq_len % num_chunks:
+        raise InputError(f"loss.num_chunks is {num_chunks}: it must divide training.seq_len ({training.seq_len})")
 
 
 def _check_parallelism(config: "ExactTrainer.Config") -> None:

@@ -1,0 +1,310 @@
+"""How far ``exact-titan plan`` is from what a training step really takes.
+
+A small model is trained for two steps by :class:`ExactTrainer`; the third is measured, and then planned from the same
+config and the same documents, for the same number of processes and the same kind of device. Once for every kind of
+activation checkpointing. Lines:
+
+* parameters, gradients and optimizer state: the bytes of these tensors' storages on one rank;
+* after the forward pass: all that it left beyond the states, mostly saved activations;
+* forward, loss and backward: peak of each, states included. The optimizer's step belongs to the last;
+* peak: of the whole step.
+
+On the CPU the figures are worked out from the allocations and frees that torch's profiler reports; on CUDA they are
+those of its caching allocator, which also hold cuBLAS's workspaces. With gloo a tensor can be let go of by gloo's own
+thread, which the profiler does not follow: if lines are off by the size of one gathered weight, run again.
+
+::
+
+    python -m benchmarks.plan                                        # one process
+    torchrun --nproc_per_node=2 -m benchmarks.plan --kinds selective   # sharded; one kind a call
+    python -m benchmarks.plan --device cuda --models smollm2-135m llama3.2-1b
+"""
+
+import argparse
+import dataclasses
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.profiler import ProfilerActivity, profile, record_function
+from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.distributed.activation_checkpoint import FullAC
+from torchtitan.tools.logging import logger
+
+from benchmarks.step import SHAPES, device_name, free_memory, local
+from benchmarks.synthetic import mixed_lengths, write_dataset
+from exact_titan.config_registry import from_scratch
+from exact_titan.data.loader import PackedDataLoader
+from exact_titan.planning.memory import MemoryPlan, plan_memory
+from exact_titan.titan import cpu, torch_versions
+from exact_titan.titan.metrics import ExposureMetrics
+from exact_titan.titan.models import LlamaSizes
+from exact_titan.titan.trainer import ExactTrainer
+from exact_titan.titan.validate import ExposureValidator
+
+KINDS = ("none", "selective", "full")
+_LOSS = "benchmarks.plan: loss"
+_WARMUP_STEPS = 2
+
+
+def run_config(
+    shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype: str, folder: Path
+) -> ExactTrainer.Config:
+    """A run on random documents of 64 tokens to four windows, with everything off that a step does not need.
+
+    Args:
+        shape: of the model, see ``SHAPES``.
+        kind: of activation checkpointing, one of ``KINDS``.
+        seq_len: window length.
+        dtype: of parameters, gradients and optimizer state.
+        compute_dtype: of activations and matrix products.
+        folder: for the dataset and the run's output.
+    """
+    dataset = write_dataset(
+        folder / "packed",
+        window=seq_len,
+        windows=8 * int(os.environ.get("WORLD_SIZE", "1")),
+        lengths=mixed_lengths(seq_len),
+        vocab_size=SHAPES[shape]["vocab_size"],
+    )
+    recipe = from_scratch()
+    checkpointing = {"none": None, "selective": recipe.activation_checkpoint, "full": FullAC.Config()}[kind]
+    return dataclasses.replace(
+        recipe,
+        architecture=LlamaSizes(**SHAPES[shape]),
+        dataloader=PackedDataLoader.Config(dataset_path=str(dataset)),
+        training=TrainingConfig(
+            local_batch_size=1,
+            seq_len=seq_len,
+            dtype=dtype,
+            mixed_precision_param=compute_dtype,
+            disable_cuda_graphs=True,
+        ),
+        parallelism=ParallelismConfig(spmd_backend=torch_versions.SPMD_BACKEND),
+        activation_checkpoint=checkpointing,
+        checkpoint=CheckpointManager.Config(enable=False),
+        metrics=ExposureMetrics.Config(log_freq=10**9),
+        validator=ExposureValidator.Config(enable=False),
+        dump_folder=str(folder),
+    )
+
+
+def compare(config: ExactTrainer.Config) -> dict[str, dict[str, int]]:
+    """Bytes by line, ``{"measured": …, "planned": …}`` each; a process group must not be there yet."""
+    free_memory()
+    trainer = config.build()
+    try:
+        trainer.step = 1  # the first step would be logged
+        batches = iter(trainer.dataloader)
+        for _ in range(_WARMUP_STEPS):
+            _run_step(trainer, next(batches))
+        batch = next(batches)
+        documents = [end - start for start, end in pairwise(batch[0]["cu_seqlens"].tolist())]
+        for parameter in trainer.model_parts[0].parameters():
+            parameter.grad = None
+        measured = _measure(trainer, batch)
+        config, processes, device = trainer.config, dist.get_world_size(), trainer.device.type
+        trainer.close()
+    finally:
+        dist.destroy_process_group()
+    assert config.model_spec is not None
+    planned = _planned(
+        plan_memory(config.model_spec, config, nproc=processes, microbatches=1, documents=documents, device=device)
+    )
+    return {line: {"measured": measured[line], "planned": planned[line]} for line in planned}
+
+
+def compare_shape(shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype: str) -> dict[str, Any]:
+    """:func:`compare` for :func:`run_config`, with what it was measured on."""
+    with tempfile.TemporaryDirectory() as folder:
+        lines = compare(
+            run_config(shape, kind, seq_len=seq_len, dtype=dtype, compute_dtype=compute_dtype, folder=Path(folder))
+        )
+    return {
+        "model": shape,
+        "seq_len": seq_len,
+        "dtype": dtype,
+        "compute_dtype": compute_dtype,
+        "kind": kind,
+        "processes": int(os.environ["WORLD_SIZE"]),
+        "device": device_name(),
+        "torch": torch.__version__,
+        "lines": lines,
+    }
+
+
+def table(results: list[dict[str, Any]]) -> str:
+    """All comparisons as text, in MiB."""
+    lines = []
+    for result in results:
+        lines.append(
+            f"{result['model']}, windows of {result['seq_len']}, {result['dtype']} states, {result['compute_dtype']} "
+            f"compute, {result['kind']} activation checkpointing, {result['processes']} x {result['device']}, "
+            f"torch {result['torch']}"
+        )
+        lines.append(f"{'MiB':24}{'measured':>12}{'planned':>12}{'ratio':>10}")
+        for line, sides in result["lines"].items():
+            measured, planned = sides["measured"], sides["planned"]
+            lines.append(f"{line:24}{measured / 2**20:>12,.2f}{planned / 2**20:>12,.2f}{planned / measured:>10.4f}")
+    return "\n".join(lines)
+
+
+class _MarkedLoss:
+    """The trainer's loss, with a mark in the profile where it begins and ends, or the same read off CUDA."""
+
+    def __init__(self, loss: Any) -> None:
+        self.loss = loss
+        self.cuda: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.loss, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not torch.cuda.is_available():
+            with record_function(_LOSS):
+                return self.loss(*args, **kwargs)
+        self.cuda["after the forward pass"] = torch.cuda.memory_allocated()
+        self.cuda["forward"] = _take_cuda_peak()
+        result = self.loss(*args, **kwargs)
+        self.cuda["loss"] = _take_cuda_peak()
+        return result
+
+
+def _take_cuda_peak() -> int:
+    peak = torch.cuda.max_memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    return peak
+
+
+def _run_step(trainer: ExactTrainer, batch: tuple[dict[str, Any], torch.Tensor]) -> None:
+    inputs, labels = batch
+    trainer.step += 1
+    trainer.train_step(iter([(dict(inputs), labels)]))
+
+
+def _measure(trainer: ExactTrainer, batch: tuple[dict[str, Any], torch.Tensor]) -> dict[str, int]:
+    model = trainer.model_parts[0]
+    states = [state for optimizer in trainer.optimizers for state in optimizer.state.values()]
+    measured = {
+        "parameters": _bytes(model.parameters()),
+        "optimizer state": _bytes(value for state in states for value in state.values()),
+    }
+    resident = sum(measured.values()) + _bytes(model.buffers())
+    marked: Any = _MarkedLoss(trainer.loss_fn)
+    trainer.loss_fn = marked
+    if trainer.device.type == "cuda":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        _run_step(trainer, batch)
+        phases = {**marked.cuda, "backward": _take_cuda_peak()}
+        phases["after the forward pass"] -= before
+    else:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
+            _run_step(trainer, batch)
+        phases = _phases_of_profile(profiled, resident)
+    measured["gradients"] = _bytes(parameter.grad for parameter in model.parameters() if parameter.grad is not None)
+    return {**measured, **phases, "peak": max(phases[phase] for phase in ("forward", "loss", "backward"))}
+
+
+def _bytes(tensors: Iterable[torch.Tensor]) -> int:
+    """Of the storages: FSDP's gradients are parts of larger ones."""
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (local(t).untyped_storage() for t in tensors)}
+    return sum(storages.values())
+
+
+def _phases_of_profile(profiled: profile, resident: int) -> dict[str, int]:
+    """Highest running sums of the bytes allocated and freed before, during and after the loss."""
+    memory, marks = [], []
+    for event in _events(profiled):
+        if event.name == "[memory]":
+            memory.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
+        elif event.name == _LOSS:
+            marks.append((event.start_time_ns, event.end_time_ns))
+    ((start, end),) = marks
+    sizes: dict[int, int] = {}
+    alive = after_forward = 0
+    peaks = {"forward": 0, "loss": 0, "backward": 0}
+    for time, pointer, size in sorted(memory):
+        if size > 0:
+            sizes[pointer] = size
+            alive += size
+        else:
+            # 0 for a block that was there before.
+            alive -= sizes.pop(pointer, 0)
+        phase = "forward" if time < start else "loss" if time < end else "backward"
+        if phase == "forward":
+            after_forward = alive
+        peaks[phase] = max(peaks[phase], alive)
+    return {"after the forward pass": after_forward, **{phase: resident + peak for phase, peak in peaks.items()}}
+
+
+def _events(profiled: profile) -> Iterator[Any]:
+    stack = list(profiled.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
+    while stack:
+        event = stack.pop()
+        stack.extend(event.children)
+        yield event
+
+
+def _planned(memory: MemoryPlan) -> dict[str, int]:
+    peaks = {peak.phase: peak.bytes for peak in memory.peaks}
+    states = memory.parameters + memory.optimizer + memory.buffers
+    return {
+        "parameters": memory.parameters,
+        "gradients": memory.gradients,
+        "optimizer state": memory.optimizer,
+        "after the forward pass": sum(memory.after_forward.values()) - states,
+        "forward": peaks["forward"],
+        "loss": peaks["loss"],
+        "backward": max(peaks["backward"], peaks["optimizer"]),
+        "peak": memory.peak.bytes,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--models", nargs="+", choices=SHAPES, help="default: small on the CPU, the other two on CUDA")
+    parser.add_argument("--seq-len", type=int, help="default: 2048 on the CPU, 16384 on CUDA")
+    parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], help="default: both; CUDA: bfloat16")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--json", type=Path, help="also write all figures to this file")
+    parser.add_argument("--small", action="store_true", help="a toy model, in seconds")
+    args = parser.parse_args()
+    on_cpu = args.device == "cpu"
+    models = args.models or (["small"] if on_cpu else ["smollm2-135m", "llama3.2-1b"])
+    seq_len = args.seq_len or (2048 if on_cpu else 16_384)
+    dtypes = args.dtypes or (["float32", "bfloat16"] if on_cpu else ["bfloat16"])
+    if args.small:
+        models, seq_len = ["tiny"], 512
+    found = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.device != found:
+        raise SystemExit(f"--device {args.device}: torchtitan takes the accelerator that it finds, {found} here")
+    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}.items():
+        os.environ.setdefault(name, value)
+    os.environ.setdefault("MASTER_PORT", "0")
+    torch_versions.install()
+    cpu.install()
+    logger.setLevel(logging.ERROR)
+    results = []
+    for shape in models:
+        for dtype in dtypes:
+            for kind in args.kinds:
+                result = compare_shape(shape, kind, seq_len=seq_len, dtype="float32", compute_dtype=dtype)
+                results.append(result)
+                if os.environ["RANK"] == "0":
+                    print(table([result]), flush=True)
+    if args.json and os.environ["RANK"] == "0":
+        args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,258 @@
+"""Peak memory of a GPU: one optimizer step of the real model, sharding, loss and optimizer, traced without data."""
+
+import copy
+import gc
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torchtitan.components.loss import ChunkedLossWrapper
+from torchtitan.config import TORCH_DTYPE_MAP
+from torchtitan.distributed import ParallelDims, parallel_dims
+from torchtitan.distributed import utils as dist_utils
+from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.tools.utils import set_default_dtype
+from torchtitan.trainer import Trainer
+
+from exact_titan.exposure import Buckets, effective_context
+from exact_titan.planning import kernels
+from exact_titan.planning.trace import AllocationTrace, Kind, Peak, Phase
+from exact_titan.titan.attention import varlen_metadata
+from exact_titan.titan.flops import matmul_flops_per_token
+from exact_titan.titan.loss import BucketSums
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """Memory of one GPU, in bytes, and what the step computed.
+
+    ``parameters`` to ``buffers`` are this GPU's part. ``after_forward`` is what lies there at the end of the forward
+    pass, among it the activations that the chosen checkpointing saves.
+    """
+
+    num_parameters: int
+    """Of the whole model, a tied embedding counted once."""
+
+    parameters: int
+    gradients: int
+    optimizer: int
+    buffers: int
+    after_forward: dict[Kind, int]
+    most: dict[Kind, int]
+    """Most bytes of each kind at once, at whatever moment."""
+
+    peaks: list[Peak]
+    """By phase, in the order of the step."""
+
+    flops_per_token: int
+    """Outside attention, as MFU counts them: :func:`exact_titan.titan.flops.matmul_flops_per_token`."""
+
+    matmul_flops: int
+    """Of a microbatch on one GPU, forward and backward, recomputation included."""
+
+    attention_forwards: int
+    """Calls of CUDA's attention in the forward direction in a microbatch: one a layer, unless they are recomputed."""
+
+    @property
+    def peak(self) -> Peak:
+        """The highest of the peaks."""
+        return max(self.peaks, key=lambda peak: peak.bytes)
+
+
+def plan_memory(
+    spec: ModelSpec,
+    config: Trainer.Config,
+    *,
+    nproc: int,
+    microbatches: int,
+    documents: list[int],
+    device: kernels.Device = "cuda",
+) -> MemoryPlan:
+    """Trace the second step of rank 0.
+
+    All of it is what :class:`~torchtitan.trainer.Trainer` does: the model is built on the meta device, wrapped for
+    checkpointing and sharded by its own parallelize function, and run under ``FakeTensorMode`` over torch's ``fake``
+    process group.
+
+    Args:
+        spec: the model; left as it is.
+        config: of the run, without compilation, offloading or other than data parallelism.
+        nproc: number of GPUs.
+        microbatches: forward and backward passes of an optimizer step. Of more than one the last is traced, which finds
+            the gradients of those before it.
+        documents: lengths of the documents of a microbatch, which make up its windows.
+        device: whose kernels are traced.
+
+    Raises:
+        RuntimeError: if the process has a process group already.
+    """
+    if dist.is_initialized():
+        raise RuntimeError("a step is traced in a process group of its own, but there is one already")
+    with _quiet(), _fake_processes(nproc), _spmd_backend(config.parallelism.spmd_backend):
+        # Meshes are built from real numbers, and for the CPU also where there is a GPU.
+        with mock.patch.object(parallel_dims, "device_type", "cpu"):
+            dims = ParallelDims.from_config(config.parallelism, nproc)
+            dims.build_mesh()
+        with FakeTensorMode(), set_default_dtype(TORCH_DTYPE_MAP[config.training.dtype]):
+            return _Step(spec, config, dims, device).trace(documents, accumulating=microbatches > 1)
+
+
+class _Step:
+    def __init__(self, spec: ModelSpec, config: Trainer.Config, dims: ParallelDims, device: kernels.Device) -> None:
+        self.config = config
+        self.device = device
+        model_config = copy.deepcopy(spec.model)
+        model_config.update_from_config(config=config)
+        kernels.use_attention_kernel(model_config, device)
+        with torch.device("meta"):
+            model: Any = model_config.build()
+        self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.flops_per_token = matmul_flops_per_token(model_config, model)
+        self.whole_shapes = {parameter.shape for parameter in model.parameters() if parameter.dim() > 1}
+        self.vocab_size = model_config.vocab_size
+        self.model = spec.parallelize_fn(
+            model,
+            parallel_dims=dims,
+            training=config.training,
+            parallelism=config.parallelism,
+            compile_config=config.compile,
+            ac_config=config.activation_checkpoint,
+            dump_folder="",
+        )
+        self.model.to_empty(device="cpu")
+        self.model.train()
+        self.model._skip_lm_head = True
+        loss: Any = config.loss
+        self.loss_fn = ChunkedLossWrapper.Config(num_chunks=loss.num_chunks, loss_fn=loss.loss_fn).build()
+        self.loss_fn.set_lm_head(self.model.lm_head)
+        self.optimizers = config.optimizer.build(model_parts=[self.model])
+
+    def trace(self, documents: list[int], *, accumulating: bool) -> MemoryPlan:
+        trace = AllocationTrace(
+            block=kernels.allocation_block(self.device), label=self._label, workspace=kernels.workspace
+        )
+        with kernels.norm_kernel(self.device), _no_garbage_collection():
+            # The first step is unlike all others: it makes the optimizer's state, and the chunked loss leaves FSDP with
+            # another setting than it found. DTensor also learns its operators' shapes, on whole tensors.
+            self._step(documents, lambda phase: None)
+            if not accumulating:
+                self.optimizers.zero_grad()
+            for parameter in self.model.parameters():
+                trace.hold(parameter, "parameters")
+                if parameter.grad is not None:
+                    trace.hold(parameter.grad, "gradients")
+            for buffer in self.model.buffers():
+                trace.hold(buffer, "buffers")
+            for state in _states(self.optimizers):
+                trace.hold(state, "optimizer")
+            with trace:
+                self._step(documents, trace.start)
+            for parameter in self.model.parameters():
+                trace.hold(parameter.grad, "gradients")
+        return MemoryPlan(
+            num_parameters=self.num_parameters,
+            parameters=trace.held("parameters"),
+            gradients=trace.held("gradients"),
+            optimizer=trace.held("optimizer"),
+            buffers=trace.held("buffers"),
+            after_forward=trace.before("loss"),
+            most=trace.most(),
+            peaks=trace.peaks(),
+            flops_per_token=self.flops_per_token,
+            matmul_flops=trace.matmul_flops,
+            attention_forwards=trace.calls[torch.ops.torch_attn._varlen_attn.default],
+        )
+
+    def _step(self, documents: list[int], start: Callable[[Phase], None]) -> None:
+        """A microbatch and an optimizer step, as the trainer's; ``start`` is told of every phase."""
+        start("forward")
+        inputs = self._inputs(documents)
+        hidden = self.model(inputs["tokens"], positions=inputs["positions"], attention_masks=inputs["masks"])
+        start("loss")
+        loss = self._loss(hidden, inputs)
+        del hidden
+        start("backward")
+        loss.backward()
+        del loss
+        start("optimizer")
+        dist_utils.clip_grad_norm_(list(self.model.parameters()), self.config.training.max_norm, foreach=True)
+        self.optimizers.step()
+
+    def _inputs(self, documents: list[int]) -> dict[str, Any]:
+        shape = (self.config.training.local_batch_size, self.config.training.seq_len)
+        offsets = (0, *accumulate(documents))
+        borders = torch.empty(len(offsets), dtype=torch.int32)
+        return {
+            **{name: torch.empty(shape, dtype=torch.int64) for name in ("tokens", "labels", "positions")},
+            "masks": varlen_metadata(borders, max(documents), offsets),
+        }
+
+    def _loss(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """As :class:`ExactLoss`, which cannot be built without a packed dataset."""
+        buckets = Buckets(self.config.training.seq_len)
+        bucket = buckets.index(effective_context(inputs["positions"]))
+        weights = torch.empty(len(buckets))[bucket]
+        sums = BucketSums(len(buckets), "cpu")
+        targets = torch.empty((), dtype=torch.int64)
+        return self.loss_fn(hidden, inputs["labels"], targets, weights=weights, bucket=bucket, sums=sums)[0]
+
+    def _label(self, func: Any, tensor: torch.Tensor, phase: Phase) -> Kind:
+        if phase == "loss" and tensor.dim() > 1 and tensor.shape[-1] == self.vocab_size:
+            return "logits"
+        if phase != "forward" and tensor.shape in self.whole_shapes:
+            return "gradients in flight"
+        return "working"
+
+
+def _states(optimizers: Any) -> Iterator[torch.Tensor]:
+    for optimizer in optimizers:
+        for state in optimizer.state.values():
+            yield from (value for value in state.values() if isinstance(value, torch.Tensor))
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """torchtitan's trainer keeps the collector off between its own calls, so tensors in cycles stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def _fake_processes(nproc: int) -> Iterator[None]:
+    dist_utils.init_fake_mode(nproc)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _spmd_backend(name: Any) -> Iterator[None]:
+    before = dist_utils.get_spmd_backend()
+    dist_utils.set_spmd_backend(name)
+    try:
+        yield
+    finally:
+        dist_utils.set_spmd_backend(before)

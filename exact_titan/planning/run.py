@@ -1,0 +1,126 @@
+"""The plan of a run from its config."""
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torchtitan.distributed.activation_checkpoint import MemoryBudgetAC
+from torchtitan.protocols.model_spec import ModelSpec
+
+from exact_titan.data import PackedDataset
+from exact_titan.data.loader import check_window
+from exact_titan.data.manifest import Manifest
+from exact_titan.errors import InputError
+from exact_titan.planning.compute import ComputePlan, Windows, plan_compute
+from exact_titan.planning.memory import MemoryPlan, plan_memory
+from exact_titan.titan import start
+from exact_titan.titan.flops import attention_shape
+from exact_titan.titan.models import decoder_spec
+from exact_titan.titan.preflight import check_options
+from exact_titan.titan.trainer import ExactTrainer
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Memory and work of a run, and what they follow from."""
+
+    config: ExactTrainer.Config
+    name: str
+    vocab_size: int
+    nproc: int
+    shards: int
+    """GPUs that share one copy of the parameters, gradients and optimizer state."""
+
+    microbatches: int
+    """Of an optimizer step, on each GPU."""
+
+    windows: Windows
+    memory: MemoryPlan
+    compute: ComputePlan
+
+
+def plan_run(config: ExactTrainer.Config, *, nproc: int) -> RunPlan:
+    """Plan a run on ``nproc`` GPUs. Needs neither GPUs nor weights, and a packed dataset only for the exact FLOPs.
+
+    Raises:
+        InputError: naming the option that is wrong, or that this cannot plan.
+    """
+    config = _checked(config, nproc)
+    training, parallelism = config.training, config.parallelism
+    folder = Path(config.dataloader.dataset_path) if config.dataloader.dataset_path else None
+    packed = folder is not None and folder.exists()
+    spec = _model_spec(config, Manifest.read(folder).tokenizer.vocab_size if packed and folder else None)
+    if packed and folder:
+        check_window(PackedDataset(folder, config.dataloader.split), training.seq_len)
+        windows = Windows.of_dataset(folder, config.dataloader.split)
+    else:
+        windows = Windows.unknown(training.seq_len)
+    local = training.local_batch_size
+    global_batch = training.global_batch_size if training.global_batch_size > 0 else local * nproc
+    eager = copy.copy(config)
+    eager.compile = replace(config.compile, enable=False)
+    memory = plan_memory(
+        spec,
+        eager,
+        nproc=nproc,
+        microbatches=global_batch // (local * nproc),
+        documents=_even(training.seq_len, windows.documents) * local,
+    )
+    compute = plan_compute(
+        steps=training.steps,
+        windows_per_step=global_batch,
+        seq_len=training.seq_len,
+        windows=windows,
+        flops_per_token=memory.flops_per_token,
+        computed_flops_per_token=memory.matmul_flops / (local * training.seq_len),
+        attention_forwards=memory.attention_forwards,
+        shape=attention_shape(spec.model),
+    )
+    return RunPlan(
+        config=config,
+        name=config.model or f"{spec.name} {spec.flavor}",
+        vocab_size=spec.model.vocab_size,
+        nproc=nproc,
+        shards=nproc // parallelism.data_parallel_replicate_degree,
+        microbatches=global_batch // (local * nproc),
+        windows=windows,
+        memory=memory,
+        compute=compute,
+    )
+
+
+def _model_spec(config: ExactTrainer.Config, tokenizer_vocab: int | None) -> ModelSpec:
+    if config.model_spec is not None and not config.model and not config.start_from:
+        return config.model_spec
+    architecture = start.resolve_architecture(config, tokenizer_vocab=tokenizer_vocab)
+    start.check_positions(config, architecture)
+    return decoder_spec(architecture)
+
+
+def _even(seq_len: int, documents: int) -> list[int]:
+    """A window's documents, alike in length but for the last one."""
+    length = seq_len // documents
+    return [length] * (documents - 1) + [seq_len - length * (documents - 1)]
+
+
+def _checked(config: ExactTrainer.Config, nproc: int) -> ExactTrainer.Config:
+    """The config with ``{rule}`` filled in, after the checks of a run that need no dataset."""
+    if nproc < 1:
+        raise InputError(f"--nproc is {nproc}: it must be 1 or more")
+    config = check_options(config, ranks=nproc)
+    replicate, shard = (
+        config.parallelism.data_parallel_replicate_degree,
+        config.parallelism.data_parallel_shard_degree,
+    )
+    if replicate < 1 or nproc % replicate or shard not in (-1, nproc // replicate):
+        raise InputError(
+            f"parallelism.data_parallel_replicate_degree ({replicate}) times data_parallel_shard_degree ({shard}, "
+            f"-1 is the rest) must be --nproc ({nproc})"
+        )
+    if config.training.enable_cpu_offload:
+        raise InputError("training.enable_cpu_offload is on: plan knows only runs whose states stay on the GPU")
+    if isinstance(config.activation_checkpoint, MemoryBudgetAC.Config):
+        raise InputError(
+            "activation_checkpoint is memory-budget, which the compiler decides on: plan knows selective, full and none"
+        )
+    return config

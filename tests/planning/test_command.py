@@ -1,0 +1,65 @@
+"""``exact-titan plan``, and that it takes every TOML there is."""
+
+import pytest
+
+from exact_titan.cli import _run_options_last, main
+from exact_titan.config import load_config
+from tests.support import ROOT
+
+TOMLS = sorted((ROOT / "train_configs").glob("*.toml"))
+SMALL = ["--config", "from_scratch", "--architecture.vocab_size", "1000", "--training.seq_len", "256"]
+
+
+def usual(file):
+    """The longest stage of a model stands for the others, which differ in the window and the batch."""
+    longest = max(file.parent.glob(f"{file.stem.rpartition('-')[0]}-*k.toml"), key=window, default=file)
+    return pytest.param(file, id=file.stem, marks=[] if file == longest else pytest.mark.slow)
+
+
+def window(file):
+    return int(file.stem.rpartition("-")[2].removesuffix("k"))
+
+
+@pytest.mark.parametrize("file", map(usual, TOMLS))
+def test_every_toml_can_be_planned(file, tmp_path, monkeypatch, capsys):
+    # Where none of the folders are that a TOML names.
+    monkeypatch.chdir(tmp_path)
+    config = load_config(["--config", str(file)])
+    nproc = 8 if config.training.global_batch_size in (-1, *range(8, 1024, 8)) else 2
+    # A model of no name takes its vocabulary from the dataset.
+    options = [] if config.model else ["--architecture.vocab_size", "32768"]
+    assert main(["plan", "--config", str(file), "--nproc", str(nproc), "--memory", "80GiB", *options]) == 0
+    assert capsys.readouterr().out.endswith("fits\n")
+
+
+def test_options_of_the_run_win_wherever_they_stand(capsys):
+    assert main(["plan", "--training.steps", "7", "--nproc=2", *SMALL, "activation-checkpoint:full"]) == 0
+    out = capsys.readouterr().out
+    assert "7 steps" in out
+    assert "full activation checkpointing" in out
+    assert "one GPU has" not in out
+
+
+def test_what_does_not_fit_ends_with_1_and_a_way_out(capsys):
+    assert main(["plan", *SMALL, "--nproc", "2", "--memory", "1MiB"]) == 1
+    assert "does not fit: " in capsys.readouterr().out.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--memory", "80"], "--memory is '80'"),
+        (["--mfu", "40"], "--mfu is 40.0"),
+        (["--peak-tflops", "0"], "--peak-tflops is 0.0"),
+        (["--training.seqlen", "3"], "did you mean training.seq_len?"),
+    ],
+)
+def test_wrong_input_is_one_line_and_2(options, message, capsys):
+    assert main(["plan", *SMALL, "--nproc", "2", *options]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_the_other_commands_arguments_are_left_alone():
+    assert _run_options_last(["pack", "a", "--seq-len", "3"]) == ["pack", "a", "--seq-len", "3"]
+    assert _run_options_last([]) == []
