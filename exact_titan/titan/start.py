@@ -23,6 +23,7 @@ from exact_titan.titan.models import DecoderModel, LlamaSizes
 if TYPE_CHECKING:
     from exact_titan.titan.trainer import ExactTrainer
 
+
 def resolve_architecture(config: "ExactTrainer.Config", *, tokenizer_vocab: int | None = None) -> Architecture:
     """The architecture that ``model``, ``start_from`` or ``architecture`` names, from config files alone.
 
