@@ -89,8 +89,12 @@ def read_architecture(folder: Path) -> Architecture:
     )
 
 
-def make_config(architecture: Architecture) -> dict[str, Any]:
-    """A ``config.json`` for a model that was not read from one, in keys that transformers 4 and 5 both read."""
+def make_config(architecture: Architecture, *, eos_token_id: int) -> dict[str, Any]:
+    """A ``config.json`` for a model that was not read from one, in keys that transformers 4 and 5 both read.
+
+    Args:
+        eos_token_id: the token that ends a document, where generation stops.
+    """
     scaling = architecture.rope_scaling
     name = next(name for name, family in _FAMILIES.items() if family == architecture.family)
     return {
@@ -118,6 +122,8 @@ def make_config(architecture: Architecture) -> dict[str, Any]:
         "hidden_act": "silu",
         "tie_word_embeddings": architecture.tie_embeddings,
         "attention_dropout": 0.0,
+        "bos_token_id": None,
+        "eos_token_id": eos_token_id,
         "use_cache": True,
     }
 

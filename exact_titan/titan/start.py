@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 
+from exact_titan.data.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import PRESETS, REPOSITORIES, Architecture
@@ -110,14 +111,16 @@ def keep_model_folder(config: "ExactTrainer.Config", *, dataset_tokenizer: Path)
     """Write ``model/`` into the run's folder, unless it is there: config.json and tokenizer of the model in training.
 
     Args:
-        dataset_tokenizer: folder of the dataset's tokenizer, for a model that brings none.
+        dataset_tokenizer: the tokenizer's folder in the packed dataset, for a model that brings none.
     """
     run, folder = Path(config.dump_folder), _model_folder(config)
     if folder is not None:
         tokenizer = folder if (folder / "tokenizer.json").is_file() else dataset_tokenizer
         write_model_folder(run, hf_config.read_config(folder), tokenizer)
     elif config.model_spec is not None and isinstance(config.model_spec.model, DecoderModel.Config):
-        write_model_folder(run, hf_config.make_config(config.model_spec.model.architecture), dataset_tokenizer)
+        eos_id = Manifest.read(dataset_tokenizer.parent).tokenizer.eos_id
+        made = hf_config.make_config(config.model_spec.model.architecture, eos_token_id=eos_id)
+        write_model_folder(run, made, dataset_tokenizer)
 
 
 def check_tokenizer(config: "ExactTrainer.Config", *, dataset_tokenizer: Path) -> None:

@@ -155,6 +155,7 @@ def test_a_run_from_scratch_exports_at_its_end_when_asked(dataset, tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "The weights are in hf-exact" in done.stdout + done.stderr
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf-exact", dtype=torch.float32)
+    assert model.generation_config.eos_token_id == dataset.manifest.tokenizer.eos_id
     tokens = torch.randint(256, (1, 64), generator=torch.Generator().manual_seed(0))
     positions = torch.arange(64)[None]
     with torch.no_grad():

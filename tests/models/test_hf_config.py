@@ -106,9 +106,11 @@ def test_what_transformers_saves_is_what_it_was_given(tmp_path, name):
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_config_of_ours_is_read_back_by_us_and_by_transformers(tmp_path, name):
     architecture = PRESETS[name]
-    write_config(tmp_path, make_config(architecture))
+    write_config(tmp_path, make_config(architecture, eos_token_id=7))
     assert read_architecture(tmp_path) == architecture
-    AutoConfig.from_pretrained(tmp_path).save_pretrained(tmp_path / "again")
+    config = AutoConfig.from_pretrained(tmp_path)
+    assert (config.bos_token_id, config.eos_token_id) == (None, 7)
+    config.save_pretrained(tmp_path / "again")
     assert read_architecture(tmp_path / "again") == architecture
 
 
