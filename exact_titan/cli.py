@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from exact_titan.errors import InputError
 
@@ -25,7 +25,7 @@ def pack(
     seq_len: int = 16384,
     val_fraction: float = 0.0,
     workers: int = CORES,
-    policy: Literal["concat"] = "concat",
+    policy: Literal["concat", "best_fit"] = "concat",
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: found there)")] = None,
 ) -> None:
@@ -40,7 +40,8 @@ def pack(
         seq_len: Window length in tokens, training.seq_len of the runs.
         val_fraction: Share of the documents to keep for validation, from 0 to below 1.
         workers: Threads of the tokenizer; the result does not depend on it.
-        policy: How documents are laid into windows.
+        policy: How documents are laid into windows: concat, end to end, cut at window borders; best_fit, none cut
+            that fits a window, longer ones into full windows and a rest, short windows padded.
         text_key: Key or column of the text in .jsonl and .parquet files.
         eos_token: Token of the tokenizer that ends every document; without it the end of text of base models.
     """
@@ -70,7 +71,9 @@ def pack(
     print(f"tokens       {tokens:,}")
     print(f"end of text  {manifest.tokenizer.eos_token} ({manifest.tokenizer.eos_id})")
     for split, record in manifest.splits.items():
-        print(f"{split:<12} {record.windows:,} windows of {manifest.window}, {record.documents:,} documents")
+        padding = 100 * record.padding / (record.windows * manifest.window)
+        windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
+        print(f"{split:<12} {windows}, {padding:.2f} % padding")
     report = ExposureReport.of(manifest.splits["train"], manifest.window, default_threshold(manifest.window))
     print(
         f"tail share   {100 * report.tail_masses[0]:.1f} % of the targets have a context of {report.tail_start} or more"
@@ -84,6 +87,7 @@ def inspect(
     folder: Positional[Path],
     *,
     split: str = "train",
+    compare: Annotated[bool, FlagCreatePairsOff] = False,
     png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none is drawn)")] = None,
     threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
 ) -> None:
@@ -94,12 +98,14 @@ def inspect(
     Args:
         folder: The packed dataset.
         split: train or val.
+        compare: Show what each packing policy makes of the same documents, too.
         png: Draw the histogram into this file, too.
         threshold: First context length of the tail, in tokens.
     """
     from exact_titan.data.dataset import split_record
     from exact_titan.data.exposure_report import ExposureReport
     from exact_titan.data.manifest import Manifest
+    from exact_titan.data.policy_report import measure_policies, policy_table
     from exact_titan.exposure import default_threshold
 
     manifest = Manifest.read(folder)
@@ -108,10 +114,14 @@ def inspect(
     report = ExposureReport.of(record, manifest.window, start)
     windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
     title = f"{folder.resolve().name}, {split}: {windows}"
+    policies = measure_policies(folder, manifest, split) if compare else []
     if png is not None:
         report.plot(png, title)
     print(f"{title}, fingerprint {manifest.fingerprint[:12]}")
     print(report.table())
+    if policies:
+        print(f"\npolicies on the same documents; this dataset is packed with {manifest.policy}")
+        print(policy_table(policies, start))
 
 
 def verify(folder: Positional[Path]) -> None:

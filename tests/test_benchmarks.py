@@ -14,8 +14,8 @@ from exact_titan.data import PackedDataset
 ROOT = Path(__file__).parents[1]
 
 
-def run(module: str, *arguments: str) -> str:
-    command = [sys.executable, "-m", module, "--small", *arguments]
+def run(module: str, *arguments: str, small: tuple[str, ...] = ("--small",)) -> str:
+    command = [sys.executable, "-m", module, *small, *arguments]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stdout + result.stderr
@@ -32,6 +32,18 @@ def test_the_random_dataset_is_a_packed_dataset(tmp_path):
 @pytest.mark.slow
 def test_the_loader_benchmark_runs():
     assert "packed, fastest over slowest length:" in run("benchmarks.loader")
+
+
+@pytest.mark.slow
+def test_the_policies_benchmark_runs():
+    printed = run("benchmarks.best_fit", small=("--documents", "1000"))
+    assert "concat: " in printed
+    assert "best_fit: " in printed
+
+
+@pytest.mark.slow
+def test_the_plan_benchmark_runs():
+    assert "peak " in run("benchmarks.plan", "--kinds", "selective", "--dtypes", "float32")
 
 
 @pytest.mark.slow

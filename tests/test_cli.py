@@ -107,6 +107,9 @@ def test_wrong_datasets(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     fails(place, capfd, "inspect o --split val", "o has no split 'val': choose one of train")
     fails(place, capfd, "inspect o --threshold 4", "--threshold is 4")
     fails(place, capfd, "inspect o --png none/e.png", "--png none/e.png cannot be written")
+    lengths = place / "o" / "train-lengths.npy"
+    lengths.rename(place / "o" / "aside")
+    fails(place, capfd, "inspect o --compare", "o/train-lengths.npy is missing")
     manifest = place / "o" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"windows": 2', '"windows": 3', 1))
     fails(place, capfd, "inspect o", "the fingerprint does not match")
@@ -129,7 +132,7 @@ def test_pack_inspect_verify(place: Path, capfd: pytest.CaptureFixture[str]) -> 
         "dropped 1 (shorter than two tokens)",
         "tokens 14",
         "end of text </s> (0)",
-        "train 3 windows of 4, 2 documents",
+        "train 3 windows of 4, 2 documents, 0.00 % padding",
         "tail share 100.0 % of the targets have a context of 0 or more",
         "folder new/o",
         f"fingerprint {fingerprint[:12]}",
@@ -142,6 +145,15 @@ def test_pack_inspect_verify(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert err == ""
     assert out.startswith(f"o, train: 3 windows of 4, 2 documents, fingerprint {fingerprint[:12]}\n")
     assert (place / "e.png").stat().st_size > 10_000
+
+    assert run("inspect new/o --compare") == 0
+    lines = [line.split("  ") for line in capfd.readouterr().out.splitlines()[-9:]]
+    table = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line if cell] for line in lines)}
+    assert table["targets, % of all"] == ["concat", "best_fit"]
+    # Documents of 9 and 3 inputs: end to end the first is cut in three, the second is the third window's rest.
+    assert table["windows"] == ["3", "3"]
+    assert table["documents cut"] == ["1", "1"]
+    assert table["utilisation, %"] == ["100.00", "100.00"]
 
     assert run("verify new/o") == 0
     out, err = capfd.readouterr()

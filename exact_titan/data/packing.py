@@ -10,18 +10,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat, takewhile
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from exact_titan.data.manifest import TOKENIZER_FOLDER, Manifest, SourceRecord
+from exact_titan.data.policies import POLICIES
 from exact_titan.data.progress import Progress
 from exact_titan.data.sources import Source
 from exact_titan.data.split_writer import SplitWriter
 from exact_titan.data.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
-
-Policy = Literal["concat"]
 
 SHARD_TOKENS = 2**25
 BATCH_BYTES = 1_500_000
@@ -55,7 +54,7 @@ def pack(
     out: Path,
     val_fraction: float = 0.0,
     workers: int = 1,
-    policy: Policy = "concat",
+    policy: str = "concat",
     text_key: str = "text",
     eos_token: str | None = None,
     shard_tokens: int = SHARD_TOKENS,
@@ -73,7 +72,7 @@ def pack(
         val_fraction: expected share of the documents that go to the split ``val``, in [0, 1). A document goes there
             by a hash of its text, so that equal documents never stand on both sides.
         workers: threads of the tokenizer. The library reads the number once in a process: later calls keep the first.
-        policy: how documents are laid into windows; ``concat`` (:class:`SplitWriter`).
+        policy: how documents are laid into windows, one of :data:`~exact_titan.data.policies.POLICIES`.
         text_key: key (column) of the text in .jsonl and .parquet files.
         eos_token: end-of-text token, if not the one the tokenizer names.
         shard_tokens: stored tokens after which a shard is closed.
@@ -93,7 +92,8 @@ def pack(
 
     with _new_folder(out) as folder:
         splits = ("train", "val") if val_fraction else ("train",)
-        writers = [SplitWriter(folder, split, seq_len, document_tokenizer.dtype, shard_tokens) for split in splits]
+        dtype = document_tokenizer.dtype
+        writers = [SplitWriter(folder, split, seq_len, dtype, shard_tokens, policy) for split in splits]
         documents, tokens, short = ([0] * len(opened) for _ in range(3))
         progress = Progress()
         try:
@@ -131,7 +131,7 @@ def pack(
             tokenizer=document_tokenizer.record,
             window=seq_len,
             policy=policy,
-            token_dtype=str(document_tokenizer.dtype),
+            token_dtype=str(dtype),
             val_fraction=val_fraction,
             splits={split: record for split, record in records.items() if record is not None},
         )
@@ -148,8 +148,8 @@ def _check(sources: Sequence[Path], seq_len: int, out: Path, val_fraction: float
         raise InputError(f"--val-fraction is {val_fraction}: it is a share of the documents, from 0 to below 1")
     if workers < 1:
         raise InputError(f"--workers is {workers}: give 1 or more")
-    if policy != "concat":
-        raise InputError(f"--policy is {policy!r}: the policy there is, is concat")
+    if policy not in POLICIES:
+        raise InputError(f"--policy is {policy!r}: choose one of {', '.join(POLICIES)}")
     if os.path.lexists(out):
         raise InputError(f"--out {out} exists: give a new folder, or remove it")
 

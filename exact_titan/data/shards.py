@@ -2,10 +2,13 @@
 
 The file is safetensors, so any tool can open it, with these tensors (T stored tokens, S segments, N windows)::
 
-    tokens           [T]    uint16 or uint32   the ids of the documents, each once
+    tokens           [T]    uint16 or uint32   the ids of the documents, in the order of the segments
     segment_start    [S]    int64              first token of a segment
     segment_length   [S]    int32              inputs of a segment; it uses one token more, the last label
     window_segments  [N+1]  int64              window k holds the segments window_segments[k] … window_segments[k+1]-1
+
+A token is stored once, except where a document is cut and its next part is not the next segment of the shard: the token
+at the cut is then stored twice, as the last label of one part and the first input of the other.
 
 It is written and mapped here and not by the safetensors library: the bytes, and with them the dataset's fingerprint,
 must not change with that library's version, nor may writing or reading copy a shard.

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
-from itertools import chain, pairwise
+from itertools import accumulate, chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from hypothesis import strategies as st
 
 from exact_titan.data import PackedDataset
 from exact_titan.data.packing import pack
+from exact_titan.data.policies import POLICIES, lay_out
+from exact_titan.data.policy_report import measure_policies
 from exact_titan.data.shards import Shard
 from exact_titan.data.verify import verify
 from exact_titan.errors import InputError
@@ -95,8 +97,18 @@ def test_agrees_with_the_definition(
     windows = as_lists(dataset)
     assert windows == expected
 
-    # Every token but a document's last is an input once, and every one but its first a label once.
     packed = [document for document in documents if len(document) > 1]
+    check_against_windows(folder / "out", packed)
+    assert manifest.sources[0].documents == len(packed)
+    assert manifest.sources[0].tokens == sum(map(len, packed))
+    assert manifest.sources[0].dropped == {"no text": 0, "shorter than two tokens": len(documents) - len(packed)}
+
+
+def check_against_windows(folder: Path, packed: list[list[int]]) -> None:
+    """Recount tokens and exposure from the windows of the split ``train``, a token at a time."""
+    dataset = PackedDataset(folder)
+    windows, window, record = as_lists(dataset), dataset.window, dataset.record
+    # Every token but a document's last is an input once, and every one but its first a label once.
     tokens = Counter(token for document in packed for token in document[:-1])
     labels = Counter(token for document in packed for token in document[1:])
     supervised = [[label != -100 for label in row["labels"]] for row in windows]
@@ -105,7 +117,6 @@ def test_agrees_with_the_definition(
     assert Counter(t for row, valid in rows for t, ok in zip(row["labels"], valid, strict=True) if ok) == labels
 
     # The manifest's counts are those of the windows.
-    record = manifest.splits["train"]
     valid = torch.tensor(supervised)
     contexts = effective_context(torch.tensor([row["positions"] for row in windows]))[valid]
     counts = torch.bincount(Buckets(window).index(contexts), minlength=len(Buckets(window)))
@@ -113,10 +124,62 @@ def test_agrees_with_the_definition(
     assert record.targets == record.tokens == int(valid.sum())
     assert record.padding == len(windows) * window - record.tokens
     assert record.documents == len(packed)
-    assert manifest.sources[0].documents == len(packed)
-    assert manifest.sources[0].tokens == sum(map(len, packed))
-    assert manifest.sources[0].dropped == {"no text": 0, "shorter than two tokens": len(documents) - len(packed)}
-    assert list(verify(folder / "out"))
+    assert list(verify(folder))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    lengths=st.lists(st.integers(2, 70), min_size=1, max_size=25),
+    window=st.integers(2, 24),
+    shard_tokens=st.integers(1, 90),
+)
+@example(lengths=[9, 17, 18], window=8, shard_tokens=1)
+def test_best_fit_stores_the_windows_that_it_lays_out(
+    tmp_path_factory: pytest.TempPathFactory,
+    word_tokenizer: Path,
+    write_jsonl: WriteJsonl,
+    lengths: list[int],
+    window: int,
+    shard_tokens: int,
+) -> None:
+    folder = tmp_path_factory.mktemp("pack")
+    texts, documents = document_texts(lengths)
+    source = write_jsonl(folder / "documents.jsonl", texts)
+    options = {"seq_len": window, "policy": "best_fit", "shard_tokens": shard_tokens}
+    pack([source], tokenizer=word_tokenizer, out=folder / "out", **options)
+    expected = []
+    for row in lay_out("best_fit", window, np.array(lengths)):
+        segments = [documents[document][first : first + n + 1] for document, first, n in row]
+        padding = window - sum(segment.inputs for segment in row)
+        parts = [(ids[:-1], ids[1:]) for ids in segments] + [([0] * padding, [-100] * padding)] * bool(padding)
+        expected.append(
+            {
+                "input": list(chain.from_iterable(inputs for inputs, _ in parts)),
+                "labels": list(chain.from_iterable(labels for _, labels in parts)),
+                "positions": list(chain.from_iterable(range(len(inputs)) for inputs, _ in parts)),
+                "cu_seqlens": list(accumulate((len(inputs) for inputs, _ in parts), initial=0)),
+            }
+        )
+    assert as_lists(PackedDataset(folder / "out")) == expected
+    check_against_windows(folder / "out", documents)
+
+
+def test_best_fit_keeps_a_documents_tokens_once_but_for_the_border_of_its_rest(
+    tmp_path: Path, word_tokenizer: Path, write_jsonl: WriteJsonl
+) -> None:
+    texts, documents = document_texts([5, 20])
+    source = write_jsonl(tmp_path / "documents.jsonl", texts)
+    pack([source], tokenizer=word_tokenizer, seq_len=8, policy="best_fit", out=tmp_path / "out")
+    short, long = documents
+    # The full windows at once, the document of 4 inputs and the rest of 3 from the buffer.
+    shard = Shard(tmp_path / "out" / "train-00000.safetensors")
+    assert shard.tokens.tolist() == [*long[:17], *short, *long[16:]]
+
+
+def test_a_policy_that_there_is_not(tmp_path: Path, word_tokenizer: Path, write_jsonl: WriteJsonl) -> None:
+    source = write_jsonl(tmp_path / "documents.jsonl", ["1 2 3"])
+    with pytest.raises(InputError, match=r"--policy is 'bestfit': choose one of concat, best_fit$"):
+        pack([source], tokenizer=word_tokenizer, seq_len=4, out=tmp_path / "out", policy="bestfit")
 
 
 def test_a_long_document_goes_on_in_the_next_shard(
@@ -203,8 +266,9 @@ def command(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "exact_titan.cli", *map(str, arguments)]
 
 
+@pytest.mark.parametrize("policy", POLICIES)
 def test_any_number_of_workers_gives_the_same_bytes(
-    tmp_path: Path, bpe_tokenizer: Path, write_jsonl: WriteJsonl
+    tmp_path: Path, bpe_tokenizer: Path, write_jsonl: WriteJsonl, policy: str
 ) -> None:
     # A process each: the tokenizer's threads are started once.
     draw = random.Random(0)
@@ -217,6 +281,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
     for workers in (1, 2):
         out = tmp_path / f"out{workers}"
         options = ("--tokenizer", bpe_tokenizer, "--seq-len", 512, "--workers", workers, "--val-fraction", 0.1)
+        options += ("--policy", policy)
         subprocess.run(command("pack", source, "--out", out, *options), check=True, capture_output=True)
         contents.append({str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()})
     assert contents[0] == contents[1]
@@ -225,20 +290,26 @@ def test_any_number_of_workers_gives_the_same_bytes(
         "tokenizer/tokenizer.json",
         "tokenizer/tokenizer_config.json",
         "train-00000.safetensors",
+        "train-lengths.npy",
         "val-00000.safetensors",
+        "val-lengths.npy",
     }
 
 
 @pytest.mark.slow
-def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Path) -> None:
-    # Small batches and shards, so that what is under way at once is small beside what must not be kept.
+@pytest.mark.parametrize("policy", POLICIES)
+def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Path, policy: str) -> None:
+    # Small batches, shards and buffers, so that what is under way at once is small beside what must not be kept.
     program = """if True:
         import re, sys
         from pathlib import Path
         from exact_titan.data import packing
+        from exact_titan.data.policies import best_fit
         packing.BATCH_BYTES = 100_000
-        source, tokenizer, out = map(Path, sys.argv[1:])
-        packing.pack([source], tokenizer=tokenizer, seq_len=1024, out=out, shard_tokens=2**18)
+        best_fit.BUFFER_INPUTS = 2**18
+        source, tokenizer, out = map(Path, sys.argv[1:4])
+        options = {"seq_len": 1024, "policy": sys.argv[4], "shard_tokens": 2**18}
+        packing.pack([source], tokenizer=tokenizer, out=out, **options)
         # Not getrusage: its maximum includes this process's share in its parent, before exec.
         print(int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024)
     """
@@ -248,6 +319,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Pa
         source = tmp_path / f"{documents}.jsonl"
         source.write_text(line * documents)
         arguments = [sys.executable, "-c", program, str(source), str(word_tokenizer), str(tmp_path / str(documents))]
+        arguments.append(policy)
         peaks.append(int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout))
     # The larger corpus has 33 MB of text and 24 MB of ids more.
     assert peaks[1] < peaks[0] + 15, f"peak memory in MiB: {peaks}"
@@ -257,9 +329,14 @@ def test_book_chapters(tmp_path: Path, bpe_tokenizer: Path) -> None:
     source = Path(__file__).parents[2] / "../shared/data/book_chapters.jsonl.gz"
     if not source.exists():
         pytest.skip("../shared/data/book_chapters.jsonl.gz is not on this machine")
-    manifest = pack([source], tokenizer=bpe_tokenizer, seq_len=16384, out=tmp_path / "out", workers=2)
+    options = {"tokenizer": bpe_tokenizer, "seq_len": 16384, "policy": "best_fit", "workers": 2}
+    manifest = pack([source], out=tmp_path / "out", **options)
     assert manifest.sources[0].documents == 1349
     dataset = PackedDataset(tmp_path / "out")
     windows = [dataset[k] for k in range(len(dataset))]
     assert sum(int((window["labels"] >= 0).sum()) for window in windows) == manifest.splits["train"].targets
+    lengths = np.load(tmp_path / "out" / "train-lengths.npy")
+    (figures,) = [one for one in measure_policies(tmp_path / "out", manifest, "train") if one.policy == "best_fit"]
+    assert figures.padding_share <= 0.005
+    assert figures.cut == sum(lengths - 1 > 16384), "no document that fits a window is cut"
     assert list(verify(tmp_path / "out"))

@@ -79,7 +79,10 @@ def test_another_tokenizer(folder: Path) -> None:
         ("tokens", 3, 300, "each token is in the vocabulary"),
         ("segment_start", 1, -1, "each segment and its last label lie within the tokens"),
         ("segment_start", -1, 30, "each segment and its last label lie within the tokens"),
-        ("segment_length", 0, 6, "each window is full"),
+        ("segment_length", 0, 6, "its windows are those that concat makes of the documents' lengths"),
+        ("segment_length", 0, 9, "each window has at most its length in inputs"),
+        ("segment_start", 1, 7, "each token is stored once"),
+        ("tokens", 7, 5, "each document ends with the end-of-text token"),
         ("window_segments", -1, 2, "window_segments spans all segments"),
         ("window_segments", 0, 1, "window_segments spans all segments"),
         ("window_segments", 1, 4, "each window has a segment"),
@@ -90,6 +93,41 @@ def test_a_wrong_segment(folder: Path, tensor: str, index: int, value: int, mess
     changed[tensor][index] = value
     resign(folder, changed)
     with pytest.raises(InputError, match=message):
+        list(verify(folder))
+
+
+def test_a_token_in_no_window(folder: Path) -> None:
+    changed = arrays(folder)
+    changed["tokens"] = np.append(changed["tokens"], changed["tokens"][:1])
+    resign(folder, changed)
+    with pytest.raises(InputError, match=r"tokens: found 24, the manifest says 23"):
+        list(verify(folder))
+    manifest = Manifest.read(folder)
+    record = manifest.splits["train"]
+    record = dataclasses.replace(record, shards=[dataclasses.replace(record.shards[0], tokens=24)])
+    dataclasses.replace(manifest, splits={"train": record}).write(folder)
+    with pytest.raises(InputError, match="each token is in a window"):
+        list(verify(folder))
+
+
+def test_other_lengths(folder: Path) -> None:
+    file = folder / "train-lengths.npy"
+    lengths = np.load(file)
+    np.save(file, lengths[::-1])
+    with pytest.raises(InputError, match="its windows are those that concat makes of the documents' lengths"):
+        list(verify(folder))
+    file.unlink()
+    with pytest.raises(InputError, match=r"train-lengths\.npy is missing"):
+        list(verify(folder))
+
+
+def test_another_policy(folder: Path) -> None:
+    manifest = Manifest.read(folder)
+    dataclasses.replace(manifest, policy="best_fit").write(folder)
+    with pytest.raises(InputError, match="its windows are those that best_fit makes of the documents' lengths"):
+        list(verify(folder))
+    dataclasses.replace(manifest, policy="later").write(folder)
+    with pytest.raises(InputError, match="policy is 'later', this version knows concat, best_fit"):
         list(verify(folder))
 
 
