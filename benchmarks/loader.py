@@ -1,4 +1,4 @@
-"""Windows per second: the packed dataloader against torchtitan's own text dataloader.
+"""Windows per second: the packed dataloader against torchtitan's own text dataloader, and over mixed datasets.
 
 Both sides deal windows of the same length from documents of the same lengths, on one data-parallel rank with a local
 batch of 1, in the training process (``num_workers=0``, torchtitan's default), and are drawn from with ``next`` as
@@ -14,6 +14,8 @@ one row per document from a Hugging Face dataset in memory (the document's numbe
 in it: tokenization; the tokenizer is a stand-in whose ``encode`` returns the document's ids as the Python list that is
 already there. It makes no document borders for attention; torchtitan searches for them on the device afterwards.
 Its speed changes while it cuts a long document up, so a round takes about a whole number of documents.
+
+The mixtures hold as many windows in all as one dataset, in documents of the middle length, with the weights 1, 2, 3, …
 """
 
 import argparse
@@ -60,8 +62,8 @@ class StoredIds(BaseTokenizer):
         return VOCAB_SIZE
 
 
-def packed_loader(folder: Path, seq_len: int) -> PackedDataLoader:
-    config = PackedDataLoader.Config(dataset_path=str(folder))
+def packed_loader(dataset_path: str, seq_len: int) -> PackedDataLoader:
+    config = PackedDataLoader.Config(dataset_path=dataset_path)
     return config.build(dp_world_size=1, dp_rank=0, tokenizer=None, seq_len=seq_len, local_batch_size=1)
 
 
@@ -114,11 +116,29 @@ def both_sides(length: int, folder: Path, args: argparse.Namespace) -> tuple[Sid
     )
     inputs = length - 1
     documents = math.ceil(args.stock_windows * args.seq_len / inputs)
-    packed = Side(iter(packed_loader(folder, args.seq_len)), args.packed_windows)
+    packed = Side(iter(packed_loader(str(folder), args.seq_len)), args.packed_windows)
     stock = Side(iter(stock_loader(length, documents, args.seq_len)), math.ceil(documents * inputs / args.seq_len))
     draw(packed.batches, args.dataset_windows, args.seq_len)  # touches every page
     draw(stock.batches, stock.windows, args.seq_len)
     return packed, stock
+
+
+def mixed_side(count: int, length: int, folder: Path, args: argparse.Namespace) -> Side:
+    """The packed loader over ``count`` datasets mixed by weight, of documents of ``length`` tokens, warmed up."""
+    entries = []
+    for index in range(count):
+        dataset = write_dataset(
+            folder / str(index),
+            window=args.seq_len,
+            windows=args.dataset_windows // count,
+            lengths=itertools.repeat(length),
+            vocab_size=VOCAB_SIZE,
+            seed=index,
+        )
+        entries.append(f"{dataset}={index + 1}")
+    side = Side(iter(packed_loader(",".join(entries), args.seq_len)), args.packed_windows)
+    draw(side.batches, args.dataset_windows * count, args.seq_len)  # touches every page, whatever its weight
+    return side
 
 
 def main() -> None:
@@ -127,7 +147,8 @@ def main() -> None:
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[1_000, 20_000, 1_000_000], help="tokens per document"
     )
-    parser.add_argument("--dataset-windows", type=int, default=2048, help="windows in the packed dataset")
+    parser.add_argument("--mixtures", type=int, nargs="+", default=[1, 8], help="datasets in each mixture")
+    parser.add_argument("--dataset-windows", type=int, default=2048, help="windows in a packed dataset or a mixture")
     parser.add_argument("--packed-windows", type=int, default=256, help="windows a turn, packed loader")
     parser.add_argument("--stock-windows", type=int, default=60, help="fewest windows a round, stock loader")
     parser.add_argument("--rounds", type=int, default=7, help="rounds, with one turn of the stock loader each")
@@ -143,11 +164,15 @@ def main() -> None:
     gc.disable()
     with tempfile.TemporaryDirectory() as folder:
         sides = {length: both_sides(length, Path(folder) / str(length), args) for length in args.lengths}
+        middle = sorted(args.lengths)[len(args.lengths) // 2]
+        mixtures = {n: mixed_side(n, middle, Path(folder) / f"mixture-{n}", args) for n in args.mixtures}
         for _ in range(args.rounds):
             # The lengths in quick alternation: whatever else the machine does meets them alike.
             for _ in range(args.turns):
                 for packed, _ in sides.values():
                     packed.rates.append(draw(packed.batches, packed.windows, args.seq_len))
+                for side in mixtures.values():
+                    side.rates.append(draw(side.batches, side.windows, args.seq_len))
             for _, stock in sides.values():
                 stock.rates.append(draw(stock.batches, stock.windows, args.seq_len))
             gc.collect()
@@ -163,6 +188,8 @@ def main() -> None:
         )
     rates = [packed.rate for packed, _ in sides.values()]
     print(f"packed, fastest over slowest length: {max(rates) / min(rates):.2f}")
+    for count, side in mixtures.items():
+        print(f"packed, {count} mixed, documents of {middle:,}: {side.rate:,.0f} windows/s")
 
 
 if __name__ == "__main__":

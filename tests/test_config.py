@@ -33,6 +33,13 @@ def test_a_toml_changes_its_recipe_and_options_win_over_it(tmp_path):
     assert config.override.imports == ["a.b", ("c.d", {"x": 1})]
 
 
+def test_several_datasets_are_a_list_in_a_toml_and_one_word_on_the_command_line(tmp_path):
+    file = toml(tmp_path, 'recipe = "from_scratch"\n[dataloader]\ndataset_path = ["packed/web=3", "packed/math=1"]\n')
+    assert load_config(["--config", file]).dataloader.dataset_path == "packed/web=3,packed/math=1"
+    options = ["--config", file, "--dataloader.dataset_path", "a=1,b=2"]
+    assert load_config(options).dataloader.dataset_path == "a=1,b=2"
+
+
 def test_a_subcommand_may_stand_anywhere(tmp_path):
     assert isinstance(load_config(["--config", "from_scratch"]).activation_checkpoint, SelectiveAC.Config)
     config = load_config(["--config", "from_scratch", "activation_checkpoint:none", "--training.steps", "3"])

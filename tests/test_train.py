@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from exact_titan import train
-from tests.support import ROOT, torchrun
+from tests.support import ROOT, pack_lengths, torchrun
 
 
 def arguments(dataset, folder: Path, *options: str) -> list[str]:
@@ -60,6 +60,33 @@ def test_bad_input_is_one_line_and_leaves_nothing(dataset, tmp_path, monkeypatch
     assert message in printed
     assert printed.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "options", "message"),
+    [
+        ("{one}=0,{two}=0", [], "the weights sum to 0"),
+        ("{one}=3,{two}=1,{one}=2", [], "{one} and {one} are the same packed dataset"),
+        ("{one}=3,{two}", [], "{two} has no weight"),
+        ("{one},{two}", [], "to mix datasets give each its weight"),
+        ("{one}=1,{two}=1", ["--training.seq_len", "128"], "is packed in windows of 64 tokens"),
+        (
+            "{one}=1,{two}=3",
+            ["--training.steps", "100", "--training.global_batch_size", "8", "--dataloader.no-infinite"],
+            "{one} has 108 of the 200 windows of its share, 92 too few",
+        ),
+    ],
+)
+def test_a_mistaken_mixture_is_one_line_and_leaves_nothing(dataset, tmp_path, capsys, path, options, message):
+    names = {"one": dataset.folder, "two": pack_lengths(tmp_path / "two", [120] * 10, seq_len=64).folder}
+    path = path.format(**names)
+    with pytest.raises(SystemExit) as stopped:
+        train.main(arguments(dataset, tmp_path, "--dataloader.dataset_path", path, *options))
+    assert stopped.value.code == 2
+    printed = capsys.readouterr().err
+    assert message.format(**names) in printed
+    assert printed.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_shard_cut_short_is_named(dataset, tmp_path, capsys):

@@ -1,8 +1,7 @@
-"""torchtitan dataloader over a packed dataset: one global order, host-side varlen metadata, elastic state."""
+"""torchtitan dataloader over packed datasets: one global order, host-side varlen metadata, elastic state."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,16 +10,18 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX
 
 from exact_titan.data.dataset import PackedDataset
+from exact_titan.data.mixture import Mixture
 from exact_titan.data.order import WindowOrder
 from exact_titan.errors import InputError
 
 
 class PackedDataLoader(BaseDataLoader):
-    """Deals the windows of a packed dataset to the data-parallel ranks.
+    """Deals the windows of a packed dataset, or of several mixed by weight, to the data-parallel ranks.
 
     Place ``k`` of the run holds the same window on any number of ranks: a round of one batch per rank takes the next
     ``ranks * local_batch_size`` places, so every optimizer step trains on the next ``global_batch_size`` of them
-    however they are divided. Hence the state is one number, and a run may go on with another number of ranks.
+    however they are divided. Hence the state is one number, and a run may go on with another number of ranks. In a
+    mixture, a schedule says whose turn place ``k`` is (:class:`Mixture`), and each dataset has an order of its own.
 
     Reads are synchronous and in the training process: a 16K window takes about 50 µs (docs/benchmarks.md), and a
     worker process would cost more in passing it over.
@@ -33,7 +34,7 @@ class PackedDataLoader(BaseDataLoader):
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
         dataset_path: str = ""
-        """Folder of the packed dataset (made by `exact-titan pack`)."""
+        """Folder of the packed dataset (made by `exact-titan pack`), or several with weights: web=3,math=1."""
 
         split: str = "train"
         """Split to read: train or val."""
@@ -42,8 +43,9 @@ class PackedDataLoader(BaseDataLoader):
         """Seed of the order of the windows."""
 
         infinite: bool = True
-        """True: shuffled epochs without end. False: every window once, in order, the last round filled up with windows
-        that have no targets, so that all ranks get the same number of batches."""
+        """True: shuffled epochs without end. False: every window once, in order, one dataset after another; of several
+        with weights the same windows as with True, up to where one has none left for its share. The last round is
+        filled up with windows that have no targets, so that all ranks get the same number of batches."""
 
         varlen_metadata: bool = True
         """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which hands all it gets to the model."""
@@ -58,35 +60,40 @@ class PackedDataLoader(BaseDataLoader):
         local_batch_size: int,
         **kwargs: Any,
     ) -> None:
-        if not config.dataset_path:
-            raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
         self.config = config
-        self.dataset = PackedDataset(Path(config.dataset_path), split=config.split)
-        check_window(self.dataset, seq_len)
+        self.mixture = open_mixture(config, seq_len)
         self.dp_world_size = dp_world_size
         self.dp_rank = dp_rank
         self.local_batch_size = local_batch_size
-        self.order = WindowOrder(len(self.dataset), self.dataset.manifest.fingerprint, config.seed)
+        self.orders = [
+            WindowOrder(len(dataset), dataset.manifest.fingerprint, config.seed) for dataset in self.mixture.datasets
+        ]
+        self.places = None if config.infinite else self.mixture.places_once()
+        """Places of the run; None: without end."""
+
+        self.shuffled = config.infinite or (self.mixture.shares is not None and len(self.orders) > 1)
         self.consumed = 0
         """Places of the run dealt out so far, over all ranks."""
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
-        while self.config.infinite or self.consumed < len(self.dataset):
+        while self.places is None or self.consumed < self.places:
             first = self.consumed + self.dp_rank * self.local_batch_size
             self.consumed += self.dp_world_size * self.local_batch_size
             yield self._batch(first)
 
     def _batch(self, first: int) -> tuple[dict[str, Any], torch.Tensor]:
-        shape = (self.local_batch_size, self.dataset.window)
+        shape = (self.local_batch_size, self.mixture.window)
         input_BL, labels_BL, positions_BL = (np.empty(shape, dtype=np.int64) for _ in range(3))
         offsets = []
         for row, place in enumerate(range(first, first + self.local_batch_size)):
-            if not self.config.infinite and place >= len(self.dataset):
+            if self.places is not None and place >= self.places:
                 input_BL[row], labels_BL[row], positions_BL[row] = 0, IGNORE_INDEX, np.arange(shape[1])
                 cu_seqlens = np.array([0, shape[1]], dtype=np.int32)
             else:
-                window = self.order[place] if self.config.infinite else place
-                cu_seqlens = self.dataset.read(window, input_BL[row], labels_BL[row], positions_BL[row])
+                index, turn = self.mixture[place]
+                window = self.orders[index][turn] if self.shuffled else turn
+                dataset = self.mixture.datasets[index]
+                cu_seqlens = dataset.read(window, input_BL[row], labels_BL[row], positions_BL[row])
             offsets.append(cu_seqlens[:-1] + row * shape[1])
         inputs: dict[str, Any] = {"input": torch.from_numpy(input_BL), "positions": torch.from_numpy(positions_BL)}
         if self.config.varlen_metadata:
@@ -96,27 +103,47 @@ class PackedDataLoader(BaseDataLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the run, and what it is a place of; the same on all ranks."""
-        return {
-            "windows": self.consumed,
-            "fingerprint": self.dataset.manifest.fingerprint,
-            "seed": self.config.seed,
-        }
+        return {"windows": self.consumed, "fingerprint": self.mixture.fingerprint, "seed": self.config.seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the saved place.
 
         Raises:
-            InputError: if the checkpoint was trained on another dataset or in another order.
+            InputError: if the checkpoint was trained on other datasets, with other weights or in another order.
         """
         if not state_dict:
             return
-        for key, value in self.state_dict().items():
-            if key != "windows" and state_dict[key] != value:
-                raise InputError(
-                    f"{self.config.dataset_path}: the checkpoint was trained with {key} {state_dict[key]}, "
-                    f"not {value}: go on with that, or start in another dump_folder"
-                )
+        state = self.state_dict()
+        changes = []
+        if state_dict["fingerprint"] != state["fingerprint"]:
+            changes.append(self.mixture.difference(state_dict["fingerprint"]))
+        if state_dict["seed"] != state["seed"]:
+            changes.append(f"seed {state_dict['seed']}, not {state['seed']}")
+        if changes:
+            raise InputError(
+                f"{self.config.dataset_path}: the checkpoint was trained with {'; '.join(changes)}: go on with that, "
+                f"or start in another dump_folder"
+            )
         self.consumed = state_dict["windows"]
+
+
+def open_mixture(config: PackedDataLoader.Config, seq_len: int) -> Mixture:
+    """The datasets that a loader with this config reads.
+
+    Raises:
+        InputError: for a dataset that is missing or not whole, datasets that do not go together, another window length
+            than ``seq_len``, or epochs without end over datasets without weights.
+    """
+    if not config.dataset_path:
+        raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
+    mixture = Mixture(config.dataset_path, config.split)
+    check_window(mixture.datasets[0], seq_len)
+    if config.infinite and mixture.shares is None:
+        raise InputError(
+            f"dataset_path is {config.dataset_path}: to mix datasets give each its weight, "
+            f"{mixture.datasets[0].folder}=NUMBER,…"
+        )
+    return mixture
 
 
 def check_window(dataset: PackedDataset, seq_len: int) -> None:

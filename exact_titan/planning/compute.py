@@ -7,6 +7,7 @@ import numpy as np
 
 from exact_titan.data.dataset import check_size, split_record
 from exact_titan.data.manifest import Manifest
+from exact_titan.data.mixture import Mixture
 from exact_titan.data.shards import Shard
 from exact_titan.titan.flops import attention_flops, attention_pairs
 
@@ -21,7 +22,7 @@ class Windows:
     pairs: float
     documents: int
     source: str
-    """The folder of the packed dataset; empty: none was there, each window is taken for one document."""
+    """The folders of the packed datasets; empty: none was there, each window is taken for one document."""
 
     @classmethod
     def of_dataset(cls, folder: Path, split: str) -> "Windows":
@@ -42,6 +43,21 @@ class Windows:
             )
             documents = max(documents, int(np.diff(shard.window_segments).max()))
         return cls(pairs / record.windows, documents, str(folder))
+
+    @classmethod
+    def of_mixture(cls, mixture: Mixture, split: str) -> "Windows":
+        """Of the datasets of a run, each by its share of the windows.
+
+        Raises:
+            InputError: if one is not a whole packed dataset.
+        """
+        ones = [cls.of_dataset(dataset.folder, split) for dataset in mixture.datasets]
+        shares = mixture.shares.weights if mixture.shares else [len(dataset) for dataset in mixture.datasets]
+        return cls(
+            pairs=sum(share * one.pairs for share, one in zip(shares, ones, strict=True)) / sum(shares),
+            documents=max(one.documents for one in ones),
+            source=", ".join(one.source for one in ones),
+        )
 
     @classmethod
     def unknown(cls, seq_len: int) -> "Windows":

@@ -2,14 +2,12 @@
 
 import copy
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from torchtitan.distributed.activation_checkpoint import MemoryBudgetAC
 from torchtitan.protocols.model_spec import ModelSpec
 
-from exact_titan.data import PackedDataset
-from exact_titan.data.loader import check_window
-from exact_titan.data.manifest import Manifest
+from exact_titan.data.dataset_path import parse
+from exact_titan.data.loader import open_mixture
 from exact_titan.errors import InputError
 from exact_titan.planning.compute import ComputePlan, Windows, plan_compute
 from exact_titan.planning.memory import MemoryPlan, plan_memory
@@ -47,14 +45,11 @@ def plan_run(config: ExactTrainer.Config, *, nproc: int) -> RunPlan:
     """
     config = _checked(config, nproc)
     training, parallelism = config.training, config.parallelism
-    folder = Path(config.dataloader.dataset_path) if config.dataloader.dataset_path else None
-    packed = folder is not None and folder.exists()
-    spec = _model_spec(config, Manifest.read(folder).tokenizer.vocab_size if packed and folder else None)
-    if packed and folder:
-        check_window(PackedDataset(folder, config.dataloader.split), training.seq_len)
-        windows = Windows.of_dataset(folder, config.dataloader.split)
-    else:
-        windows = Windows.unknown(training.seq_len)
+    loader = config.dataloader
+    packed = bool(loader.dataset_path) and all(entry.folder.exists() for entry in parse(loader.dataset_path))
+    mixture = open_mixture(loader, training.seq_len) if packed else None
+    spec = _model_spec(config, mixture.datasets[0].manifest.tokenizer.vocab_size if mixture else None)
+    windows = Windows.of_mixture(mixture, loader.split) if mixture else Windows.unknown(training.seq_len)
     local = training.local_batch_size
     global_batch = training.global_batch_size if training.global_batch_size > 0 else local * nproc
     eager = copy.copy(config)

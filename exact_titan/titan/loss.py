@@ -1,7 +1,6 @@
 """EXACT as a torchtitan loss: plain cross-entropy per target, weighted by the bucket of its effective context."""
 
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ import torch.nn.functional as F
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper
 from torchtitan.config import CompileConfig
 
-from exact_titan.data import PackedDataset
+from exact_titan.data.mixture import Mixture
 from exact_titan.errors import InputError
 from exact_titan.exposure import (
     Buckets,
@@ -121,9 +120,10 @@ class ExactLoss(ChunkedLossWrapper):
     """``sum_i m_i w_b(i) CE_i / sum_i m_i`` over the optimizer step, in chunks of the sequence (EXACT, equation 6).
 
     The divisor is torchtitan's ``global_valid_tokens``: the step's supervised targets, over ranks and accumulation. The
-    weights come from the packed dataset's bucket counts. With ``refresh_steps`` the targets seen in training are
-    counted as well, and every ``refresh_steps`` steps the weights are made anew from all that was counted so far: the
-    sum over the ranks starts after one step and is taken up before the next, by every rank alike.
+    weights come from the packed dataset's bucket counts, for a mixture from those to expect of it. With
+    ``refresh_steps`` the targets seen in training are counted as well, and every ``refresh_steps`` steps the weights
+    are made anew from all that was counted so far: the sum over the ranks starts after one step and is taken up before
+    the next, by every rank alike.
 
     Without ``positions`` (validation in torchtitan's own trainer) it is the plain cross-entropy.
     """
@@ -133,7 +133,8 @@ class ExactLoss(ChunkedLossWrapper):
         loss_fn: BaseLoss.Config = field(default_factory=BucketCrossEntropy.Config)
 
         dataset_path: str = ""
-        """Packed dataset whose training split is counted for the weights; empty: the dataloader's."""
+        """Packed dataset whose training split is counted for the weights, or several, mixed as in the dataloader;
+        empty: the dataloader's."""
 
         rule: Rule = "exact"
         """How targets are weighted: standard (all 1) or exact."""
@@ -160,15 +161,15 @@ class ExactLoss(ChunkedLossWrapper):
         super().__init__(config, compile_config=compile_config)
         if not config.dataset_path:
             raise InputError("loss.dataset_path is empty: name the packed dataset whose bucket counts give the weights")
-        dataset = PackedDataset(Path(config.dataset_path), split="train")
-        self.threshold = check_config(config, window=dataset.window)
+        mixture = Mixture(config.dataset_path)
+        self.threshold = check_config(config, window=mixture.window)
         self.config = config
-        self.buckets: Buckets = dataset.buckets
+        self.buckets: Buckets = mixture.buckets
         # Beside the counts, or every refresh would copy it to the device and wait.
         self.lower_bounds_n = self.buckets.lower_bounds
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
-        self.weights_n = self._weights(dataset.counts)
+        self.weights_n = self._weights(mixture.counts)
         self._refresh_due = False
 
     def to(self, device: torch.device) -> None:

@@ -6,6 +6,8 @@
       --training.disable_cuda_graphs --override.imports \\
       'exact_titan.titan.overrides.exact_loss={"dataset_path": "packed"}' \\
       'exact_titan.titan.overrides.packed_dataloader={"dataset_path": "packed"}'
+
+A mixture is the same ``"packed/web=3,packed/math=1"`` in both.
 """
 
 from typing import Any
@@ -37,7 +39,7 @@ def exact_loss(config: ChunkedLossWrapper.Config, *, dataset_path: str, **option
 
 @override(target=BaseDataLoader.Config, fqns=["dataloader"], description="packed dataset")
 def packed_dataloader(config: BaseDataLoader.Config, *, dataset_path: str, seed: int = 0) -> PackedDataLoader.Config:
-    """The training windows of a packed dataset in place of torchtitan's text dataset."""
+    """The training windows of a packed dataset, or of several mixed, in place of torchtitan's text dataset."""
     return PackedDataLoader.Config(dataset_path=dataset_path, seed=seed, varlen_metadata=False)
 
 

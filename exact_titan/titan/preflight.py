@@ -5,9 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exact_titan.data import PackedDataset
-from exact_titan.data.loader import PackedDataLoader, check_window
+from torchtitan.tools.logging import logger
+
+from exact_titan.data import Manifest
+from exact_titan.data.dataset_path import Entry, join, parse
+from exact_titan.data.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.data.manifest import TOKENIZER_FOLDER
+from exact_titan.data.mixture import Mixture
 from exact_titan.errors import InputError
 from exact_titan.models.export import check_out
 from exact_titan.titan import start
@@ -26,27 +30,27 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
     Raises:
         InputError: naming the option or the file, and what to do.
     """
-    config = check_options(config, ranks=int(os.environ.get("WORLD_SIZE", "1")))
+    ranks = int(os.environ.get("WORLD_SIZE", "1"))
+    config = check_options(config, ranks=ranks)
     loader, loss, validator = config.dataloader, config.loss, config.validator
     if loader.dataset:
         raise InputError(
             f"dataloader.dataset is {loader.dataset!r}, which names torchtitan's own datasets: name a packed dataset's "
             f"folder in dataloader.dataset_path"
         )
-    if not loader.dataset_path:
-        raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
-    dataset = PackedDataset(loader.dataset_path, split=loader.split)
-    check_window(dataset, config.training.seq_len)
+    mixture = open_mixture(loader, config.training.seq_len)
+    _check_supply(config, mixture, ranks)
 
     loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path)
-    check_window(PackedDataset(loss.dataset_path), config.training.seq_len)
-    check_config(loss, window=dataset.window)
+    check_window(Mixture(loss.dataset_path).datasets[0], config.training.seq_len)
+    check_config(loss, window=mixture.window)
     if validator.enable and isinstance(validator.dataloader, PackedDataLoader.Config):
-        path = validator.dataloader.dataset_path or loader.dataset_path
-        validator = replace(validator, dataloader=replace(validator.dataloader, dataset_path=path))
-        _check_validation(Path(path), validator.dataloader.split, config.training.seq_len)
+        dataloader = replace(validator.dataloader, infinite=validator.steps != -1)
+        dataloader = replace(dataloader, dataset_path=_validation_path(dataloader, loader.dataset_path))
+        open_mixture(dataloader, config.training.seq_len)
+        validator = replace(validator, dataloader=dataloader)
 
-    vocabulary = dataset.manifest.tokenizer.vocab_size
+    vocabulary = mixture.datasets[0].manifest.tokenizer.vocab_size
     tokenizer = packed_tokenizer(config)
     model_spec = config.model_spec
     if model_spec is None or config.model or config.start_from:
@@ -88,7 +92,7 @@ def check_options(config: "ExactTrainer.Config", *, ranks: int) -> "ExactTrainer
 
 def packed_tokenizer(config: "ExactTrainer.Config") -> Path:
     """Folder of the tokenizer that the training windows were packed with."""
-    return Path(config.dataloader.dataset_path) / TOKENIZER_FOLDER
+    return parse(config.dataloader.dataset_path)[0].folder / TOKENIZER_FOLDER
 
 
 def _with_rule(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
@@ -108,14 +112,48 @@ def _check_export(config: "ExactTrainer.Config") -> None:
         )
 
 
-def _check_validation(folder: Path, split: str, seq_len: int) -> None:
-    dataset = PackedDataset(folder)
-    if split not in dataset.manifest.splits:
+def _check_supply(config: "ExactTrainer.Config", mixture: Mixture, ranks: int) -> None:
+    """Say how often the run reads each dataset, and refuse a mixture that is to be read once and is too small."""
+    training = config.training
+    batch = training.global_batch_size if training.global_batch_size > 0 else training.local_batch_size * ranks
+    if mixture.shares is None:
+        return
+    short = []
+    for dataset, turns in zip(mixture.datasets, mixture.shares.turns(training.steps * batch), strict=True):
+        # Before torchtitan's logger is set up nothing is shown: of the calls in a run, only the trainer's says it.
+        logger.info(
+            f"{dataset.folder}: {turns:,} of the run's {training.steps * batch:,} windows, "
+            f"{turns / len(dataset):.3g} epochs of its {len(dataset):,}"
+        )
+        if turns > len(dataset):
+            short.append(
+                f"{dataset.folder} has {len(dataset):,} of the {turns:,} windows of its share, "
+                f"{turns - len(dataset):,} too few"
+            )
+    # A single dataset ends the run where it ends, as everywhere in torchtitan.
+    if short and len(mixture.datasets) > 1 and not config.dataloader.infinite:
         raise InputError(
-            f"{folder} has no split {split!r} to validate on: pack with --val-fraction, or train with "
+            f"dataloader.infinite is off and {'; '.join(short)}: give that less weight, train fewer steps, or let it "
+            f"come again with --dataloader.infinite"
+        )
+
+
+def _validation_path(loader: PackedDataLoader.Config, training_path: str) -> str:
+    """``loader``'s datasets to validate on; unless it names some, those of the training that have the split.
+
+    The whole of each, one after another, or mixed with their weights where validation is cut short.
+    """
+    entries = parse(loader.dataset_path or training_path)
+    having = [entry for entry in entries if loader.split in Manifest.read(entry.folder).splits]
+    if not having or (loader.dataset_path and having != entries):
+        lacking = next(entry.folder for entry in entries if entry not in having)
+        raise InputError(
+            f"{lacking} has no split {loader.split!r} to validate on: pack with --val-fraction, or train with "
             f"--validator.no-enable"
         )
-    check_window(PackedDataset(folder, split), seq_len)
+    if loader.dataset_path:
+        return loader.dataset_path
+    return join(having if loader.infinite else [Entry(entry.folder) for entry in having])
 
 
 def _check_sizes(config: "ExactTrainer.Config", ranks: int) -> None:

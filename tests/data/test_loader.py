@@ -1,3 +1,4 @@
+import json
 from itertools import islice, pairwise
 from pathlib import Path
 
@@ -6,7 +7,11 @@ import torch
 
 from exact_titan.data import PackedDataset
 from exact_titan.data.loader import PackedDataLoader
+from exact_titan.data.packing import pack
 from exact_titan.errors import InputError
+from exact_titan.exposure import ExposureCounter, effective_context
+from tests.support import pack_lengths
+from tests.support import word_tokenizer as write_word_tokenizer
 
 
 def loader(dataset: PackedDataset, rank: int = 0, ranks: int = 1, batch: int = 1, **options) -> PackedDataLoader:
@@ -35,7 +40,7 @@ def test_every_step_trains_on_the_same_windows_on_any_number_of_ranks(dataset):
 
 def test_batches_are_the_datasets_windows(dataset):
     inputs, labels = next(iter(loader(dataset, batch=3)))
-    order = loader(dataset).order
+    (order,) = loader(dataset).orders
     rows = [dataset[order[place]] for place in range(3)]
     assert torch.equal(inputs["input"], torch.stack([row["input"] for row in rows]))
     assert torch.equal(inputs["positions"], torch.stack([row["positions"] for row in rows]))
@@ -49,6 +54,25 @@ def test_varlen_metadata_are_the_borders_in_the_flattened_batch(dataset):
         assert inputs["cu_seqlens"].dtype == torch.int32
         assert inputs["cu_seqlens"].tolist() == borders
         assert inputs["max_seqlen"] == max(end - start for start, end in pairwise(borders))
+
+
+def test_windows_padded_anywhere_give_no_targets_but_the_datasets(tmp_path):
+    write_word_tokenizer(tmp_path / "tokenizer.json", 9)
+    # No two fit one window, and every third is a window and a rest.
+    texts = [" ".join(["7"] * length) for length in (40, 35, 100)] * 4
+    (tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    pack([tmp_path / "d.jsonl"], tokenizer=tmp_path, seq_len=64, out=tmp_path / "packed", policy="best_fit")
+    padded = PackedDataset(tmp_path / "packed")
+    counter = ExposureCounter(padded.buckets)
+    short = 0
+    for inputs, labels in loader(padded, batch=2, infinite=False):
+        counter.add(effective_context(inputs["positions"]), labels != -100)
+        short += int((labels == -100).any(1).sum())
+        starts = (inputs["positions"].flatten() == 0).nonzero().flatten().tolist()
+        assert inputs["cu_seqlens"].tolist() == [*starts, inputs["input"].numel()]
+    assert short == 12
+    assert len(padded) == 16
+    assert torch.equal(counter.counts, padded.counts)
 
 
 def test_without_varlen_metadata_only_what_a_torchtitan_model_takes(dataset):
@@ -93,6 +117,86 @@ def test_a_state_of_another_dataset_or_order_is_refused(dataset, key):
     state = one.state_dict() | {key: "other"}
     with pytest.raises(InputError, match=f"the checkpoint was trained with {key} other"):
         one.load_state_dict(state)
+
+
+@pytest.fixture(scope="module")
+def mixed(dataset, tmp_path_factory) -> str:
+    """``dataset`` mixed with a smaller one of other documents."""
+    other = pack_lengths(tmp_path_factory.mktemp("other"), [150] * 20, seq_len=64, seed=5)
+    return f"{dataset.folder}=5,{other.folder}=2"
+
+
+def mixed_loader(mixed: str, rank: int = 0, ranks: int = 1, batch: int = 1, **options) -> PackedDataLoader:
+    config = PackedDataLoader.Config(dataset_path=mixed, **options)
+    return config.build(dp_world_size=ranks, dp_rank=rank, seq_len=64, local_batch_size=batch, tokenizer=None)
+
+
+def test_every_window_of_each_mixed_dataset_comes_once_in_its_epoch(mixed):
+    one = mixed_loader(mixed)
+    seen: list[list[int]] = [[] for _ in one.orders]
+    for place in range(2000):
+        index, turn = one.mixture[place]
+        seen[index].append(one.orders[index][turn])
+    for windows, dataset in zip(seen, one.mixture.datasets, strict=True):
+        epochs = [windows[start : start + len(dataset)] for start in range(0, len(windows), len(dataset))][:-1]
+        assert len(epochs) >= 2
+        for epoch in epochs:
+            assert sorted(epoch) == list(range(len(dataset)))
+        assert epochs[0] != epochs[1]
+
+
+def test_a_mixtures_steps_hold_the_same_windows_on_any_number_of_ranks_and_from_any_place(mixed):
+    datasets = mixed_loader(mixed).mixture.datasets
+    expected = [inputs["input"] for inputs, _ in islice(mixed_loader(mixed, batch=4), 30)]
+    assert {tuple(datasets[0][k]["input"].tolist()) for k in range(len(datasets[0]))}.isdisjoint(
+        tuple(datasets[1][k]["input"].tolist()) for k in range(len(datasets[1]))
+    )
+    for ranks in (1, 2, 4):
+        loaders = [mixed_loader(mixed, rank, ranks, 4 // ranks) for rank in range(ranks)]
+        for one in loaders:
+            one.load_state_dict(one.state_dict() | {"windows": 4 * 20})
+        streams = [iter(one) for one in loaders]
+        for step in range(20, 30):
+            assert torch.equal(torch.cat([next(stream)[0]["input"] for stream in streams]), expected[step])
+
+
+def test_a_mixture_of_one_is_the_dataset(dataset):
+    one, alone = mixed_loader(f"{dataset.folder}=3"), loader(dataset)
+    assert one.state_dict() == alone.state_dict()
+    for (inputs, _), (expected, _) in zip(islice(one, 150), alone, strict=False):
+        assert torch.equal(inputs["input"], expected["input"])
+
+
+def test_a_state_of_another_mixture_is_refused_by_name(dataset, mixed):
+    state = mixed_loader(mixed).state_dict()
+    assert set(state) == {"windows", "fingerprint", "seed"}
+    for other in (mixed.replace("=5", "=3"), str(dataset.folder)):
+        with pytest.raises(InputError, match=f"trained with .*share 5/7 of {dataset.folder}, not"):
+            mixed_loader(other).load_state_dict(state)
+    mixed_loader(mixed.replace("=5", "=10").replace("=2", "=4")).load_state_dict(state)
+
+
+def test_a_finite_pass_without_weights_holds_every_window_of_all_once(mixed):
+    paths = ",".join(entry.rpartition("=")[0] for entry in mixed.split(","))
+    one = mixed_loader(paths, batch=3, infinite=False)
+    rows = [tuple(row.tolist()) for inputs, labels in one for row in inputs["input"][(labels != -100).any(1)]]
+    expected = [tuple(d[k]["input"].tolist()) for d in one.mixture.datasets for k in range(len(d))]
+    assert rows == expected
+
+
+def test_a_finite_pass_by_weight_is_the_endless_one_up_to_where_a_dataset_has_no_window_left(mixed):
+    one = mixed_loader(mixed, infinite=False)
+    found = [tuple(inputs["input"].flatten().tolist()) for inputs, _ in one]
+    endless = [tuple(inputs["input"].flatten().tolist()) for inputs, _ in islice(mixed_loader(mixed), len(found) + 1)]
+    assert found == endless[:-1]
+    assert len(set(found)) == len(found) == one.mixture.places_once()
+    assert endless[-1] in found
+
+
+def test_datasets_without_weights_have_no_epochs_without_end(mixed):
+    paths = ",".join(entry.rpartition("=")[0] for entry in mixed.split(","))
+    with pytest.raises(InputError, match="to mix datasets give each its weight"):
+        mixed_loader(paths)
 
 
 def test_another_window_length_is_refused(dataset):

@@ -34,6 +34,22 @@ def test_a_dataset_gives_the_vocabulary_and_the_documents(tmp_path):
     assert packed.windows.documents >= 3
 
 
+def test_of_a_mixture_each_dataset_counts_by_its_share(tmp_path):
+    short = pack_lengths(tmp_path / "short", [30] * 80, seq_len=256).folder
+    long = pack_lengths(tmp_path / "long", [255] * 20, seq_len=256, seed=1).folder
+
+    def flops(dataset_path) -> float:
+        return plan_run(config("--dataloader.dataset_path", str(dataset_path)), nproc=1).compute.attention_flops
+
+    assert flops(f"{short}=3,{long}=1") == pytest.approx((3 * flops(short) + flops(long)) / 4)
+
+
+def test_a_dataset_of_another_window_is_refused(tmp_path):
+    dataset = pack_lengths(tmp_path, [100] * 40, seq_len=128)
+    with pytest.raises(InputError, match=r"windows of 128 tokens, but training\.seq_len is 256"):
+        plan_run(config("--dataloader.dataset_path", str(dataset.folder)), nproc=1)
+
+
 def test_compilation_is_planned_as_if_it_were_off():
     plan = plan_run(config("--compile.enable"), nproc=1)
     assert plan.config.compile.enable

@@ -258,12 +258,19 @@ def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("refresh", [pytest.param(0, marks=pytest.mark.slow), 2])
-def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh):
+@pytest.mark.parametrize(
+    ("refresh", "mixed"),
+    [pytest.param(0, False, marks=pytest.mark.slow), pytest.param(2, False, marks=pytest.mark.slow), (2, True)],
+)
+def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
     """Killed without a word after step 5, saved after step 3 (in the middle of a refresh interval)."""
+    datasets = []
+    if mixed:
+        other = pack_lengths(tmp_path / "other", [100] * 20, seq_len=64, seed=3)
+        datasets = ["--dataloader.dataset_path", f"{dataset.folder}=2,{other.folder}=1"]
 
     def options(name: str) -> list[str]:
-        saved = ["--checkpoint.enable", "--checkpoint.interval", "3", "--loss.refresh_steps", str(refresh)]
+        saved = [*datasets, "--checkpoint.enable", "--checkpoint.interval", "3", "--loss.refresh_steps", str(refresh)]
         return argv(dataset, tmp_path / name, *saved, steps=8)
 
     unbroken = record(2, tmp_path, {"name": "run", "trainer": "exact", "argv": options("unbroken")})["run"]
