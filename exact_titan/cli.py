@@ -34,8 +34,9 @@ def pack(
     Example: exact-titan pack books.jsonl.gz more/ --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/books-16k
 
     Args:
-        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file) and folders of these.
-        tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json.
+        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of
+            these, and token files of Megatron-LM (.bin with its .idx) and datatrove (.ds).
+        tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json. Of token files, the one they were made with.
         out: New folder for the packed dataset.
         seq_len: Window length in tokens, training.seq_len of the runs.
         val_fraction: Share of the documents to keep for validation, from 0 to below 1.

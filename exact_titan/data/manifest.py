@@ -22,9 +22,9 @@ TOKENIZER_FOLDER = "tokenizer"
 class SourceRecord:
     """A file or folder that was packed.
 
-    ``bytes`` are those on the disk. ``sha256`` is the file's own; for a folder, the digest over its sorted relative
-    names and file digests. ``documents`` and ``tokens`` (end-of-text included) are those packed, ``dropped`` counts
-    the others by reason.
+    ``bytes`` are those on the disk. ``sha256`` is the file's own; for a folder, and for the two files of a token file,
+    the digest over their sorted relative names and file digests. ``documents`` and ``tokens`` (end-of-text included)
+    are those packed, ``dropped`` counts the others by reason.
     """
 
     name: str

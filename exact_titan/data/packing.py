@@ -19,6 +19,7 @@ from exact_titan.data.policies import POLICIES
 from exact_titan.data.progress import Progress
 from exact_titan.data.sources import Source
 from exact_titan.data.split_writer import SplitWriter
+from exact_titan.data.token_files import TokenFile, ended_documents, is_token_file, open_token_file
 from exact_titan.data.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 
@@ -37,7 +38,7 @@ Result = TypeVar("Result")
 
 @dataclass
 class _Batch:
-    """Documents on their way; ``source``, ``validation`` and ``ids`` have one entry per text."""
+    """Documents on their way, as texts or as ids; ``source`` and ``validation`` have one entry per document."""
 
     texts: list[str]
     source: list[int]
@@ -65,12 +66,14 @@ def pack(
     end, so that an error or an interruption leaves nothing behind.
 
     Args:
-        sources: files and folders of documents, in this order (:mod:`exact_titan.data.sources`).
-        tokenizer: Hugging Face tokenizer folder or ``tokenizer.json``.
+        sources: files and folders of documents (:mod:`exact_titan.data.sources`) and token files
+            (:mod:`exact_titan.data.token_files`), in this order.
+        tokenizer: Hugging Face tokenizer folder or ``tokenizer.json``; of token files, the one they were made with.
         seq_len: inputs per window, at least 2.
         out: the new folder; its missing parents are made.
         val_fraction: expected share of the documents that go to the split ``val``, in [0, 1). A document goes there
-            by a hash of its text, so that equal documents never stand on both sides.
+            by a hash of its text, or of its ids if it comes from a token file, so that equal documents never stand on
+            both sides.
         workers: threads of the tokenizer. The library reads the number once in a process: later calls keep the first.
         policy: how documents are laid into windows, one of :data:`~exact_titan.data.policies.POLICIES`.
         text_key: key (column) of the text in .jsonl and .parquet files.
@@ -87,7 +90,7 @@ def pack(
     _check(sources, seq_len, out, val_fraction, workers, policy)
     os.environ["RAYON_NUM_THREADS"] = str(workers)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
-    opened = [Source(path, text_key) for path in sources]
+    opened = [open_token_file(path) if is_token_file(path) else Source(path, text_key) for path in sources]
     document_tokenizer = DocumentTokenizer(tokenizer, eos_token)
 
     with _new_folder(out) as folder:
@@ -97,7 +100,7 @@ def pack(
         documents, tokens, short = ([0] * len(opened) for _ in range(3))
         progress = Progress()
         try:
-            for batch in _tokenized(_batches(opened, val_fraction), document_tokenizer, workers):
+            for batch in _tokenized(_batches(opened, val_fraction, document_tokenizer), document_tokenizer, workers):
                 for ids_m, source, validation in zip(batch.ids, batch.source, batch.validation, strict=True):
                     if len(ids_m) < 2:
                         short[source] += 1
@@ -124,7 +127,8 @@ def pack(
                     sha256=source.sha256,
                     documents=documents[index],
                     tokens=tokens[index],
-                    dropped={"no text": source.no_text, "shorter than two tokens": short[index]},
+                    dropped=({"no text": source.no_text} if isinstance(source, Source) else {})
+                    | {"shorter than two tokens": short[index]},
                 )
                 for index, source in enumerate(opened)
             ],
@@ -142,6 +146,9 @@ def pack(
 def _check(sources: Sequence[Path], seq_len: int, out: Path, val_fraction: float, workers: int, policy: str) -> None:
     if not sources:
         raise InputError("no source given: name files or folders of documents to pack")
+    for path in sources:
+        if path.suffix == ".idx" and path.with_suffix(".bin") in sources:
+            raise InputError(f"{path.with_suffix('.bin')} and {path.name} are one source: give one of them")
     if seq_len < 2:
         raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens")
     if not 0 <= val_fraction < 1:
@@ -174,26 +181,40 @@ def _new_folder(out: Path) -> Iterator[Path]:
         raise
 
 
-def _batches(sources: Sequence[Source], val_fraction: float) -> Iterator[_Batch]:
-    """All documents in order, in batches bounded by their text's bytes and by their number."""
-    batch = _Batch([], [], [], 0, [])
+def _batches(
+    sources: Sequence[Source | TokenFile], val_fraction: float, tokenizer: DocumentTokenizer
+) -> Iterator[_Batch]:
+    """All documents in order, in batches of one kind bounded by their bytes and by their number."""
     for index, source in enumerate(sources):
-        for text in source.texts():
-            encoded = text.encode()
-            batch.texts.append(text)
+        batch, size = _Batch([], [], [], 0, []), 0
+        for document in _documents(source, tokenizer):
+            if isinstance(document, str):
+                content = memoryview(document.encode())
+                batch.texts.append(document)
+                batch.text_bytes += content.nbytes
+            else:
+                content = document.data
+                batch.ids.append(document)
             batch.source.append(index)
-            batch.validation.append(_hash_fraction(encoded) < val_fraction)
-            batch.text_bytes += len(encoded)
-            if batch.text_bytes >= BATCH_BYTES or len(batch.texts) == BATCH_DOCUMENTS:
+            batch.validation.append(_hash_fraction(content) < val_fraction)
+            size += content.nbytes
+            if size >= BATCH_BYTES or len(batch.source) == BATCH_DOCUMENTS:
                 yield batch
-                batch = _Batch([], [], [], 0, [])
-    if batch.texts:
-        yield batch
+                batch, size = _Batch([], [], [], 0, []), 0
+        if batch.source:
+            yield batch
 
 
-def _hash_fraction(text: bytes) -> float:
-    """A number in [0, 1) that depends on the text alone."""
-    digest = hashlib.blake2b(text, digest_size=6, key=SPLIT_KEY).digest()
+def _documents(source: Source | TokenFile, tokenizer: DocumentTokenizer) -> Iterator[str] | Iterator[np.ndarray]:
+    if isinstance(source, Source):
+        return source.texts()
+    record = tokenizer.record
+    return ended_documents(source, eos_id=record.eos_id, vocab_size=record.vocab_size, dtype=tokenizer.dtype)
+
+
+def _hash_fraction(document: memoryview) -> float:
+    """A number in [0, 1) that depends on the document's text, or ids, alone."""
+    digest = hashlib.blake2b(document, digest_size=6, key=SPLIT_KEY).digest()
     return int.from_bytes(digest, "big") / 2**48
 
 
@@ -202,8 +223,9 @@ def _tokenized(batches: Iterator[_Batch], tokenizer: DocumentTokenizer, workers:
 
     def encode(batch: _Batch | None) -> _Batch:
         assert batch is not None
-        batch.ids = tokenizer.encode(batch.texts)
-        batch.texts = []
+        if batch.texts:
+            batch.ids = tokenizer.encode(batch.texts)
+            batch.texts = []
         return batch
 
     in_flight = min(workers + 1, MAX_IN_FLIGHT)

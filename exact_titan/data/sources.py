@@ -22,6 +22,7 @@ from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
 from fsspec.implementations.local import LocalFileSystem
 from loguru import logger
 
+from exact_titan.data.token_files import SUFFIXES as TOKEN_SUFFIXES
 from exact_titan.errors import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
@@ -59,7 +60,9 @@ class Source:
             self.root = path.parent
             self.files = [path.name]
             if not path.name.endswith(SUFFIXES):
-                raise InputError(f"source {path}: not a file of a readable kind ({', '.join(SUFFIXES)})")
+                raise InputError(
+                    f"source {path}: not a file of a readable kind ({', '.join(SUFFIXES + TOKEN_SUFFIXES)})"
+                )
         self.bytes = 0
         self.no_text = 0
         self._digests: list[str] = []
