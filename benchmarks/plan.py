@@ -26,7 +26,7 @@ import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,21 +34,13 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile, record_function
-from torchtitan.components.checkpointer import CheckpointManager
-from torchtitan.config import ParallelismConfig, TrainingConfig
 from torchtitan.distributed.activation_checkpoint import FullAC
 from torchtitan.tools.logging import logger
 
-from benchmarks.step import SHAPES, device_name, free_memory, local
-from benchmarks.synthetic import mixed_lengths, write_dataset
-from exact_titan.config_registry import from_scratch
-from exact_titan.data.loader import PackedDataLoader
+from benchmarks.step import SHAPES, device_name, free_memory, local, profiled_events, random_config
 from exact_titan.planning.memory import MemoryPlan, plan_memory
 from exact_titan.titan import cpu, torch_versions
-from exact_titan.titan.metrics import ExposureMetrics
-from exact_titan.titan.models import LlamaSizes
 from exact_titan.titan.trainer import ExactTrainer
-from exact_titan.titan.validate import ExposureValidator
 
 KINDS = ("none", "selective", "full")
 _LOSS = "benchmarks.plan: loss"
@@ -68,33 +60,12 @@ def run_config(
         compute_dtype: of activations and matrix products.
         folder: for the dataset and the run's output.
     """
-    dataset = write_dataset(
-        folder / "packed",
-        window=seq_len,
-        windows=8 * int(os.environ.get("WORLD_SIZE", "1")),
-        lengths=mixed_lengths(seq_len),
-        vocab_size=SHAPES[shape]["vocab_size"],
+    windows = 8 * int(os.environ.get("WORLD_SIZE", "1"))
+    config = random_config(
+        shape, seq_len=seq_len, windows=windows, dtype=dtype, compute_dtype=compute_dtype, folder=folder
     )
-    recipe = from_scratch()
-    checkpointing = {"none": None, "selective": recipe.activation_checkpoint, "full": FullAC.Config()}[kind]
-    return dataclasses.replace(
-        recipe,
-        architecture=LlamaSizes(**SHAPES[shape]),
-        dataloader=PackedDataLoader.Config(dataset_path=str(dataset)),
-        training=TrainingConfig(
-            local_batch_size=1,
-            seq_len=seq_len,
-            dtype=dtype,
-            mixed_precision_param=compute_dtype,
-            disable_cuda_graphs=True,
-        ),
-        parallelism=ParallelismConfig(spmd_backend=torch_versions.SPMD_BACKEND),
-        activation_checkpoint=checkpointing,
-        checkpoint=CheckpointManager.Config(enable=False),
-        metrics=ExposureMetrics.Config(log_freq=10**9),
-        validator=ExposureValidator.Config(enable=False),
-        dump_folder=str(folder),
-    )
+    checkpointing = {"none": None, "selective": config.activation_checkpoint, "full": FullAC.Config()}[kind]
+    return dataclasses.replace(config, activation_checkpoint=checkpointing)
 
 
 def compare(config: ExactTrainer.Config) -> dict[str, dict[str, int]]:
@@ -223,7 +194,7 @@ def _bytes(tensors: Iterable[torch.Tensor]) -> int:
 def _phases_of_profile(profiled: profile, resident: int) -> dict[str, int]:
     """Highest running sums of the bytes allocated and freed before, during and after the loss."""
     memory, marks = [], []
-    for event in _events(profiled):
+    for event in profiled_events(profiled):
         if event.name == "[memory]":
             memory.append((event.start_time_ns, event.extra_fields.ptr, event.extra_fields.alloc_size))
         elif event.name == _LOSS:
@@ -244,14 +215,6 @@ def _phases_of_profile(profiled: profile, resident: int) -> dict[str, int]:
             after_forward = alive
         peaks[phase] = max(peaks[phase], alive)
     return {"after the forward pass": after_forward, **{phase: resident + peak for phase, peak in peaks.items()}}
-
-
-def _events(profiled: profile) -> Iterator[Any]:
-    stack = list(profiled.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
-    while stack:
-        event = stack.pop()
-        stack.extend(event.children)
-        yield event
 
 
 def _planned(memory: MemoryPlan) -> dict[str, int]:

@@ -90,6 +90,45 @@ class Side:
     peak_bytes: int = 0
 
 
+def random_config(
+    shape: str, *, seq_len: int, windows: int, dtype: str, compute_dtype: str, folder: Path
+) -> ExactTrainer.Config:
+    """A run on random documents with everything switched off that a step does not need.
+
+    Args:
+        shape: of the model, see ``SHAPES``.
+        seq_len: window length.
+        windows: at least so many different windows of random ids.
+        dtype: of parameters, gradients and optimizer state.
+        compute_dtype: of activations and matrix products.
+        folder: for the dataset and the run's output.
+    """
+    dataset = write_dataset(
+        folder / "packed",
+        window=seq_len,
+        windows=windows,
+        lengths=mixed_lengths(seq_len),
+        vocab_size=SHAPES[shape]["vocab_size"],
+    )
+    return dataclasses.replace(
+        from_scratch(),
+        architecture=LlamaSizes(**SHAPES[shape]),
+        dataloader=PackedDataLoader.Config(dataset_path=str(dataset)),
+        training=TrainingConfig(
+            local_batch_size=1,
+            seq_len=seq_len,
+            dtype=dtype,
+            mixed_precision_param=compute_dtype,
+            disable_cuda_graphs=True,
+        ),
+        parallelism=ParallelismConfig(spmd_backend=torch_versions.SPMD_BACKEND),
+        checkpoint=CheckpointManager.Config(enable=False),
+        metrics=ExposureMetrics.Config(log_freq=10**9),
+        validator=ExposureValidator.Config(enable=False),
+        dump_folder=str(folder),
+    )
+
+
 @contextlib.contextmanager
 def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, compute_dtype: str) -> Iterator[ExactTrainer]:
     """A trainer on one process, with everything switched off that a step does not need, for as long as the context.
@@ -103,29 +142,8 @@ def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, comput
     """
     free_memory()
     with tempfile.TemporaryDirectory() as folder:
-        dataset = write_dataset(
-            Path(folder) / "packed",
-            window=seq_len,
-            windows=windows,
-            lengths=mixed_lengths(seq_len),
-            vocab_size=SHAPES[shape]["vocab_size"],
-        )
-        config = dataclasses.replace(
-            from_scratch(),
-            architecture=LlamaSizes(**SHAPES[shape]),
-            dataloader=PackedDataLoader.Config(dataset_path=str(dataset)),
-            training=TrainingConfig(
-                local_batch_size=1,
-                seq_len=seq_len,
-                dtype=dtype,
-                mixed_precision_param=compute_dtype,
-                disable_cuda_graphs=True,
-            ),
-            parallelism=ParallelismConfig(spmd_backend=torch_versions.SPMD_BACKEND),
-            checkpoint=CheckpointManager.Config(enable=False),
-            metrics=ExposureMetrics.Config(log_freq=10**9),
-            validator=ExposureValidator.Config(enable=False),
-            dump_folder=folder,
+        config = random_config(
+            shape, seq_len=seq_len, windows=windows, dtype=dtype, compute_dtype=compute_dtype, folder=Path(folder)
         )
         try:
             trainer = config.build()
@@ -204,15 +222,21 @@ def local(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+def profiled_events(profiled: profile) -> Iterator[Any]:
+    """Every event of a profile, in no particular order."""
+    stack = list(profiled.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
+    while stack:
+        event = stack.pop()
+        stack.extend(event.children)
+        yield event
+
+
 def peak_of_events(profiled: profile) -> int:
     """Highest running sum of the bytes allocated and freed while profiling."""
     sizes: dict[int, int] = {}
     alive = peak = 0
     events = []
-    stack = list(profiled.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
-    while stack:
-        event = stack.pop()
-        stack.extend(event.children)
+    for event in profiled_events(profiled):
         if event.name == "[memory]":
             events.append((event.start_time_ns, event.extra_fields))
     for _, fields in sorted(events, key=lambda entry: entry[0]):
