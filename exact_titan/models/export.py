@@ -66,7 +66,9 @@ def export(
     partial.mkdir(parents=True)
     try:
         files = _write_weights(checkpoint, architecture.tensors(), partial, DTYPES[dtype], max_shard_size)
-        hf_config.write_config(partial, {**hf_config.read_config(model_folder), **_dtype_keys(model_folder, dtype)})
+        config = hf_config.read_config(model_folder)
+        # transformers 5 calls it dtype, which older ones do not know.
+        hf_config.write_config(partial, {**config, "dtype" if "dtype" in config else "torch_dtype": dtype})
         copy_tokenizer(model_folder, partial)
         partial.rename(out)
     finally:
@@ -105,8 +107,3 @@ def _write_weights(
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     return list(split.filename_to_tensors)
-
-
-def _dtype_keys(model_folder: Path, dtype: Dtype) -> dict[str, str]:
-    """The dtype under the name that the config has it: ``dtype`` (transformers 5) or ``torch_dtype``."""
-    return {"dtype" if "dtype" in hf_config.read_config(model_folder) else "torch_dtype": dtype}
