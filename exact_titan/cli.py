@@ -268,7 +268,7 @@ def _run_options_last(arguments: Sequence[str]) -> list[str]:
         name, _, value = argument.partition("=")
         if name in ("-h", "--help"):
             own.append(argument)
-        elif name in _PLAN_OPTIONS:
+        elif name.replace("_", "-") in _PLAN_OPTIONS:
             own += [argument] if value else [argument, *itertools.islice(rest, 1)]
         elif argument != "--":
             others.append(argument)

@@ -51,6 +51,7 @@ def test_what_does_not_fit_ends_with_1_and_a_way_out(capsys):
         (["--memory", "80"], "--memory is '80'"),
         (["--mfu", "40"], "--mfu is 40.0"),
         (["--peak-tflops", "0"], "--peak-tflops is 0.0"),
+        (["--peak_tflops", "0"], "--peak-tflops is 0.0"),
         (["--training.seqlen", "3"], "did you mean training.seq_len?"),
     ],
 )
