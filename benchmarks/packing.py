@@ -16,8 +16,10 @@ import sys
 import sysconfig
 import tempfile
 import time
+from collections.abc import Iterator
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -56,16 +58,24 @@ def standard_library(file: Path) -> Path:
     raise FileNotFoundError("the standard library's sources are not on this machine")
 
 
+def texts(source: Any) -> Iterator[str]:
+    """All documents of a source."""
+    for file in source.files:
+        with source.open(file) as reader:
+            yield from reader.texts()
+
+
 def measure(source: Path, tokenizer: Path, workers: int, repeats: int, folder: Path) -> None:
     """One setting, in this process."""
     from tokenizers import Tokenizer
 
-    from exact_titan.data.packing import BATCH_BYTES, BATCH_DOCUMENTS, pack
+    from exact_titan.data.packing import pack
+    from exact_titan.data.packing.part import BATCH_BYTES, BATCH_DOCUMENTS
     from exact_titan.data.sources import Source
 
     batches: list[list[str]] = [[]]
     size = 0
-    for text in Source(source, "text").texts():
+    for text in texts(Source(source, "text")):
         if size >= BATCH_BYTES or len(batches[-1]) == BATCH_DOCUMENTS:
             batches.append([])
             size = 0

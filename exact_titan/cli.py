@@ -1,75 +1,146 @@
 """The command line ``exact-titan``. Each command imports what it needs itself, so that ``--help`` is quick."""
 
 import itertools
-import os
 import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from exact_titan.errors import InputError
+from exact_titan.slurm_options import SlurmOptions
 
-CORES = len(os.sched_getaffinity(0))
+if TYPE_CHECKING:
+    from exact_titan.data.manifest import Manifest
 
 
 def pack(
-    sources: Annotated[Positional[tuple[Path, ...]], arg(metavar="SOURCES…", help_behavior_hint="")],
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCES…", help_behavior_hint="")],
     *,
     tokenizer: Path,
     out: Path,
     seq_len: int = 16384,
     val_fraction: float = 0.0,
-    workers: int = CORES,
     policy: Literal["concat", "best_fit"] = "concat",
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: found there)")] = None,
+    mirror: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: from the hub)")] = None,
+    executor: Literal["local", "slurm", "ray"] = "local",
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None,
+    tasks: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each part)")] = None,
+    slurm: SlurmOptions = SlurmOptions(),  # noqa: B008
 ) -> None:
     """Pack documents into windows for training.
+
+    What is finished is kept beside --out: after an interruption the same command goes on from there. The result does
+    not depend on the executor, the workers or the tasks.
 
     Example: exact-titan pack books.jsonl.gz more/ --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/books-16k
 
     Args:
-        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of
-            these, and token files of Megatron-LM (.bin with its .idx) and datatrove (.ds).
+        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of these, URLs
+            of either (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and datatrove
+            (.ds), or one corpus TOML.
         tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json. Of token files, the one they were made with.
         out: New folder for the packed dataset.
         seq_len: Window length in tokens, training.seq_len of the runs.
         val_fraction: Share of the documents to keep for validation, from 0 to below 1.
-        workers: Threads of the tokenizer; the result does not depend on it.
         policy: How documents are laid into windows: concat, end to end, cut at window borders; best_fit, none cut
             that fits a window, longer ones into full windows and a rest, short windows padded.
         text_key: Key or column of the text in .jsonl and .parquet files.
         eos_token: Token of the tokenizer that ends every document; without it the end of text of base models.
+        mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
+        executor: Who packs: this machine, or through datatrove Slurm (started on a login node) or Ray.
+        workers: Cores of this machine to use; with slurm and ray, tasks at a time.
+        tasks: Tasks that the parts of the corpus, of 512 MiB or one larger file each, are dealt to.
+        slurm: Of the tasks with slurm, and their cores and memory with ray.
     """
-    from exact_titan.data.exposure_report import ExposureReport
+    from exact_titan.data.packing import Corpus, Execution
     from exact_titan.data.packing import pack as pack_documents
-    from exact_titan.exposure import default_threshold
 
-    # A batch system ends a job with SIGTERM: clean up then, too.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    begin = time.monotonic()
+    begin = _begin_packing()
+    corpus = Corpus.of(sources).mirrored(mirror)
     manifest = pack_documents(
-        sources,
+        corpus,
         tokenizer=tokenizer,
         seq_len=seq_len,
         out=out,
         val_fraction=val_fraction,
-        workers=workers,
         policy=policy,
         text_key=text_key,
         eos_token=eos_token,
+        execution=Execution(executor, workers, tasks, slurm),
     )
-    seconds = time.monotonic() - begin
     tokens = sum(source.tokens for source in manifest.sources)
+    _show_packed(manifest, out, time.monotonic() - begin, tokens, by_source=corpus.is_mix)
+
+
+def append(
+    folder: Annotated[Positional[Path], arg(metavar="DATASET")],
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCES…", help_behavior_hint="")],
+    *,
+    text_key: str = "text",
+    mirror: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: from the hub)")] = None,
+    executor: Literal["local", "slurm", "ray"] = "local",
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None,
+    tasks: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each part)")] = None,
+    slurm: SlurmOptions = SlurmOptions(),  # noqa: B008
+) -> None:
+    """Add documents to a packed dataset, packed as it was. Its windows stay, and its fingerprint becomes another.
+
+    Example: exact-titan append packed/books-16k new-books.jsonl.gz
+
+    Args:
+        folder: The packed dataset.
+        sources: As of pack.
+        text_key: Key or column of the text in .jsonl and .parquet files.
+        mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
+        executor: Who packs: this machine, or through datatrove Slurm (started on a login node) or Ray.
+        workers: Cores of this machine to use; with slurm and ray, tasks at a time.
+        tasks: Tasks that the parts of what is added, of 512 MiB or one larger file each, are dealt to.
+        slurm: Of the tasks with slurm, and their cores and memory with ray.
+    """
+    from exact_titan.data.manifest import Manifest
+    from exact_titan.data.packing import Corpus, Execution
+    from exact_titan.data.packing import append as append_documents
+
+    begin = _begin_packing()
+    before = sum(source.tokens for source in Manifest.read(folder).sources)
+    manifest = append_documents(
+        folder,
+        Corpus.of(sources).mirrored(mirror),
+        text_key=text_key,
+        execution=Execution(executor, workers, tasks, slurm),
+    )
+    tokens = sum(source.tokens for source in manifest.sources) - before
+    _show_packed(manifest, folder, time.monotonic() - begin, tokens, by_source=True)
+
+
+def _begin_packing() -> float:
+    # A batch system ends a job with SIGTERM: clean up then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return time.monotonic()
+
+
+def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int, *, by_source: bool) -> None:
+    """What a dataset holds, and how fast its last ``tokens`` were packed."""
+    from exact_titan.data.exposure_report import ExposureReport
+    from exact_titan.exposure import default_threshold
+
+    total = sum(source.tokens for source in manifest.sources)
     print(f"documents    {sum(source.documents for source in manifest.sources):,}")
-    for reason in manifest.sources[0].dropped:
-        print(f"  dropped    {sum(source.dropped[reason] for source in manifest.sources):,} ({reason})")
-    print(f"tokens       {tokens:,}")
+    reasons = dict.fromkeys(reason for source in manifest.sources for reason in source.dropped)
+    for reason in reasons:
+        print(f"  dropped    {sum(source.dropped.get(reason, 0) for source in manifest.sources):,} ({reason})")
+    print(f"tokens       {total:,}")
+    if by_source:
+        for source in manifest.sources:
+            share = 100 * source.tokens / max(1, total)
+            print(f"  {share:6.2f} %   {source.name}: {source.tokens:,} tokens, {source.documents:,} documents")
     print(f"end of text  {manifest.tokenizer.eos_token} ({manifest.tokenizer.eos_id})")
     for split, record in manifest.splits.items():
         padding = 100 * record.padding / (record.windows * manifest.window)
@@ -79,7 +150,7 @@ def pack(
     print(
         f"tail share   {100 * report.tail_masses[0]:.1f} % of the targets have a context of {report.tail_start} or more"
     )
-    print(f"folder       {out}")
+    print(f"folder       {folder}")
     print(f"fingerprint  {manifest.fingerprint[:12]}")
     print(f"time         {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
 
@@ -229,6 +300,7 @@ def plan(
 
 COMMANDS: dict[str, Callable] = {
     "pack": pack,
+    "append": append,
     "inspect": inspect,
     "verify": verify,
     "compare": compare,

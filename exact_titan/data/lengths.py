@@ -1,7 +1,8 @@
 """The lengths of a split's documents, ``<split>-lengths.npy``: what another policy would make of them needs no more.
 
 int64 ``[documents]``: tokens of every document, end-of-text included, in the order they were packed. The file is no
-part of the fingerprint, and training does not read it.
+part of the fingerprint, and training does not read it. It may go on with documents that the manifest does not have: an
+``append`` that has not come to its end.
 """
 
 from array import array
@@ -33,6 +34,12 @@ class LengthWriter:
         if len(self._lengths) == BLOCK:
             self.flush()
 
+    def extend(self, lengths_D: np.ndarray) -> None:
+        """Put down the lengths of the documents that come next."""
+        for start in range(0, len(lengths_D), BLOCK):
+            self._lengths.extend(lengths_D[start : start + BLOCK].tolist())
+            self.flush()
+
     def flush(self) -> None:
         """Write what is left; the file is whole then."""
         self._file.touch()
@@ -51,7 +58,7 @@ def read_lengths(folder: Path, split: str, documents: int) -> np.ndarray:
     """The lengths of a split's documents, mapped into memory: int64 ``[documents]``.
 
     Raises:
-        InputError: if the file is missing, is not such a file, has another number of documents than the manifest says
+        InputError: if the file is missing, is not such a file, has fewer documents than the manifest says
             (``documents``), or one of less than two tokens.
     """
     file = lengths_file(folder, split)
@@ -61,11 +68,12 @@ def read_lengths(folder: Path, split: str, documents: int) -> np.ndarray:
         lengths_D = np.load(file, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise InputError(f"{file} is not a .npy file ({error}): copy the dataset again or pack it again") from error
-    if lengths_D.dtype != np.int64 or lengths_D.shape != (documents,):
+    if lengths_D.dtype != np.int64 or lengths_D.ndim != 1 or len(lengths_D) < documents:
         raise InputError(
             f"{file} is {lengths_D.dtype} {list(lengths_D.shape)}, the manifest wants int64 [{documents}]: "
             "copy the dataset again or pack it again"
         )
+    lengths_D = lengths_D[:documents]
     if documents and int(lengths_D.min()) < 2:
         raise InputError(f"{file} has a document of less than two tokens: copy the dataset again or pack it again")
     return lengths_D

@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from exact_titan.errors import InputError
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 
@@ -22,9 +22,9 @@ TOKENIZER_FOLDER = "tokenizer"
 class SourceRecord:
     """A file or folder that was packed.
 
-    ``bytes`` are those on the disk. ``sha256`` is the file's own; for a folder, and for the two files of a token file,
-    the digest over their sorted relative names and file digests. ``documents`` and ``tokens`` (end-of-text included)
-    are those packed, ``dropped`` counts the others by reason.
+    ``files`` and ``bytes`` are those that were read for it. ``sha256`` is the file's own; for a folder, and for the two
+    files of a token file, the digest over their sorted relative names and file digests. ``documents`` and ``tokens``
+    (end-of-text included) are those packed, ``dropped`` counts those that were passed over, by reason.
     """
 
     name: str
@@ -67,7 +67,8 @@ class SplitRecord:
     """The windows of one split.
 
     ``tokens`` are the inputs of all windows, ``targets`` those with a label, ``padding`` the inputs that windows lack
-    to be full. ``bucket_counts`` are the targets per bucket of ``Buckets(window)``.
+    to be full. ``bucket_counts`` are the targets per bucket of ``Buckets(window)``. ``parts`` are the numbers of
+    documents that were laid out for themselves, one after another: no window and no shard has documents of two.
     """
 
     windows: int
@@ -77,6 +78,7 @@ class SplitRecord:
     documents: int
     bucket_counts: list[int]
     shards: list[ShardRecord]
+    parts: list[int]
 
 
 @dataclass(frozen=True)
@@ -97,9 +99,11 @@ class Manifest:
         return _fingerprint(self._content())
 
     def write(self, folder: Path) -> None:
-        """Write ``folder/manifest.json``."""
+        """Write ``folder/manifest.json`` in one step: at any moment the file is whole, the old one or this."""
         content = self._content() | {"fingerprint": self.fingerprint}
-        (folder / FILE_NAME).write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        new = folder / f".{FILE_NAME}.new"
+        new.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        new.replace(folder / FILE_NAME)
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
@@ -127,7 +131,7 @@ class Manifest:
                 "pack the dataset again"
             )
         fingerprint = content.pop("fingerprint", None)
-        manifest = _parse(cls, content, file, "")
+        manifest = parse_record(cls, content, file)
         if fingerprint != _fingerprint({"format_version": version} | content):
             raise InputError(f"{file}: the fingerprint does not match, the file was changed: pack the dataset again")
         return manifest
@@ -140,7 +144,7 @@ def _fingerprint(content: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _parse(kind: Any, value: Any, file: Path, key: str) -> Any:
+def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
     """``value`` as ``kind`` (a dataclass, ``list[…]``, ``dict[str, …]`` or a plain type), errors naming ``key``."""
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
@@ -149,12 +153,12 @@ def _parse(kind: Any, value: Any, file: Path, key: str) -> Any:
             where = f"{key}.{name}" if key else name
             if name not in value:
                 raise InputError(f"{file}: key {where!r} is missing: pack the dataset again")
-            parts[name] = _parse(hint, value[name], file, where)
+            parts[name] = parse_record(hint, value[name], file, where)
         return kind(**parts)  # type: ignore[operator]
     if get_origin(kind) is list and isinstance(value, list):
-        return [_parse(get_args(kind)[0], item, file, f"{key}[{index}]") for index, item in enumerate(value)]
+        return [parse_record(get_args(kind)[0], item, file, f"{key}[{index}]") for index, item in enumerate(value)]
     if get_origin(kind) is dict and isinstance(value, dict):
-        return {name: _parse(get_args(kind)[1], item, file, f"{key}.{name}") for name, item in value.items()}
+        return {name: parse_record(get_args(kind)[1], item, file, f"{key}.{name}") for name, item in value.items()}
     # type() and not isinstance(): True is no integer here.
     if type(value) is kind or (kind is float and type(value) is int):
         return value

@@ -39,18 +39,19 @@ class PolicyFigures:
     counts: torch.Tensor
 
     @classmethod
-    def measure(cls, policy: str, window: int, lengths_D: np.ndarray) -> "PolicyFigures":
+    def measure(cls, policy: str, window: int, lengths_D: np.ndarray, parts: Sequence[int] = ()) -> "PolicyFigures":
         """Lay documents out and count, a few windows in memory at a time.
 
         Args:
             policy: one of :data:`~exact_titan.data.policies.POLICIES`.
             window: inputs per window.
             lengths_D: tokens of each document, at least 2, int64 ``[D]``.
+            parts: numbers of documents that are laid out for themselves.
         """
         buckets = Buckets(window)
         counts = torch.zeros(len(buckets), dtype=torch.int64)
         windows = cut = 0
-        layout = lay_out(policy, window, lengths_D)
+        layout = lay_out(policy, window, lengths_D, parts)
         while block := list(islice(layout, WINDOWS_AT_ONCE)):
             document_S, first_S, inputs_S = np.array(list(chain.from_iterable(block)), dtype=np.int64).T
             counts += buckets.count_segments(torch.from_numpy(inputs_S))
@@ -77,7 +78,7 @@ def measure_policies(folder: Path, manifest: Manifest, split: str) -> list[Polic
     """
     record = manifest.splits[split]
     lengths_D = read_lengths(folder, split, record.documents)
-    figures = [PolicyFigures.measure(policy, manifest.window, lengths_D) for policy in POLICIES]
+    figures = [PolicyFigures.measure(policy, manifest.window, lengths_D, record.parts) for policy in POLICIES]
     for one in figures:
         found, packed = (one.windows, one.counts.tolist()), (record.windows, record.bucket_counts)
         if one.policy == manifest.policy and found != packed:

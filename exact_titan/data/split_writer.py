@@ -77,6 +77,7 @@ class SplitWriter:
             documents=self._documents,
             bucket_counts=self._counts.tolist(),
             shards=self._shards,
+            parts=[self._documents],
         )
 
     def _start_shard(self) -> None:

@@ -27,12 +27,12 @@ import mmap
 import struct
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from exact_titan.data.digests import FileDigest
 from exact_titan.errors import InputError
 
 SUFFIXES = (".bin", ".idx", ".ds")
@@ -99,26 +99,42 @@ class TokenFile(ABC):
     def __len__(self) -> int:
         return self._documents
 
-    @cached_property
-    def sha256(self) -> str:
-        """Hex digest over the names and digests of both files, as of a folder with them (:class:`Source`)."""
-        lines = ""
+    def digests(self) -> list[FileDigest]:
+        """Name, size and digest of both files, in the order of their names."""
+        digests = []
         for file in sorted(self.files):
             with file.open("rb") as stream:
-                lines += f"{hashlib.file_digest(stream, 'sha256').hexdigest()}  {file.name}\n"
-        return hashlib.sha256(lines.encode()).hexdigest()
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            digests.append(FileDigest(file.name, file.stat().st_size, sha256))
+        return digests
 
-    def read(self, first: int = 0) -> Iterator[np.ndarray]:
-        """The ids of document ``first`` (0 … len(self)) and all after it: ``dtype`` ``[m]``, m >= 0, read-only views.
+    def read(self, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
+        """The ids of the documents ``first … last - 1`` (default: all): ``dtype`` ``[m]``, m >= 0, read-only views.
 
         The files are mapped, so that a later start costs nothing.
         """
         ids = _mapped(self.data).view(self.dtype)
         index = _mapped(self.index)
-        for start in range(first, len(self), _BLOCK):
-            borders = self._borders(index, start, min(start + _BLOCK, len(self)))
+        last = len(self) if last is None else last
+        for start in range(first, last, _BLOCK):
+            borders = self._borders(index, start, min(start + _BLOCK, last))
             for begin, end in pairwise(borders.tolist()):
                 yield ids[begin:end]
+
+    def ranges(self, size: int) -> list[tuple[int, int, int]]:
+        """The documents in ranges of about ``size`` bytes of ids each: (first, last + 1, bytes), in their order."""
+        index = _mapped(self.index)
+        ranges, first, begin = [], 0, 0
+        ids = max(1, size // self.dtype.itemsize)
+        for start in range(0, len(self), _BLOCK):
+            stop = min(start + _BLOCK, len(self))
+            end_D = self._borders(index, start, stop)[1:]
+            while (k := int(np.searchsorted(end_D, begin + ids))) < len(end_D):
+                ranges.append((first, start + k + 1, (int(end_D[k]) - begin) * self.dtype.itemsize))
+                first, begin = start + k + 1, int(end_D[k])
+        if first < len(self):
+            ranges.append((first, len(self), (self.tokens - begin) * self.dtype.itemsize))
+        return ranges
 
     @abstractmethod
     def _check(self, index: np.ndarray, data_bytes: int) -> int:
@@ -267,7 +283,7 @@ class DatatroveFile(TokenFile):
 
 
 def ended_documents(
-    file: TokenFile, *, eos_id: int, vocab_size: int, dtype: np.dtype, first: int = 0
+    file: TokenFile, *, eos_id: int, vocab_size: int, dtype: np.dtype, first: int = 0, last: int | None = None
 ) -> Iterator[np.ndarray]:
     """The documents as the packer takes them: their ids as in the file, with the end-of-text id last.
 
@@ -277,6 +293,7 @@ def ended_documents(
         vocab_size: the highest id that the tokenizer has, + 1.
         dtype: of the arrays; it holds every id of the tokenizer.
         first: the document to begin with, from 0.
+        last: the document to stop before (default: none).
 
     Yields:
         ``dtype`` ``[m]``, m >= 1, perhaps a read-only view.
@@ -284,7 +301,7 @@ def ended_documents(
     Raises:
         InputError: naming file, document and id, for an id that the tokenizer does not have.
     """
-    for number, ids_m in enumerate(file.read(first), first + 1):
+    for number, ids_m in enumerate(file.read(first, last), first + 1):
         if len(ids_m) and (ids_m.min() < 0 or ids_m.max() >= vocab_size):
             wrong = ids_m[(ids_m < 0) | (ids_m >= vocab_size)][0]
             raise InputError(

@@ -99,7 +99,7 @@ def test_segments_anywhere(tmp_path: Path) -> None:
         val_fraction=0.0,
         splits={
             "train": SplitRecord(
-                2, 13, 13, 3, 1, [13], [ShardRecord("train-00000.safetensors", size, sha256, 2, 40, 4)]
+                2, 13, 13, 3, 1, [13], [ShardRecord("train-00000.safetensors", size, sha256, 2, 40, 4)], [1]
             )
         },
     ).write(tmp_path)

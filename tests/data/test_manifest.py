@@ -15,7 +15,9 @@ MANIFEST = Manifest(
     policy="concat",
     token_dtype="uint32",
     val_fraction=0.5,
-    splits={"train": SplitRecord(1, 16, 16, 0, 5, [7, 9], [ShardRecord("train-00000.safetensors", 9, "ef", 1, 17, 1)])},
+    splits={
+        "train": SplitRecord(1, 16, 16, 0, 5, [7, 9], [ShardRecord("train-00000.safetensors", 9, "ef", 1, 17, 1)], [5])
+    },
 )
 
 
@@ -23,7 +25,7 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
     MANIFEST.write(tmp_path)
     assert Manifest.read(tmp_path) == MANIFEST
     content = json.loads((tmp_path / "manifest.json").read_text())
-    assert content["format_version"] == 1
+    assert content["format_version"] == 2
     assert content["fingerprint"] == MANIFEST.fingerprint
 
 
@@ -48,7 +50,7 @@ def _set(*keys: str | int, to: object) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("format_version", to=2), "format_version is 2, this version of exact_titan reads 1"),
+        (_set("format_version", to=1), "format_version is 1, this version of exact_titan reads 2"),
         (_set("format_version", to=None), "format_version is None"),
         (_set("window", to=None), "key 'window' is missing"),
         (_set("window", to="16"), "key 'window' must be an integer, it is '16'"),

@@ -304,8 +304,9 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Pa
         import re, sys
         from pathlib import Path
         from exact_titan.data import packing
+        from exact_titan.data.packing import part
         from exact_titan.data.policies import best_fit
-        packing.BATCH_BYTES = 100_000
+        part.BATCH_BYTES = 100_000
         best_fit.BUFFER_INPUTS = 2**18
         source, tokenizer, out = map(Path, sys.argv[1:4])
         options = {"seq_len": 1024, "policy": sys.argv[4], "shard_tokens": 2**18}
@@ -326,7 +327,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Pa
 
 
 def test_book_chapters(tmp_path: Path, bpe_tokenizer: Path) -> None:
-    source = Path(__file__).parents[2] / "../shared/data/book_chapters.jsonl.gz"
+    source = Path(__file__).parents[3] / "../shared/data/book_chapters.jsonl.gz"
     if not source.exists():
         pytest.skip("../shared/data/book_chapters.jsonl.gz is not on this machine")
     options = {"tokenizer": bpe_tokenizer, "seq_len": 16384, "policy": "best_fit", "workers": 2}

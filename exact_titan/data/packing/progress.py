@@ -1,0 +1,133 @@
+"""Progress of packing, whoever does it where: tasks put down what they have done, and one process shows it."""
+
+import json
+import os
+import socket
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from secrets import token_hex
+from threading import Event, Thread
+
+from tqdm import tqdm
+
+SECONDS = 2.0
+"""Between two lines in a log."""
+
+REFRESH_SECONDS = 0.5
+
+
+@dataclass
+class Done:
+    """Documents, their tokens, bytes of their text, and bytes read of the corpus as it lies on the disk."""
+
+    documents: int = 0
+    tokens: int = 0
+    text_bytes: int = 0
+    read: float = 0.0
+
+
+class Tally:
+    """What one process has done, kept in a file of its own in a folder that all share.
+
+    Args:
+        folder: the shared folder; None keeps nothing.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self._file = folder / f"{socket.gethostname()}.{os.getpid()}.{token_hex(4)}" if folder is not None else None
+        self._written = 0.0
+        self._done = Done()
+        self._before = 0.0
+
+    def add(self, documents: int, tokens: int, text_bytes: int, read: float) -> None:
+        """Count a batch; ``read`` is how much of its part has been read now."""
+        self._done.documents += documents
+        self._done.tokens += tokens
+        self._done.text_bytes += text_bytes
+        self._done.read = self._before + read
+        if time.monotonic() - self._written > REFRESH_SECONDS:
+            self.flush()
+
+    def finish_part(self, size: int) -> None:
+        """The part is finished, whether all of its bytes were read or not."""
+        self._before += size
+        self._done.read = self._before
+        self.flush()
+
+    def flush(self) -> None:
+        """Put it down."""
+        self._written = time.monotonic()
+        if self._file is not None:
+            new = self._file.with_suffix(".new")
+            new.write_text(json.dumps(vars(self._done)), encoding="utf-8")
+            new.replace(self._file)
+
+
+def read_tallies(folder: Path) -> Done:
+    """What all processes have done."""
+    total: Counter[str] = Counter()
+    for file in folder.iterdir():
+        if file.suffix != ".new":
+            total.update(json.loads(file.read_text(encoding="utf-8")))
+    return Done(**total)
+
+
+class Progress:
+    """Documents, tokens, tokens/s and time left, on stderr: a moving line on a terminal, else one every 2 s.
+
+    Args:
+        folder: of the tallies.
+        total: bytes of the corpus that are to be read.
+        before: what earlier tries of the same have done already.
+    """
+
+    def __init__(self, folder: Path, total: int, before: Done) -> None:
+        self._folder, self._total, self._before = folder, total, before
+        self._begin = self._shown = time.monotonic()
+        self._bar: tqdm | None = None
+        if sys.stderr.isatty():
+            layout = "packing: {percentage:3.0f}%|{bar}| {postfix}"
+            self._bar = tqdm(total=total, file=sys.stderr, bar_format=layout)
+        self._stop = Event()
+        self._thread = Thread(target=self._watch, name="progress", daemon=True)
+
+    def __enter__(self) -> "Progress":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        if self._bar is not None:
+            self._show()
+            self._bar.close()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(REFRESH_SECONDS):
+            if self._bar is not None or time.monotonic() - self._shown >= SECONDS:
+                self._show()
+
+    def _show(self) -> None:
+        self._shown = time.monotonic()
+        done = read_tallies(self._folder)
+        seconds = self._shown - self._begin
+        read = min(self._before.read + done.read, self._total)
+        left = "?" if not done.read else clock(seconds * (self._total - read) / done.read)
+        documents, tokens = self._before.documents + done.documents, self._before.tokens + done.tokens
+        counts = f"{documents:,} documents, {tokens:,} tokens, {done.tokens / seconds:,.0f} tokens/s, {left} left"
+        if self._bar is not None:
+            self._bar.n = read
+            self._bar.set_postfix_str(counts)
+        else:
+            share = 100 * read / self._total if self._total else 100
+            print(f"packing: {share:3.0f} %, {counts}", file=sys.stderr, flush=True)
+
+
+def clock(seconds: float) -> str:
+    """``H:MM:SS``, or ``M:SS`` below an hour."""
+    minutes, second = divmod(round(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"
