@@ -1,5 +1,6 @@
 """Random access to the windows of a packed dataset."""
 
+from collections import OrderedDict
 from functools import cached_property
 from itertools import accumulate
 from os import PathLike
@@ -49,7 +50,6 @@ class PackedDataset:
         self.buckets = Buckets(self.window)
         self.counts = torch.tensor(self.record.bucket_counts, dtype=torch.int64)
         self._first_windows = np.array([0, *accumulate(shard.windows for shard in self.record.shards)], dtype=np.int64)
-        self._shards: list[Shard | None] = [None] * len(self.record.shards)
 
     def __len__(self) -> int:
         return self.record.windows
@@ -91,9 +91,8 @@ class PackedDataset:
         if not 0 <= k < len(self):
             raise IndexError(f"window {k} of {self.folder}: it has windows 0 … {len(self) - 1}")
         number = int(np.searchsorted(self._first_windows, k, side="right")) - 1
-        shard = self._shards[number]
-        if shard is None:
-            shard = self._shards[number] = Shard(self.folder / self.record.shards[number].file)
+        entry = self.record.shards[number]
+        shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
         local = k - self._first_windows[number]
         first, last = shard.window_segments[local : local + 2]
         start_S, length_S = shard.segment_start[first:last], shard.segment_length[first:last]
@@ -122,6 +121,33 @@ class PackedDataset:
     @cached_property
     def _arange_L(self) -> np.ndarray:
         return np.arange(self.window, dtype=np.int64)
+
+
+class _OpenShards:
+    """The mapped shards of all datasets of this process, the last used ones.
+
+    Each holds a file descriptor, of which a process may have 1024 if nobody has raised the limit; a dataset may have
+    many thousand shards. To map one again costs about as much as to read a window.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._shards: OrderedDict[tuple[Path, str], Shard] = OrderedDict()
+
+    def get(self, file: Path, sha256: str) -> Shard:
+        """The shard in a file, whose digest in the manifest tells it from another that lay there before."""
+        key = (file, sha256)
+        shard = self._shards.get(key)
+        if shard is None:
+            shard = self._shards[key] = Shard(file)
+            if len(self._shards) > self._most:
+                self._shards.popitem(last=False)
+        else:
+            self._shards.move_to_end(key)
+        return shard
+
+
+_OPEN_SHARDS = _OpenShards(256)
 
 
 def split_record(manifest: Manifest, split: str, folder: Path) -> SplitRecord:

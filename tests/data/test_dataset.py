@@ -9,10 +9,12 @@ import pytest
 import torch
 
 from exact_titan.data import PackedDataset
+from exact_titan.data import dataset as dataset_module
 from exact_titan.data.manifest import Manifest, ShardRecord, SourceRecord, SplitRecord, TokenizerRecord
 from exact_titan.data.packing import pack
 from exact_titan.data.shards import write_shard
 from exact_titan.errors import InputError
+from tests.support import pack_lengths
 
 pytest_plugins = ["tests.text_fixtures"]
 
@@ -133,3 +135,25 @@ def test_importing_it_needs_little() -> None:
         print({name.split(".")[0] for name in sys.modules} & {"torchtitan", "datatrove", "matplotlib", "tokenizers"})
     """
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout == "set()\n"
+
+
+def test_many_shards_need_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_module, "_OPEN_SHARDS", dataset_module._OpenShards(3))
+    packed = [pack_lengths(tmp_path / name, [40] * 50, seq_len=16, seed=seed) for seed, name in enumerate("ab")]
+    shards = [
+        pack(
+            [tmp_path / name / "documents.jsonl"],
+            tokenizer=tmp_path / name / "tokenizer.json",
+            seq_len=16,
+            out=tmp_path / f"{name}-shards",
+            shard_tokens=16,
+        )
+        for name in "ab"
+    ]
+    assert min(len(manifest.splits["train"].shards) for manifest in shards) > 100
+    read = [PackedDataset(tmp_path / f"{name}-shards") for name in "ab"]
+    before = len(os.listdir("/proc/self/fd"))
+    for k in np.random.default_rng(0).permutation(len(packed[0])).tolist():
+        for one, other in zip(packed, read, strict=True):
+            assert torch.equal(one[k]["input"], other[k]["input"])
+    assert len(os.listdir("/proc/self/fd")) <= before + 3

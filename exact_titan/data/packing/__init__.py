@@ -183,9 +183,10 @@ class _Packed:
         self.sources: list[SourceRecord] = source_records(
             [(source.name, isinstance(source, Source) and not source.is_folder) for source in opened], results
         )
-        for record, source in zip(self.sources, opened, strict=True):
-            if isinstance(source, Source):
-                _check_text(record, source)
+        cut = {part.source for part, _ in self._parts if part.is_cut}
+        for index, source in enumerate(opened):
+            if isinstance(source, Source) and index not in cut:
+                _check_text(self.sources[index], source)
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
         """Put the shards into a dataset's folder; the splits that it has then."""

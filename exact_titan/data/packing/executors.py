@@ -21,12 +21,13 @@ from loguru import logger
 
 from exact_titan.data.packing.corpus import NO_LIMIT, Limit
 from exact_titan.data.packing.part import pack_part
-from exact_titan.data.packing.plan import Part
+from exact_titan.data.packing.plan import PackOptions, Part
 from exact_titan.data.packing.progress import Done, Progress, Tally
 from exact_titan.data.packing.selection import FinishedParts
 from exact_titan.data.packing.work_folder import WorkFolder
 from exact_titan.data.sources import Source
 from exact_titan.data.token_files import TokenFile
+from exact_titan.data.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 from exact_titan.slurm_options import SlurmOptions
 
@@ -38,6 +39,9 @@ MOST_SLURM_JOBS = 1000
 """Slurm's MaxArraySize is 1001 if nobody has changed it."""
 
 POLL_SECONDS = 2.0
+
+PROCESS_BYTES = 2**23
+"""Another process is worth its start for so many bytes."""
 
 
 @dataclass(frozen=True)
@@ -103,11 +107,12 @@ class PackParts(PipelineStep):
             plan: Plan = pickle.load(file)
         tally = Tally(self.work.tallies)
         finished = FinishedParts(plan.all_parts, self.work.parts)
+        tokenizer = _tokenizer(plan.all_parts[0].options)
         for part in plan.parts[rank::world_size]:
             if finished.are_enough(part, plan.limits.get(part.source, NO_LIMIT)):
                 continue
             try:
-                pack_part(part, plan.opened, self.work.parts, workers=self.threads, tally=tally)
+                pack_part(part, plan.opened, tokenizer, self.work.parts, workers=self.threads, tally=tally)
             except InputError as error:
                 (self.work.errors / f"{part.number:08d}").write_text(str(error), encoding="utf-8")
                 raise
@@ -157,26 +162,35 @@ def pack_parts(plan: Plan, work: WorkFolder, execution: Execution) -> None:
     file.write_bytes(pickle.dumps(dataclasses.replace(plan, parts=parts)))
     tasks = min(len(parts), execution.tasks or len(parts))
     with Progress(work.tallies, _bytes(plan.parts), before):
-        hint = runs[execution.executor](execution, work, file, tasks)
+        hint = runs[execution.executor](execution, work, file, tasks, _bytes(parts))
     if (error := work.error()) is not None:
         raise InputError(error)
     if left := missing():
         raise InputError(f"{len(left)} of {len(plan.parts)} parts were not packed: {hint}")
 
 
+def _tokenizer(options: PackOptions) -> DocumentTokenizer:
+    tokenizer = DocumentTokenizer(Path(options.tokenizer), options.eos_token)
+    if tokenizer.record.sha256 != options.tokenizer_sha256:
+        raise InputError(f"--tokenizer {options.tokenizer} has changed since packing began: start again")
+    return tokenizer
+
+
 def _bytes(parts: Sequence[Part]) -> int:
     return sum(part.bytes for part in parts)
 
 
-def _run_locally(execution: Execution, work: WorkFolder, plan: Path, tasks: int) -> str:
+def _run_locally(execution: Execution, work: WorkFolder, plan: Path, tasks: int, size: int) -> str:
     cores = execution.workers or CORES
-    processes = min(cores, tasks)
+    processes = max(1, min(cores, tasks, size // PROCESS_BYTES))
     step = PackParts(work, plan, threads=max(1, cores // processes))
+    # What the processes import is imported once, in the one that they are forked from.
+    multiprocess.get_context("forkserver").set_forkserver_preload([__name__])
     LocalPipelineExecutor([step], tasks=tasks, workers=processes, logging_dir=str(plan.parent)).run()
     return "start again to go on"
 
 
-def _run_on_ray(execution: Execution, work: WorkFolder, plan: Path, tasks: int) -> str:
+def _run_on_ray(execution: Execution, work: WorkFolder, plan: Path, tasks: int, _size: int) -> str:
     try:
         import ray
     except ImportError as error:
@@ -195,7 +209,7 @@ def _run_on_ray(execution: Execution, work: WorkFolder, plan: Path, tasks: int) 
     return f"see the logs in {plan.parent / 'logs'}, and start again to go on"
 
 
-def _run_on_slurm(execution: Execution, work: WorkFolder, plan: Path, tasks: int) -> str:
+def _run_on_slurm(execution: Execution, work: WorkFolder, plan: Path, tasks: int, _size: int) -> str:
     options = execution.slurm
     executor = _SlurmExecutor(
         [PackParts(work, plan, threads=options.cpus_per_task)],

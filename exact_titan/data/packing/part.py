@@ -90,7 +90,15 @@ def part_folder(parts: Path, part: Part) -> Path:
     return parts / part.key
 
 
-def pack_part(part: Part, opened: dict[int, Source | TokenFile], parts: Path, *, workers: int, tally: Tally) -> None:
+def pack_part(
+    part: Part,
+    opened: dict[int, Source | TokenFile],
+    tokenizer: DocumentTokenizer,
+    parts: Path,
+    *,
+    workers: int,
+    tally: Tally,
+) -> None:
     """Pack one part into its folder among ``parts``.
 
     It is made beside that and renamed, so that a part is whole or not there, and two that make the same one at the same
@@ -99,6 +107,7 @@ def pack_part(part: Part, opened: dict[int, Source | TokenFile], parts: Path, *,
     Args:
         part: what to pack.
         opened: its sources by their index.
+        tokenizer: the one of its options.
         parts: folder of all parts.
         workers: threads of the tokenizer. The library reads the number once in a process: later calls keep the first.
         tally: is told of every batch.
@@ -111,7 +120,7 @@ def pack_part(part: Part, opened: dict[int, Source | TokenFile], parts: Path, *,
     folder = parts / f"{part.key}.{socket.gethostname()}.{os.getpid()}.{token_hex(4)}"
     try:
         folder.mkdir()
-        _Packer(part, opened, folder, workers, tally).run().write(folder)
+        _Packer(part, opened, tokenizer, folder, workers, tally).run().write(folder)
         try:
             folder.rename(part_folder(parts, part))
         except OSError:
@@ -161,17 +170,20 @@ class _Packer:
     """Packs one part into a folder that is there."""
 
     def __init__(
-        self, part: Part, opened: dict[int, Source | TokenFile], folder: Path, workers: int, tally: Tally
+        self,
+        part: Part,
+        opened: dict[int, Source | TokenFile],
+        tokenizer: DocumentTokenizer,
+        folder: Path,
+        workers: int,
+        tally: Tally,
     ) -> None:
         options = part.options
-        self._part, self._opened, self._workers, self._tally = part, opened, workers, tally
-        self._tokenizer = DocumentTokenizer(Path(options.tokenizer), options.eos_token)
-        if self._tokenizer.record.sha256 != options.tokenizer_sha256:
-            raise InputError(f"--tokenizer {options.tokenizer} has changed since packing began: start again")
+        self._part, self._opened, self._tokenizer = part, opened, tokenizer
+        self._workers, self._tally = workers, tally
         self._splits = ("train", "val") if options.val_fraction else ("train",)
-        dtype = self._tokenizer.dtype
         self._writers = [
-            SplitWriter(folder, split, options.seq_len, dtype, options.shard_tokens, options.policy)
+            SplitWriter(folder, split, options.seq_len, tokenizer.dtype, options.shard_tokens, options.policy)
             for split in self._splits
         ]
         self._shares = {

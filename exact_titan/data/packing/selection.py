@@ -126,7 +126,10 @@ def select(
     if corpus.total is not None:
         _check_shares(corpus, by_source, chosen, amounts)
         return [pair for pairs in chosen.values() for pair in pairs]
-    whole = min(Fraction(amounts.get(index, 0)) / corpus.share(index) for index in range(len(corpus.sources)))
+    for index, source in enumerate(corpus.sources):
+        if not amounts.get(index):
+            raise InputError(f"{corpus.shown}: source {source.path} has no document to give, so nothing can be mixed")
+    whole = min(Fraction(amount) / corpus.share(index) for index, amount in amounts.items())
     limits = {
         index: limit.lowered(corpus.unit, int(corpus.share(index) * whole))
         for index, limit in first_limits(corpus).items()

@@ -105,8 +105,9 @@ def _locked(file: Path, out: Path) -> Iterator[None]:
 
 def _lock(stream: IO) -> bool:
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        # Not flock: processes that this one has started would hold that after its end.
+        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
         return False
     except OSError:
         pass  # a file system without locks
