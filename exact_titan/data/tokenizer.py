@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json")
 # <|eot_id|>, Qwen's <|im_end|>.
 END_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>")
 OTHER_EOS = ("</s>", "<eos>")
+
+
+@lru_cache(maxsize=1)
+def _parse(content: bytes) -> tuple[Tokenizer, dict[str, int]]:
+    """The tokenizer in a ``tokenizer.json``, and its vocabulary. A large one takes a second, and is asked for twice."""
+    tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer, tokenizer.get_vocab(with_added_tokens=True)
 
 
 class DocumentTokenizer:
@@ -48,12 +58,9 @@ class DocumentTokenizer:
             )
         content = self.file.read_bytes()
         try:
-            self._tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+            self._tokenizer, vocabulary = _parse(content)
         except Exception as error:  # the library raises plain Exception
             raise InputError(f"{self.file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)
         self.record = TokenizerRecord(
             name=self.file.resolve().parent.name,
             sha256=hashlib.sha256(content).hexdigest(),
