@@ -2,20 +2,24 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torchtitan.components.checkpointer import BaseCheckpointManager
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.components.optimizer import OptimizersContainer
 from torchtitan.components.validate import Validator
+from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
 from exact_titan.data.loader import PackedDataLoader
 from exact_titan.titan.activation_checkpoint import ActivationCheckpointingConfig, AttentionSavingAC
 from exact_titan.titan.attention import Implementation, varlen_metadata
+from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.flops import attention_pairs
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
@@ -23,6 +27,7 @@ from exact_titan.titan.models import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
 from exact_titan.titan.preflight import complete, packed_tokenizer
 from exact_titan.titan.start import keep_model_folder
+from exact_titan.titan.stop import StopAgreement, Stopped
 from exact_titan.titan.validate import ExposureValidator
 
 
@@ -58,6 +63,7 @@ class ExactTrainer(Trainer):
         loss: BaseLoss.Config = field(default_factory=ExactLoss.Config)
         metrics: MetricsProcessor.Config = field(default_factory=ExposureMetrics.Config)
         validator: Validator.Config = field(default_factory=ExposureValidator.Config)
+        checkpoint: BaseCheckpointManager.Config = field(default_factory=ResumableCheckpoints.Config)
         optimizer: OptimizersContainer.Config = field(default_factory=AdamW.Config)
         activation_checkpoint: ActivationCheckpointingConfig = field(default_factory=AttentionSavingAC.Config)
 
@@ -65,6 +71,11 @@ class ExactTrainer(Trainer):
     dataloader: PackedDataLoader
     loss_fn: ExactLoss
     metrics_processor: ExposureMetrics
+    checkpointer: ResumableCheckpoints
+    validator: ExposureValidator
+
+    stop: StopAgreement
+    """Ask it to stop, and :meth:`train` saves and raises :class:`Stopped` on all ranks."""
 
     def __init__(self, config: Config) -> None:
         config = complete(config)
@@ -75,6 +86,36 @@ class ExactTrainer(Trainer):
         self.loss_fn.to(self.device)
         self.metrics_processor.exact_loss = self.loss_fn
         self.metrics_processor.count_flops(self.model_config, self.model_parts[0])
+        self.stop = StopAgreement.of_process_group(Path(config.dump_folder))
+        if config.validator.enable:
+            self.validator.stop = self.stop
+
+    def train(self) -> None:
+        """Train to the last step, from the last complete checkpoint if there is one.
+
+        Raises:
+            Stopped: on all ranks after the same step, when :attr:`stop` was asked to; all is saved then.
+        """
+        try:
+            self.stop.check()
+            super().train()
+        except Stopped as stopped:
+            if self.step == 0:
+                logger.info(f"{stopped.reason}: stopped before the first step, there is nothing to save")
+            elif self.checkpointer.save_now(self.step):
+                logger.info(f"{stopped.reason}: stopped after step {self.step} and saved; run me again to go on")
+            else:
+                raise RuntimeError(
+                    f"{stopped.reason}: stopped after step {self.step}, and nothing is saved: checkpointing is off"
+                ) from None
+            raise
+
+    def should_continue_training(self) -> bool:
+        """As torchtitan's, and a point to stop at before every step."""
+        more = super().should_continue_training()
+        if more:
+            self.stop.check()
+        return more
 
     def batch_generator(
         self, data_iterable: Iterable[tuple[dict[str, Any], torch.Tensor]]
@@ -107,4 +148,10 @@ class ExactTrainer(Trainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
+        self.checkpointer.saved_step = self.step
         self.loss_fn.load_state_dict(state_dict["exposure"])
+
+    def close(self) -> None:
+        if hasattr(self, "stop"):
+            self.stop.close()
+        super().close()
