@@ -1,10 +1,15 @@
 """Fixtures of more than one room."""
 
+import fcntl
 import gzip
 import json
+import os
 import random
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,3 +52,35 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("smollm2") / "SmolLM2-135M-Instruct"
     subprocess.run([sys.executable, str(script), str(folder)], check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """``slurm.conf`` of a running Slurm of two nodes, n1 and n2, which are both this host: set ``SLURM_CONF`` to it.
+
+    Its controller listens on ``SLURM_TEST_PORT`` (default 17000); test sessions that need it at one time take turns.
+    """
+    script = SHARED / "tools/slurm_two_nodes.sh"
+    if not script.is_file():
+        pytest.skip(f"the script that starts Slurm is not there: {script}")
+    if os.geteuid() != 0:
+        pytest.skip("Slurm's daemons are started as root")
+    folder = tmp_path_factory.mktemp("slurm")
+    with (
+        (Path(tempfile.gettempdir()) / "slurm_two_nodes.lock").open("w") as turn,
+        (folder / "start.log").open("w") as log,
+    ):
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        try:
+            # The daemons keep what they are given as output: a pipe would never end.
+            started = subprocess.run(["bash", str(script), "start", str(folder)], stdout=log, stderr=log)
+            assert started.returncode == 0, (folder / "start.log").read_text()
+            yield folder / "slurm.conf"
+        finally:
+            daemons = [
+                Path(f"/proc/{file.read_text().strip()}") for file in folder.glob("*.pid") if file.stat().st_size
+            ]
+            subprocess.run(["bash", str(script), "stop", str(folder)], check=True)
+            deadline = time.monotonic() + 60
+            while any(daemon.is_dir() for daemon in daemons) and time.monotonic() < deadline:
+                time.sleep(0.1)

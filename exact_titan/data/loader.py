@@ -9,6 +9,7 @@ import torch
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX
 
+from exact_titan.data.balance import AttentionWork, Imbalance, deal
 from exact_titan.data.dataset import PackedDataset
 from exact_titan.data.mixture import Mixture
 from exact_titan.data.order import WindowOrder
@@ -18,10 +19,14 @@ from exact_titan.errors import InputError
 class PackedDataLoader(BaseDataLoader):
     """Deals the windows of a packed dataset, or of several mixed by weight, to the data-parallel ranks.
 
-    Place ``k`` of the run holds the same window on any number of ranks: a round of one batch per rank takes the next
-    ``ranks * local_batch_size`` places, so every optimizer step trains on the next ``global_batch_size`` of them
-    however they are divided. Hence the state is one number, and a run may go on with another number of ranks. In a
-    mixture, a schedule says whose turn place ``k`` is (:class:`Mixture`), and each dataset has an order of its own.
+    Place ``k`` of the run holds the same window on any number of ranks, and every optimizer step trains on the next
+    ``global_batch_size`` places however they are divided. Hence the state is one number, where a step starts, and a run
+    may go on with another number of ranks. In a mixture, a schedule says whose turn place ``k`` is (:class:`Mixture`),
+    and each dataset has an order of its own.
+
+    A step's places go to the ranks so that their attention work is level (:mod:`exact_titan.data.balance`), which
+    changes neither the step's windows nor, but for the order of its sum, its gradient. Where the trainer has not said
+    how many rounds of one batch per rank a step has, and with ``balance`` off, they go round in their order.
 
     Reads are synchronous and in the training process: a 16K window takes about 50 µs (docs/benchmarks.md), and a
     worker process would cost more in passing it over.
@@ -46,6 +51,9 @@ class PackedDataLoader(BaseDataLoader):
         """True: shuffled epochs without end. False: every window once, in order, one dataset after another; of several
         with weights the same windows as with True, up to where one has none left for its share. The last round is
         filled up with windows that have no targets, so that all ranks get the same number of batches."""
+
+        balance: bool = True
+        """Deal the windows of a step to ranks and microbatches so that their attention work is level. Off: in order."""
 
         varlen_metadata: bool = True
         """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which hands all it gets to the model."""
@@ -73,27 +81,62 @@ class PackedDataLoader(BaseDataLoader):
 
         self.shuffled = config.infinite or (self.mixture.shares is not None and len(self.orders) > 1)
         self.consumed = 0
-        """Places of the run dealt out so far, over all ranks."""
+        """Places of the run in the optimizer steps that were dealt out to their end, over all ranks."""
+
+        self.rounds_per_step: int | None = None
+        """Rounds of one batch per rank in an optimizer step, set by the trainer; None: unknown, each is for itself."""
+
+        self.imbalance = Imbalance()
+        """Of the steps dealt out, where their rounds are known."""
+
+        self._works = [AttentionWork(dataset) for dataset in self.mixture.datasets]
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         while self.places is None or self.consumed < self.places:
-            first = self.consumed + self.dp_rank * self.local_batch_size
-            self.consumed += self.dp_world_size * self.local_batch_size
-            yield self._batch(first)
+            places_SRB = self._step(self.consumed)
+            for round_, places_RB in enumerate(places_SRB, start=1):
+                if round_ == len(places_SRB):
+                    self.consumed += places_SRB.size
+                yield self._batch(places_RB[self.dp_rank].tolist())
 
-    def _batch(self, first: int) -> tuple[dict[str, Any], torch.Tensor]:
+    def _step(self, first: int) -> np.ndarray:
+        """The places of the optimizer step that begins at ``first``: int64 ``[rounds, ranks, local_batch_size]``."""
+        ranks, batch = self.dp_world_size, self.local_batch_size
+        rounds = self.rounds_per_step or 1
+        if self.places is not None:
+            rounds = min(rounds, -(-(self.places - first) // (ranks * batch)))
+        places_SRB = np.arange(first, first + rounds * ranks * batch).reshape(rounds, ranks, batch)
+        if self.rounds_per_step is None or ranks == 1:
+            return places_SRB
+        work_N = [self._work(place) for place in range(first, first + places_SRB.size)]
+        if self.config.balance and rounds * batch > 1:
+            places_SRB = first + deal(work_N, ranks=ranks, batch=batch)
+        self.imbalance.add(np.array(work_N)[places_SRB - first].sum(axis=2))
+        return places_SRB
+
+    def _window(self, place: int) -> tuple[int, int] | None:
+        """Index in the mixture's datasets and window that stand at a place; None past the last."""
+        if self.places is not None and place >= self.places:
+            return None
+        index, turn = self.mixture[place]
+        return index, self.orders[index][turn] if self.shuffled else turn
+
+    def _work(self, place: int) -> int:
+        found = self._window(place)
+        return self.mixture.window**2 if found is None else self._works[found[0]][found[1]]
+
+    def _batch(self, places: list[int]) -> tuple[dict[str, Any], torch.Tensor]:
         shape = (self.local_batch_size, self.mixture.window)
         input_BL, labels_BL, positions_BL = (np.empty(shape, dtype=np.int64) for _ in range(3))
         offsets = []
-        for row, place in enumerate(range(first, first + self.local_batch_size)):
-            if self.places is not None and place >= self.places:
+        for row, place in enumerate(places):
+            found = self._window(place)
+            if found is None:
                 input_BL[row], labels_BL[row], positions_BL[row] = 0, IGNORE_INDEX, np.arange(shape[1])
                 cu_seqlens = np.array([0, shape[1]], dtype=np.int32)
             else:
-                index, turn = self.mixture[place]
-                window = self.orders[index][turn] if self.shuffled else turn
-                dataset = self.mixture.datasets[index]
-                cu_seqlens = dataset.read(window, input_BL[row], labels_BL[row], positions_BL[row])
+                dataset = self.mixture.datasets[found[0]]
+                cu_seqlens = dataset.read(found[1], input_BL[row], labels_BL[row], positions_BL[row])
             offsets.append(cu_seqlens[:-1] + row * shape[1])
         inputs: dict[str, Any] = {"input": torch.from_numpy(input_BL), "positions": torch.from_numpy(positions_BL)}
         if self.config.varlen_metadata:

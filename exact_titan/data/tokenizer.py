@@ -20,6 +20,24 @@ END_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>")
 OTHER_EOS = ("</s>", "<eos>")
 
 
+def load_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer of a ``tokenizer.json``.
+
+    Raises:
+        InputError: if it is missing or does not load.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is missing: copy the dataset again or pack it again")
+    return _parse(file.read_bytes(), file)
+
+
+def _parse(content: bytes, file: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"{file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
+
+
 class DocumentTokenizer:
     """A tokenizer that ends every document with the end-of-text token.
 
@@ -47,10 +65,7 @@ class DocumentTokenizer:
                 "AutoTokenizer.from_pretrained(…).save_pretrained(…) writes one"
             )
         content = self.file.read_bytes()
-        try:
-            self._tokenizer = Tokenizer.from_str(content.decode("utf-8"))
-        except Exception as error:  # the library raises plain Exception
-            raise InputError(f"{self.file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
+        self._tokenizer = _parse(content, self.file)
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         vocabulary = self._tokenizer.get_vocab(with_added_tokens=True)

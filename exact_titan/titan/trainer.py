@@ -68,6 +68,7 @@ class ExactTrainer(Trainer):
         activation_checkpoint: ActivationCheckpointingConfig = field(default_factory=AttentionSavingAC.Config)
 
     config: Config
+    dataloader: PackedDataLoader
     loss_fn: ExactLoss
     metrics_processor: ExposureMetrics
     checkpointer: ResumableCheckpoints
@@ -81,6 +82,7 @@ class ExactTrainer(Trainer):
         super().__init__(config)
         if dist.get_rank() == 0:
             keep_model_folder(config, dataset_tokenizer=packed_tokenizer(config))
+        self.dataloader.rounds_per_step = self.gradient_accumulation_steps
         self.loss_fn.to(self.device)
         self.metrics_processor.exact_loss = self.loss_fn
         self.metrics_processor.count_flops(self.model_config, self.model_parts[0])
