@@ -302,6 +302,8 @@ def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
     assert resumed["steps"] == unbroken["steps"][3:]
     for key in ("weights", "windows"):
         assert resumed[key] == unbroken[key]
+    # Learning rate, tokens seen, exposure.
+    assert resumed["metrics"] == {step: unbroken["metrics"][step] for step in "45678"}
     if refresh:
         assert resumed["counts"] == unbroken["counts"]
         assert sum(unbroken["counts"]) > 0
