@@ -1,4 +1,4 @@
-"""``exact_titan.train`` with a model that makes NaN of one token, as a defect in a kernel would.
+"""``exact_titan.train`` with a model that makes NaN of one token, as a defect of a kernel would.
 
     torchrun … poisoned_train.py HOW TOKEN [options of exact_titan.train]
 
