@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.checkpointer.dcp import AsyncMode
@@ -54,8 +55,13 @@ class ResumableCheckpoints(CheckpointManager):
         """
         if not self.enable or self.load_only:
             return False
-        self.maybe_wait_for_staging()
-        self.maybe_wait_for_saving()
+        try:
+            self.maybe_wait_for_staging()
+            self.maybe_wait_for_saving()
+        except (Exception, CheckpointException) as error:  # a signal may have ended the process that saves, too
+            logger.warning(f"The save under way has failed and is made up for: {error}")
+            self.staging_future = self.save_future = None
+            self.saved_step = 0
         if step != self.saved_step:
             self.dcp_save(self._flattened_model_states_sd(), self._create_checkpoint_id(step), AsyncMode.DISABLED)
             self.saved_step = step

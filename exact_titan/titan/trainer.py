@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torchtitan.components.checkpointer import BaseCheckpointManager
-from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.dataloader import BaseDataLoader, DataloaderExhaustedError
 from torchtitan.components.loss import BaseLoss
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.components.optimizer import OptimizersContainer
@@ -123,6 +123,8 @@ class ExactTrainer(Trainer):
             self.stop.check()
             super().train()
             self.finite.check()
+            if 0 < self.step < self.config.training.steps:  # the data are at their end
+                self.checkpointer.save_now(self.step)
             self.checkpointer.maybe_wait_for_saving()
         except Stopped as stopped:
             self.finite.check()
@@ -201,6 +203,9 @@ class ExactTrainer(Trainer):
         try:
             with self.finite.step(self.step):
                 super().train_step(data_iterator)
+        except DataloaderExhaustedError:
+            self.step -= 1  # torchtitan cancels the step, and goes on as if it had been done
+            raise
         except RuntimeError as error:
             # torchtitan looks at the loss of all ranks where it logs.
             if str(error).startswith("Loss is not finite"):

@@ -64,6 +64,7 @@ def test_another_dataset_seed_batch_or_window_is_refused_by_name_and_let_in_by_n
     line = refusal(tmp_path, options(dataset, tmp_path / "out", *changed))
     for part in ("fingerprint", "seed 0, not 5", "global_batch_size 4, not 8", "seq_len 64, not 128"):
         assert part in line
+    assert (tmp_path / "out/exit_code").read_text() == "2\n"
     names = "dataset,seed,global_batch_size,seq_len"
     assert line.endswith(f"or allow it with --dataloader.allow_changed {names}")
     allowed = [*changed, "--dataloader.allow_changed", names]
@@ -75,3 +76,13 @@ def test_another_dataset_seed_batch_or_window_is_refused_by_name_and_let_in_by_n
     # Its own checkpoints need no leave.
     again = run(1, tmp_path, options(dataset, tmp_path / "out", *changed, steps=14))
     assert again["windows"] == 8 * 8
+
+
+@pytest.mark.slow
+def test_where_the_data_end_before_the_steps_do_the_last_step_is_saved(dataset, tmp_path):
+    """And run again there is nothing more to do."""
+    once = options(dataset, tmp_path / "out", "--dataloader.no-infinite", "--checkpoint.interval", "1000", steps=1000)
+    steps = len(dataset) // 4
+    for _ in range(2):
+        run(1, tmp_path, once)
+        assert [path.name for path in (tmp_path / "out/checkpoint").iterdir()] == [f"step-{steps}"]
