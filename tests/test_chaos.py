@@ -13,7 +13,7 @@ from tests.support import BackgroundRun, background_torchrun, torchrun
 from tests.test_stopping import arguments
 
 RUNNER = Path(__file__).parent / "titan/traced_train.py"
-ROUNDS, STEPS, BATCH = 20, 120, 4
+ROUNDS, STEPS, BATCH = 20, 140, 4
 
 
 def options(dataset, folder: Path) -> list[str]:
