@@ -127,7 +127,7 @@ def test_a_loss_names_the_step_the_window_and_its_documents(one_bad_document, tm
     # On the CPU the numbers have arrived at once, and the ranks agree on the next point.
     assert step <= seen <= step + 2
     assert lines[1:] == [
-        f"  window {bad} of {dataset.folder}: 1 documents, 64 tokens from '11 12 13{' 250' * 9}'",
+        f"  window {bad} of {dataset.folder}: 1 document, 64 tokens from '11 12 13{' 250' * 9}'",
         f"  all of its text: exact-titan window {dataset.folder} {bad}",
     ]
 
