@@ -196,6 +196,23 @@ def inspect(
         print(policy_table(policies, start))
 
 
+def window(
+    folder: Positional[Path], number: Annotated[Positional[int], arg(metavar="N")], *, split: str = "train"
+) -> None:
+    """Show the documents in one window of a packed dataset as text, with their lengths and where they are cut.
+
+    Example: exact-titan window packed/books-16k 17 | less
+
+    Args:
+        folder: The packed dataset.
+        number: The window, counted from 0 as it stands in the dataset.
+        split: train or val.
+    """
+    from exact_titan.data.window_report import window_report
+
+    print(window_report(folder, number, split))
+
+
 def verify(folder: Positional[Path]) -> None:
     """Check a packed dataset to the last byte: digests, segments, counts.
 
@@ -302,6 +319,7 @@ COMMANDS: dict[str, Callable] = {
     "pack": pack,
     "append": append,
     "inspect": inspect,
+    "window": window,
     "verify": verify,
     "compare": compare,
     "export": export,
@@ -327,6 +345,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("exact-titan: interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # head and less close it when they have enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     return code or 0
 
 

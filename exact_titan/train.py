@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exact_titan.errors import InputError
+from exact_titan.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
+from exact_titan.titan.signals import StopSignals
 
 if TYPE_CHECKING:
     from exact_titan.titan.trainer import ExactTrainer
@@ -16,59 +18,93 @@ _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train; exits with code 2 and one line on bad input.
+    """Train; exits with one of :class:`~exact_titan.exit_codes.ExitCode`, on bad input with one line.
 
     Without torchrun it is a run of one process.
     """
     for name, value in _ONE_PROCESS.items():
         os.environ.setdefault(name, value)
 
-    if os.environ["RANK"] == "0":
-        print("Loading torch and torchtitan", flush=True)
-
-    from exact_titan.titan import cpu, torch_versions
-
-    torch_versions.install()
-    cpu.install()
-    try:
-        _train(sys.argv[1:] if argv is None else argv)
-    except InputError as error:
-        # All ranks read the same input and fail alike: one of them says so, and the others let it speak first.
+    with StopSignals() as signals:
         if os.environ["RANK"] == "0":
-            print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(2)
-        sys.exit(2)
+            print("Loading torch and torchtitan", flush=True)
+
+        from exact_titan.titan import cpu, torch_versions
+
+        torch_versions.install()
+        cpu.install()
+        try:
+            config, code = _train(sys.argv[1:] if argv is None else argv, signals)
+        except InputError as error:
+            # All ranks read the same input and fail alike: one of them says so, and the others let it speak first.
+            if os.environ["RANK"] == "0":
+                print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            else:
+                time.sleep(2)
+            code = ExitCode.INPUT_ERROR
+    if code != ExitCode.FINISHED:
+        sys.exit(code)
+    if os.environ["RANK"] == "0":
+        if config.export:
+            _export(config)
+        write_exit_code(Path(config.dump_folder), code)
 
 
-def _train(argv: list[str]) -> None:
+def _train(argv: list[str], signals: StopSignals) -> "tuple[ExactTrainer.Config, int]":
+    """Train to the end or to where the run is stopped; the config and the exit code."""
+    from exact_titan.config import load_config
+    from exact_titan.titan.preflight import with_rule
+
+    config = with_rule(load_config(argv))
+    folder = Path(config.dump_folder)
+    first = os.environ["RANK"] == "0"
+    if first:
+        remove_exit_code(folder)
+    try:
+        code = _run(config, signals)
+    except InputError:
+        if first and folder.is_dir():
+            write_exit_code(folder, ExitCode.INPUT_ERROR)
+        raise
+    return config, code
+
+
+def _run(config: "ExactTrainer.Config", signals: StopSignals) -> int:
     import torch.distributed as dist
     from torchtitan.observability import structured_logger
     from torchtitan.tools.logging import init_logger, logger
 
-    from exact_titan.config import load_config
     from exact_titan.titan.preflight import complete
 
-    config = complete(load_config(argv))
+    config = complete(config)
     init_logger()
-    if os.environ["RANK"] != "0":
+    first = os.environ["RANK"] == "0"
+    if not first:
         logger.setLevel(logging.ERROR)
     structured_logger.init_structured_logger(
         source="training", output_dir=config.dump_folder, enable=config.debug.enable_structured_logging
     )
     trainer = None
+    code: int = ExitCode.FINISHED
     try:
         trainer = config.build()
         if config.checkpoint.create_seed_checkpoint:
             trainer.checkpointer.save(curr_step=0, last_step=True)
         else:
+            signals.on_first(trainer.stop.ask)
             trainer.train()
+    except Ended as ended:
+        signals.ignore()
+        code = ended.code
     finally:
         if trainer is not None:
             trainer.close()
+    if first and code != ExitCode.FINISHED:
+        write_exit_code(Path(config.dump_folder), code)
+    # torchrun ends the other workers once one has failed: none leaves before all have closed what they write.
+    dist.barrier()
     dist.destroy_process_group()
-    if config.export and os.environ["RANK"] == "0":
-        _export(config)
+    return code
 
 
 def _export(config: "ExactTrainer.Config") -> None:

@@ -1,11 +1,14 @@
 """What tests of more than one room use: datasets with documents of chosen lengths, and real torchrun."""
 
+import contextlib
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -30,17 +33,23 @@ def pack_lengths(
 ) -> PackedDataset:
     """Packed dataset in ``folder/packed`` of random documents; each has one token more than its length, ``</s>``."""
     rng = random.Random(seed)
+    texts = []
+    for length in lengths:
+        # A walk with few choices, so that there is something to learn.
+        word = rng.randrange(1, VOCAB)
+        words = []
+        for _ in range(length):
+            words.append(str(word))
+            word = (word * 7 + rng.randrange(3)) % (VOCAB - 1) + 1
+        texts.append(" ".join(words))
+    return pack_texts(folder, texts, seq_len=seq_len, val_fraction=val_fraction)
+
+
+def pack_texts(folder: Path, texts: Sequence[str], *, seq_len: int, val_fraction: float = 0.0) -> PackedDataset:
+    """Packed dataset in ``folder/packed`` of these documents, words of :func:`word_tokenizer`."""
     folder.mkdir(parents=True, exist_ok=True)
     word_tokenizer(folder / "tokenizer.json", VOCAB)
-    with (folder / "documents.jsonl").open("w") as out:
-        for length in lengths:
-            # A walk with few choices, so that there is something to learn.
-            word = rng.randrange(1, VOCAB)
-            words = []
-            for _ in range(length):
-                words.append(str(word))
-                word = (word * 7 + rng.randrange(3)) % (VOCAB - 1) + 1
-            out.write(json.dumps({"text": " ".join(words)}) + "\n")
+    (folder / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     out_folder = folder / "packed"
     pack(
         [folder / "documents.jsonl"],
@@ -52,9 +61,76 @@ def pack_lengths(
     return PackedDataset(out_folder)
 
 
-def torchrun(nproc: int, *arguments: str, cwd: Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
-    """``torchrun --nproc_per_node=nproc arguments…`` in ``cwd``, one thread a process."""
+def torchrun_command(nproc: int, *arguments: str) -> list[str]:
+    """``torchrun --nproc_per_node=nproc arguments…``, with what docs/operations.md sets for signals."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={nproc}"]
-    command += ["--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    command += ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout=600"]
+    return [*command, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", *arguments]
+
+
+def torchrun(nproc: int, *arguments: str, cwd: Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
+    """:func:`torchrun_command` in ``cwd``, one thread a process."""
+    command, environment = torchrun_command(nproc, *arguments), _environment()
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+
+
+class BackgroundRun:
+    """A torchrun under way, with what it has printed so far.
+
+    Attributes:
+        agent: torchrun's own process.
+    """
+
+    def __init__(self, agent: subprocess.Popen[bytes], log: Path) -> None:
+        self.agent = agent
+        self._log = log
+
+    def output(self) -> str:
+        """All that was printed."""
+        return self._log.read_text(errors="replace")
+
+    def workers(self) -> list[int]:
+        """Process ids of the living workers, ascending."""
+        children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
+        return sorted(map(int, children.read_text().split())) if children.exists() else []
+
+    def wait_for(self, text: str, timeout: float = 120) -> None:
+        """Until it has printed ``text``."""
+        self.wait_until(lambda: text in self.output(), text, timeout)
+
+    def wait_until(self, condition: Callable[[], bool], name: str, timeout: float = 120) -> None:
+        """Until ``condition`` holds; fails when the run ends before."""
+        end = time.monotonic() + timeout
+        while not condition():
+            assert self.agent.poll() is None, f"ended before {name}:\n{self.output()}"
+            assert time.monotonic() < end, f"no {name}:\n{self.output()}"
+            time.sleep(0.02)
+
+    def end(self, timeout: float = 120) -> int:
+        """Wait until it has ended by itself; torchrun's exit code."""
+        return self.agent.wait(timeout)
+
+    def kill(self) -> None:
+        """SIGKILL to torchrun and all its workers, as when the machine goes down."""
+        for pid in [self.agent.pid, *self.workers()]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.agent.wait()
+
+
+@contextlib.contextmanager
+def background_torchrun(nproc: int, *arguments: str, cwd: Path) -> Iterator[BackgroundRun]:
+    """:func:`torchrun` that goes on beside the test, and is killed at the end if it is still there."""
+    log = cwd / "torchrun.log"
+    with log.open("wb") as out:
+        command = torchrun_command(nproc, *arguments)
+        agent = subprocess.Popen(command, cwd=cwd, env=_environment(), stdout=out, stderr=subprocess.STDOUT)
+        run = BackgroundRun(agent, log)
+        try:
+            yield run
+        finally:
+            run.kill()

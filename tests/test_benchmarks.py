@@ -35,6 +35,15 @@ def test_the_loader_benchmark_runs():
 
 
 @pytest.mark.slow
+def test_the_balance_benchmark_shows_steps_that_are_more_level(dataset):
+    printed = run("benchmarks.balance", str(dataset.folder), "--epochs", "2", small=())
+    rows = {tuple(line.split()[:2]): [float(cell) for cell in line.split()[2:]] for line in printed.splitlines()[3:]}
+    in_order, balanced, in_order_microbatch, balanced_microbatch, *_ = rows["1", "4"]
+    assert 1 < balanced < in_order
+    assert 1 < balanced_microbatch < in_order_microbatch
+
+
+@pytest.mark.slow
 def test_the_policies_benchmark_runs():
     printed = run("benchmarks.best_fit", small=("--documents", "1000"))
     assert "concat: " in printed

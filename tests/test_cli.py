@@ -101,9 +101,15 @@ def test_wrong_sources(place: Path, capfd: pytest.CaptureFixture[str], name: str
 def test_wrong_datasets(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert run("pack d.jsonl --tokenizer t --seq-len 8 --out o") == 0
     capfd.readouterr()
-    for command in ("inspect", "verify"):
-        fails(place, capfd, f"{command} none", "none: no such folder")
-        fails(place, capfd, f"{command} t", "t is not a packed dataset: it has no manifest.json")
+    for command in ("inspect {}", "verify {}", "window {} 0"):
+        fails(place, capfd, command.format("none"), "none: no such folder")
+        fails(place, capfd, command.format("t"), "t is not a packed dataset: it has no manifest.json")
+    fails(place, capfd, "window o 2", "window 2: o has the windows 0 … 1 in its split train")
+    fails(place, capfd, "window o 0 --split val", "o has no split 'val': choose one of train")
+    tokenizer = place / "o" / "tokenizer" / "tokenizer.json"
+    tokenizer.rename(place / "aside")
+    fails(place, capfd, "window o 0", "o/tokenizer/tokenizer.json is missing")
+    (place / "aside").rename(tokenizer)
     fails(place, capfd, "inspect o --split val", "o has no split 'val': choose one of train")
     fails(place, capfd, "inspect o --threshold 4", "--threshold is 4")
     fails(place, capfd, "inspect o --png none/e.png", "--png none/e.png cannot be written")
@@ -155,18 +161,31 @@ def test_pack_inspect_verify(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert table["documents cut"] == ["1", "1"]
     assert table["utilisation, %"] == ["100.00", "100.00"]
 
+    assert run("window new/o 2") == 0
+    out, err = capfd.readouterr()
+    assert err == ""
+    assert out.endswith("tokens 0 … 3 of 4, whole\n1 2 3 </s>\n")
+
     assert run("verify new/o") == 0
     out, err = capfd.readouterr()
     assert err == ""
     assert out.endswith("new/o is whole\n")
 
 
-@pytest.mark.parametrize("command", ["", "pack", "inspect", "verify"])
+@pytest.mark.parametrize("command", ["", "pack", "inspect", "window", "verify"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([*command.split(), "--help"])
     assert end.value.code == 0
     assert "Example: exact-titan" in capsys.readouterr().out
+
+
+def test_a_reader_that_closes_the_pipe_sees_no_traceback(place: Path) -> None:
+    (place / "long.jsonl").write_text(json.dumps({"text": "1 " * 100_000}))
+    assert run("pack long.jsonl --tokenizer t --seq-len 100000 --out o") == 0
+    command = f"{sys.executable} -m exact_titan.cli window o 0 | head -c 10"
+    done = subprocess.run(command, shell=True, cwd=place, capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("o, train: ", "")
 
 
 def test_help_imports_little() -> None:

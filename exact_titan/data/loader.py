@@ -1,7 +1,7 @@
 """torchtitan dataloader over packed datasets: one global order, host-side varlen metadata, elastic state."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -9,19 +9,27 @@ import torch
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX
 
+from exact_titan.data.balance import AttentionWork, Imbalance, deal
 from exact_titan.data.dataset import PackedDataset
 from exact_titan.data.mixture import Mixture
 from exact_titan.data.order import WindowOrder
 from exact_titan.errors import InputError
 
+CHANGES = ("dataset", "seed", "global_batch_size", "seq_len")
+"""What ``allow_changed`` takes."""
+
 
 class PackedDataLoader(BaseDataLoader):
     """Deals the windows of a packed dataset, or of several mixed by weight, to the data-parallel ranks.
 
-    Place ``k`` of the run holds the same window on any number of ranks: a round of one batch per rank takes the next
-    ``ranks * local_batch_size`` places, so every optimizer step trains on the next ``global_batch_size`` of them
-    however they are divided. Hence the state is one number, and a run may go on with another number of ranks. In a
-    mixture, a schedule says whose turn place ``k`` is (:class:`Mixture`), and each dataset has an order of its own.
+    Place ``k`` of the run holds the same window on any number of ranks, and every optimizer step trains on the next
+    ``global_batch_size`` places however they are divided. Hence the state is one number, where a step starts, and a run
+    may go on with another number of ranks. In a mixture, a schedule says whose turn place ``k`` is (:class:`Mixture`),
+    and each dataset has an order of its own.
+
+    A step's places go to the ranks so that their attention work is level (:mod:`exact_titan.data.balance`), which
+    changes neither the step's windows nor, but for the order of its sum, its gradient. Where the trainer has not said
+    how many rounds of one batch per rank a step has, and with ``balance`` off, they go round in their order.
 
     Reads are synchronous and in the training process: a 16K window takes about 50 µs (docs/benchmarks.md), and a
     worker process would cost more in passing it over.
@@ -46,6 +54,13 @@ class PackedDataLoader(BaseDataLoader):
         """True: shuffled epochs without end. False: every window once, in order, one dataset after another; of several
         with weights the same windows as with True, up to where one has none left for its share. The last round is
         filled up with windows that have no targets, so that all ranks get the same number of batches."""
+
+        balance: bool = True
+        """Deal the windows of a step to ranks and microbatches so that their attention work is level. Off: in order."""
+
+        allow_changed: list[str] = field(default_factory=list)
+        """What may differ from the checkpoint that the run goes on from: any of dataset, seed, global_batch_size and
+        seq_len. Another dataset (or mixture) or seed is another order, which starts at its first window."""
 
         varlen_metadata: bool = True
         """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which hands all it gets to the model."""
@@ -73,27 +88,71 @@ class PackedDataLoader(BaseDataLoader):
 
         self.shuffled = config.infinite or (self.mixture.shares is not None and len(self.orders) > 1)
         self.consumed = 0
-        """Places of the run dealt out so far, over all ranks."""
+        """Places of the run in the optimizer steps that were dealt out to their end, over all ranks."""
+
+        self.rounds_per_step: int | None = None
+        """Rounds of one batch per rank in an optimizer step, set by the trainer; None: unknown, each is for itself."""
+
+        self.imbalance = Imbalance()
+        """Of the steps dealt out, where their rounds are known."""
+
+        self.last_places: list[int] = []
+        """Places of the run that the last batch of this rank holds."""
+
+        self._works = [AttentionWork(dataset) for dataset in self.mixture.datasets]
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         while self.places is None or self.consumed < self.places:
-            first = self.consumed + self.dp_rank * self.local_batch_size
-            self.consumed += self.dp_world_size * self.local_batch_size
-            yield self._batch(first)
+            places_SRB = self._step(self.consumed)
+            for round_, places_RB in enumerate(places_SRB, start=1):
+                if round_ == len(places_SRB):
+                    self.consumed += places_SRB.size
+                yield self._batch(places_RB[self.dp_rank].tolist())
 
-    def _batch(self, first: int) -> tuple[dict[str, Any], torch.Tensor]:
+    def _step(self, first: int) -> np.ndarray:
+        """The places of the optimizer step that begins at ``first``: int64 ``[rounds, ranks, local_batch_size]``."""
+        ranks, batch = self.dp_world_size, self.local_batch_size
+        rounds = self.rounds_per_step or 1
+        if self.places is not None:
+            rounds = min(rounds, -(-(self.places - first) // (ranks * batch)))
+        places_SRB = np.arange(first, first + rounds * ranks * batch).reshape(rounds, ranks, batch)
+        if self.rounds_per_step is None or ranks == 1:
+            return places_SRB
+        work_N = [self._work(place) for place in range(first, first + places_SRB.size)]
+        if self.config.balance and rounds * batch > 1:
+            places_SRB = first + deal(work_N, ranks=ranks, batch=batch)
+        self.imbalance.add(np.array(work_N)[places_SRB - first].sum(axis=2))
+        return places_SRB
+
+    def window_at(self, place: int) -> tuple[PackedDataset, int] | None:
+        """The dataset and the number of its window at a place of the run; None where there is only padding."""
+        found = self._window(place)
+        return None if found is None else (self.mixture.datasets[found[0]], found[1])
+
+    def _window(self, place: int) -> tuple[int, int] | None:
+        """Index in the mixture's datasets and window that stand at a place; None past the last."""
+        if self.places is not None and place >= self.places:
+            return None
+        index, turn = self.mixture[place]
+        return index, self.orders[index][turn] if self.shuffled else turn
+
+    def _work(self, place: int) -> int:
+        found = self._window(place)
+        return self.mixture.window**2 if found is None else self._works[found[0]][found[1]]
+
+    def _batch(self, places: list[int]) -> tuple[dict[str, Any], torch.Tensor]:
+        self.last_places = places
         shape = (self.local_batch_size, self.mixture.window)
         input_BL, labels_BL, positions_BL = (np.empty(shape, dtype=np.int64) for _ in range(3))
         offsets = []
-        for row, place in enumerate(range(first, first + self.local_batch_size)):
-            if self.places is not None and place >= self.places:
+        for row, place in enumerate(places):
+            found = self._window(place)
+            if found is None:
                 input_BL[row], labels_BL[row], positions_BL[row] = 0, IGNORE_INDEX, np.arange(shape[1])
                 cu_seqlens = np.array([0, shape[1]], dtype=np.int32)
             else:
-                index, turn = self.mixture[place]
-                window = self.orders[index][turn] if self.shuffled else turn
-                dataset = self.mixture.datasets[index]
-                cu_seqlens = dataset.read(window, input_BL[row], labels_BL[row], positions_BL[row])
+                dataset = self.mixture.datasets[found[0]]
+                cu_seqlens = dataset.read(found[1], input_BL[row], labels_BL[row], positions_BL[row])
             offsets.append(cu_seqlens[:-1] + row * shape[1])
         inputs: dict[str, Any] = {"input": torch.from_numpy(input_BL), "positions": torch.from_numpy(positions_BL)}
         if self.config.varlen_metadata:
@@ -103,28 +162,46 @@ class PackedDataLoader(BaseDataLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the run, and what it is a place of; the same on all ranks."""
-        return {"windows": self.consumed, "fingerprint": self.mixture.fingerprint, "seed": self.config.seed}
+        rounds = self.rounds_per_step or 0
+        return {
+            "windows": self.consumed,
+            "fingerprint": self.mixture.fingerprint,
+            "seed": self.config.seed,
+            # 0: unknown, under torchtitan's own trainer.
+            "global_batch_size": rounds * self.dp_world_size * self.local_batch_size,
+            "seq_len": self.mixture.window,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at the saved place.
+        """Go on at the saved place, or at the first one of another order that ``allow_changed`` lets in.
 
         Raises:
-            InputError: if the checkpoint was trained on other datasets, with other weights or in another order.
+            InputError: if the checkpoint was trained on other datasets, with other weights, in another order or in
+                other steps, and ``allow_changed`` does not say so.
         """
         if not state_dict:
             return
-        state = self.state_dict()
-        changes = []
-        if state_dict["fingerprint"] != state["fingerprint"]:
-            changes.append(self.mixture.difference(state_dict["fingerprint"]))
-        if state_dict["seed"] != state["seed"]:
-            changes.append(f"seed {state_dict['seed']}, not {state['seed']}")
-        if changes:
+        changes = self._changes(state_dict)
+        refused = {name: change for name, change in changes.items() if name not in self.config.allow_changed}
+        if refused:
+            allowed = [*self.config.allow_changed, *refused]
             raise InputError(
-                f"{self.config.dataset_path}: the checkpoint was trained with {'; '.join(changes)}: go on with that, "
-                f"or start in another dump_folder"
+                f"{self.config.dataset_path}: the checkpoint was trained with {'; '.join(refused.values())}: go on "
+                f"with that, start in another dump_folder, or allow it with --dataloader.allow_changed "
+                f"{','.join(allowed)}"
             )
-        self.consumed = state_dict["windows"]
+        self.consumed = 0 if changes.keys() & {"dataset", "seed"} else state_dict["windows"]
+
+    def _changes(self, saved: dict[str, Any]) -> dict[str, str]:
+        """What differs from the saved state, by its name in ``allow_changed``."""
+        now = self.state_dict()
+        changes = {}
+        if saved["fingerprint"] != now["fingerprint"]:
+            changes["dataset"] = self.mixture.difference(saved["fingerprint"])
+        for name in ("seed", "global_batch_size", "seq_len"):
+            if saved[name] != now[name] and (name == "seed" or (saved[name] and now[name])):
+                changes[name] = f"{name} {saved[name]}, not {now[name]}"
+        return changes
 
 
 def open_mixture(config: PackedDataLoader.Config, seq_len: int) -> Mixture:
@@ -134,6 +211,9 @@ def open_mixture(config: PackedDataLoader.Config, seq_len: int) -> Mixture:
         InputError: for a dataset that is missing or not whole, datasets that do not go together, another window length
             than ``seq_len``, or epochs without end over datasets without weights.
     """
+    for name in config.allow_changed:
+        if name not in CHANGES:
+            raise InputError(f"dataloader.allow_changed has {name!r}: it takes any of {', '.join(CHANGES)}")
     if not config.dataset_path:
         raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
     mixture = Mixture(config.dataset_path, config.split)

@@ -21,10 +21,24 @@ END_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>")
 OTHER_EOS = ("</s>", "<eos>")
 
 
+def load_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer of a ``tokenizer.json``.
+
+    Raises:
+        InputError: if it is missing or does not load.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is missing: copy the dataset again or pack it again")
+    return _parse(file.read_bytes(), file)[0]
+
+
 @lru_cache(maxsize=1)
-def _parse(content: bytes) -> tuple[Tokenizer, dict[str, int]]:
-    """The tokenizer in a ``tokenizer.json``, and its vocabulary. A large one takes a second, and is asked for twice."""
-    tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+def _parse(content: bytes, file: Path) -> tuple[Tokenizer, dict[str, int]]:
+    """The tokenizer, and its vocabulary. A large one takes a second, and packing asks for it twice."""
+    try:
+        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"{file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer, tokenizer.get_vocab(with_added_tokens=True)
@@ -57,10 +71,7 @@ class DocumentTokenizer:
                 "AutoTokenizer.from_pretrained(…).save_pretrained(…) writes one"
             )
         content = self.file.read_bytes()
-        try:
-            self._tokenizer, vocabulary = _parse(content)
-        except Exception as error:  # the library raises plain Exception
-            raise InputError(f"{self.file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
+        self._tokenizer, vocabulary = _parse(content, self.file)
         self.record = TokenizerRecord(
             name=self.file.resolve().parent.name,
             sha256=hashlib.sha256(content).hexdigest(),

@@ -82,23 +82,27 @@ def check_options(config: "ExactTrainer.Config", *, ranks: int) -> "ExactTrainer
     Raises:
         InputError: naming the option.
     """
-    if not isinstance(config.dataloader, PackedDataLoader.Config) or not isinstance(config.loss, ExactLoss.Config):
-        raise InputError("exact_titan needs its own dataloader and loss: start from one of its recipes")
-    config = _with_rule(config)
+    config = with_rule(config)
     _check_sizes(config, ranks)
     _check_parallelism(config)
     return config
 
 
+def with_rule(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
+    """The config with the loss's rule for ``{rule}``, so that runs paired by one option keep apart.
+
+    Raises:
+        InputError: for a config with another loss or dataloader than this package's.
+    """
+    if not isinstance(config.dataloader, PackedDataLoader.Config) or not isinstance(config.loss, ExactLoss.Config):
+        raise InputError("exact_titan needs its own dataloader and loss: start from one of its recipes")
+    names = ("dump_folder", "start_from", "export")
+    return replace(config, **{name: getattr(config, name).replace("{rule}", config.loss.rule) for name in names})
+
+
 def packed_tokenizer(config: "ExactTrainer.Config") -> Path:
     """Folder of the tokenizer that the training windows were packed with."""
     return parse(config.dataloader.dataset_path)[0].folder / TOKENIZER_FOLDER
-
-
-def _with_rule(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
-    """The config with the loss's rule for ``{rule}``, so that runs paired by one option keep apart."""
-    names = ("dump_folder", "start_from", "export")
-    return replace(config, **{name: getattr(config, name).replace("{rule}", config.loss.rule) for name in names})
 
 
 def _check_export(config: "ExactTrainer.Config") -> None:

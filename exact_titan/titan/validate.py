@@ -1,6 +1,7 @@
 """Validation over the packed validation windows: plain cross-entropy, in total and per bucket of effective context."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from exact_titan.data.loader import PackedDataLoader
 from exact_titan.titan.figure import loss_by_context_figure
 from exact_titan.titan.loss import BucketSums, ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, by_context
+from exact_titan.titan.stop import StopAgreement
 
 _TAG = "validation_loss_by_context"
 
@@ -30,6 +32,12 @@ class ExposureValidator(Validator):
         dataloader: BaseDataLoader.Config = field(
             default_factory=lambda: PackedDataLoader.Config(split="val", infinite=False)
         )
+
+    stop: StopAgreement
+    """Set by the trainer, which builds it after the validator."""
+
+    done: Callable[[int], None]
+    """Called with the step when a validation is over; set by the trainer."""
 
     def __init__(
         self, config: Config, *, loss_fn: ExactLoss, metrics_processor: ExposureMetrics, **kwargs: Any
@@ -52,7 +60,8 @@ class ExposureValidator(Validator):
         return step % self.config.freq == 0
 
     def post_dataloading_process(self, input_dict, labels, model_parts):
-        """As torchtitan's, keeping the positions for the loss."""
+        """As torchtitan's, keeping the positions for the loss; a point to stop at before every batch."""
+        self.stop.check()
         self._positions = input_dict["positions"]
         return super().post_dataloading_process(input_dict, labels, model_parts)
 
@@ -74,3 +83,4 @@ class ExposureValidator(Validator):
             title = f"Plain cross-entropy on the validation windows, step {step}"
             figure = loss_by_context_figure(named, threshold=self.exact_loss.threshold, title=title)
             writer.add_figure(_TAG, figure, step)
+        self.done(step)

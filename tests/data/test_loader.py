@@ -14,28 +14,85 @@ from tests.support import pack_lengths
 from tests.support import word_tokenizer as write_word_tokenizer
 
 
-def loader(dataset: PackedDataset, rank: int = 0, ranks: int = 1, batch: int = 1, **options) -> PackedDataLoader:
+def loader(
+    dataset: PackedDataset, rank: int = 0, ranks: int = 1, batch: int = 1, rounds: int | None = None, **options
+) -> PackedDataLoader:
     config = PackedDataLoader.Config(dataset_path=str(dataset.folder), **options)
-    return config.build(
+    built = config.build(
         dp_world_size=ranks, dp_rank=rank, seq_len=dataset.window, local_batch_size=batch, tokenizer=None
     )
+    built.rounds_per_step = rounds
+    return built
 
 
-def step_inputs(dataset: PackedDataset, ranks: int, batch: int, global_batch: int, steps: int) -> list[set]:
-    """The set of windows (as tuples of ids) of every optimizer step."""
+def step_inputs(
+    dataset: PackedDataset, ranks: int, batch: int, global_batch: int, steps: int, *, known: bool, windows: int = 0
+) -> list[list]:
+    """The windows (as tuples of ids) of every optimizer step, sorted; ``known``: the loaders know what a step is."""
     rounds = global_batch // (ranks * batch)
-    streams = [iter(loader(dataset, rank, ranks, batch)) for rank in range(ranks)]
+    loaders = [loader(dataset, rank, ranks, batch, rounds if known else None) for rank in range(ranks)]
+    for one in loaders:
+        one.load_state_dict(one.state_dict() | {"windows": windows})
+    streams = [iter(one) for one in loaders]
     return [
-        {tuple(row.tolist()) for stream in streams for inputs, _ in islice(stream, rounds) for row in inputs["input"]}
+        sorted(
+            tuple(row.tolist()) for stream in streams for inputs, _ in islice(stream, rounds) for row in inputs["input"]
+        )
         for _ in range(steps)
     ]
 
 
-def test_every_step_trains_on_the_same_windows_on_any_number_of_ranks(dataset):
-    expected = step_inputs(dataset, ranks=1, batch=1, global_batch=8, steps=20)
-    assert len({frozenset(step) for step in expected}) > 10
+@pytest.mark.parametrize("known", [False, True])
+def test_every_step_trains_on_the_same_windows_on_any_number_of_ranks_and_from_any_step(dataset, known):
+    expected = step_inputs(dataset, ranks=1, batch=1, global_batch=8, steps=20, known=False)
+    assert len({tuple(step) for step in expected}) > 10
     for ranks, batch in ((1, 8), (2, 1), (2, 4), (4, 2), (8, 1)):
-        assert step_inputs(dataset, ranks, batch, global_batch=8, steps=20) == expected
+        assert step_inputs(dataset, ranks, batch, global_batch=8, steps=20, known=known) == expected
+        assert step_inputs(dataset, ranks, batch, 8, steps=3, known=known, windows=8 * 17) == expected[17:]
+
+
+def pairs_RS(dataset: PackedDataset, ranks: int, batch: int, rounds: int, steps: int, **options) -> torch.Tensor:
+    """Squared segment lengths that each rank gets in each microbatch: ``[ranks, steps * rounds]``."""
+    streams = [islice(loader(dataset, rank, ranks, batch, rounds, **options), steps * rounds) for rank in range(ranks)]
+    return torch.tensor([[int((i["cu_seqlens"].diff().long() ** 2).sum()) for i, _ in stream] for stream in streams])
+
+
+@pytest.mark.parametrize(("ranks", "batch", "rounds"), [(2, 1, 4), (4, 1, 2), (2, 4, 1), (4, 2, 2)])
+def test_a_steps_microbatches_have_level_attention_work(dataset, ranks, batch, rounds):
+    level = pairs_RS(dataset, ranks, batch, rounds, steps=20)
+    in_order = pairs_RS(dataset, ranks, batch, rounds, steps=20, balance=False)
+    assert level.sum() == in_order.sum()
+
+    def excess(work_RS: torch.Tensor) -> float:
+        return float(work_RS.amax(0).sum() / work_RS.double().mean(0).sum()) - 1
+
+    assert excess(level) < 0.7 * excess(in_order)
+    # What the loaders say of themselves, all of them alike.
+    for rank in range(ranks):
+        one = loader(dataset, rank, ranks, batch, rounds)
+        list(islice(one, 20 * rounds))
+        assert one.imbalance.take() == pytest.approx(1 + excess(level))
+        assert one.imbalance.take() == 1
+
+
+def test_without_balance_a_known_step_is_dealt_out_in_order(dataset):
+    for rank in range(2):
+        for (one, _), (other, _) in zip(
+            islice(loader(dataset, rank, 2, 2, rounds=3, balance=False), 12), loader(dataset, rank, 2, 2), strict=False
+        ):
+            assert torch.equal(one["input"], other["input"])
+
+
+def test_a_state_in_the_middle_of_a_step_is_that_steps_start(dataset):
+    one = loader(dataset, 0, ranks=2, batch=1, rounds=4)
+    stream = iter(one)
+    states = [one.state_dict()["windows"] for _ in islice(stream, 9)]
+    assert states == [0, 0, 0, 8, 8, 8, 8, 16, 16]
+    again = loader(dataset, 0, ranks=2, batch=1, rounds=4)
+    again.load_state_dict(one.state_dict())
+    unbroken = [inputs["input"] for inputs, _ in islice(loader(dataset, 0, ranks=2, batch=1, rounds=4), 12)]
+    for (inputs, _), expected in zip(again, unbroken[8:], strict=False):
+        assert torch.equal(inputs["input"], expected)
 
 
 def test_batches_are_the_datasets_windows(dataset):
@@ -80,10 +137,11 @@ def test_without_varlen_metadata_only_what_a_torchtitan_model_takes(dataset):
     assert set(inputs) == {"input", "positions"}
 
 
-def test_a_finite_pass_holds_every_window_once_and_the_same_number_of_batches_on_every_rank(dataset):
+@pytest.mark.parametrize("rounds", [None, 1, 4])
+def test_a_finite_pass_holds_every_window_once_and_the_same_number_of_batches_on_every_rank(dataset, rounds):
     ranks, batch = 3, 2
-    batches = [list(loader(dataset, rank, ranks, batch, split="val", infinite=False)) for rank in range(ranks)]
-    assert len({len(one) for one in batches}) == 1
+    batches = [list(loader(dataset, rank, ranks, batch, rounds, split="val", infinite=False)) for rank in range(ranks)]
+    assert {len(one) for one in batches} == {2}
     val = PackedDataset(dataset.folder, "val")
     rows = [
         (inputs["input"][row].tolist(), labels[row].tolist())
@@ -111,12 +169,57 @@ def test_it_goes_on_where_its_state_was_taken_on_another_number_of_ranks(dataset
         assert torch.equal(next(iter(other))[0]["input"][0], expected[rank])
 
 
-@pytest.mark.parametrize("key", ["fingerprint", "seed"])
-def test_a_state_of_another_dataset_or_order_is_refused(dataset, key):
+CHANGED = {
+    "dataset": ({"fingerprint": "other"}, "fingerprint other, not "),
+    "seed": ({"seed": 7}, "seed 7, not 0"),
+    "global_batch_size": ({"global_batch_size": 12}, "global_batch_size 12, not 8"),
+    "seq_len": ({"seq_len": 128}, "seq_len 128, not 64"),
+}
+
+
+def resumed(dataset: PackedDataset, changes: list[str], *, allow: list[str]) -> PackedDataLoader:
+    """A loader of steps of 8 windows that goes on at window 24, from a state that differs by ``changes``."""
+    one = loader(dataset, batch=2, allow_changed=allow)
+    one.rounds_per_step = 4
+    state = one.state_dict() | {"windows": 24}
+    for name in changes:
+        state |= CHANGED[name][0]
+    one.load_state_dict(state)
+    return one
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_state_of_other_data_order_or_steps_is_refused_unless_that_is_named(dataset, name):
+    others = [other for other in CHANGED if other != name]
+    for allow in ([], others):
+        with pytest.raises(InputError) as refused:
+            resumed(dataset, [name], allow=allow)
+        line = str(refused.value)
+        assert f"the checkpoint was trained with {CHANGED[name][1]}" in line
+        assert line.endswith(f"or allow it with --dataloader.allow_changed {','.join([*allow, name])}")
+    # Another order begins at its first window; other steps go on in the order.
+    expected = 0 if name in ("dataset", "seed") else 24
+    assert resumed(dataset, [name], allow=[name]).consumed == expected
+    assert resumed(dataset, [], allow=[name]).consumed == 24
+
+
+def test_all_that_is_refused_stands_in_one_line(dataset):
+    with pytest.raises(InputError, match=r"fingerprint other.*; seed 7, not 0: .*allow_changed seq_len,dataset,seed$"):
+        resumed(dataset, ["dataset", "seed", "seq_len"], allow=["seq_len"])
+
+
+def test_a_change_that_there_is_not_is_refused(dataset):
+    with pytest.raises(InputError, match="allow_changed has 'batch': it takes any of dataset, seed, global_batch_size"):
+        loader(dataset, allow_changed=["seed", "batch"])
+
+
+def test_a_loader_that_knows_no_steps_does_not_compare_them(dataset):
+    state = loader(dataset, batch=2).state_dict()
+    assert state["global_batch_size"] == 0
     one = loader(dataset)
-    state = one.state_dict() | {key: "other"}
-    with pytest.raises(InputError, match=f"the checkpoint was trained with {key} other"):
-        one.load_state_dict(state)
+    one.rounds_per_step = 4
+    one.load_state_dict(state | {"windows": 6})
+    assert one.consumed == 6
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +272,7 @@ def test_a_mixture_of_one_is_the_dataset(dataset):
 
 def test_a_state_of_another_mixture_is_refused_by_name(dataset, mixed):
     state = mixed_loader(mixed).state_dict()
-    assert set(state) == {"windows", "fingerprint", "seed"}
+    assert set(state) == {"windows", "fingerprint", "seed", "global_batch_size", "seq_len"}
     for other in (mixed.replace("=5", "=3"), str(dataset.folder)):
         with pytest.raises(InputError, match=f"trained with .*share 5/7 of {dataset.folder}, not"):
             mixed_loader(other).load_state_dict(state)

@@ -10,6 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from exact_titan.data import PackedDataset
+from exact_titan.data.balance import AttentionWork, deal
 from exact_titan.data.order import WindowOrder
 from exact_titan.exposure import bucket_weights
 from exact_titan.study.compare import read_validation
@@ -64,14 +65,17 @@ def two_ranks(dataset, tmp_path_factory) -> dict:
     """One launch of two ranks that trains every config the tests below compare."""
     folder = tmp_path_factory.mktemp("two_ranks")
     own = ["--override.imports", "exact_titan.titan.overrides.document_attention"]
+    # torchtitan's trainer does not say what a step is, so there the windows go round in their order.
+    in_order = "--dataloader.no-balance"
     packed = f'exact_titan.titan.overrides.packed_dataloader={{"dataset_path": "{dataset.folder}"}}'
     exact = f'exact_titan.titan.overrides.exact_loss={{"dataset_path": "{dataset.folder}"}}'
     stock = ["--module", "tests.titan.stock_recipes", "--dump_folder", str(folder), "--hf_assets_path"]
     stock += [str(dataset.folder / "tokenizer"), "--training.seq_len", str(dataset.window), *own, packed]
     specs = [
-        {"name": "standard", "trainer": "exact", "argv": argv(dataset, folder, "--loss.rule", "standard")},
-        {"name": "alpha 0", "trainer": "exact", "argv": argv(dataset, folder, "--loss.alpha", "0")},
-        {"name": "exact", "trainer": "exact", "argv": argv(dataset, folder)},
+        {"name": "standard", "trainer": "exact", "argv": argv(dataset, folder, in_order, "--loss.rule", "standard")},
+        {"name": "alpha 0", "trainer": "exact", "argv": argv(dataset, folder, in_order, "--loss.alpha", "0")},
+        {"name": "exact", "trainer": "exact", "argv": argv(dataset, folder, in_order)},
+        {"name": "balanced", "trainer": "exact", "argv": argv(dataset, folder)},
         {"name": "stock", "trainer": "stock", "argv": ["--config", "small_llama", *stock]},
         {"name": "stock with exact", "trainer": "stock", "argv": ["--config", "small_llama", *stock, exact]},
     ]
@@ -101,6 +105,12 @@ def test_exact_trains_otherwise(two_ranks):
     assert two_ranks["exact"]["steps"] != two_ranks["standard"]["steps"]
     first, last = losses(two_ranks["exact"])[0][0], losses(two_ranks["exact"])[-1][0]
     assert last < first - 0.1
+
+
+def test_balanced_steps_give_the_losses_of_those_in_order(two_ranks):
+    assert two_ranks["balanced"]["steps"] != two_ranks["exact"]["steps"]
+    for one, other in zip(losses(two_ranks["balanced"]), losses(two_ranks["exact"]), strict=True):
+        assert one == pytest.approx(other, rel=1e-4)
 
 
 def test_replicated_parameters_give_the_losses_of_sharded_ones(two_ranks):
@@ -233,14 +243,14 @@ def test_validation_is_the_plain_cross_entropy_of_every_validation_window_once(t
 
 
 def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_it_all(tmp_path):
-    """Four windows, the last nearly empty: on 2 ranks with and without accumulation, and on 1."""
+    """Four windows, the last nearly empty: on 2 ranks with and without accumulation and balance, and on 1."""
     dataset = pack_lengths(tmp_path, [60, 70, 40, 30, 8], seq_len=64)
     assert len(dataset) == 4
     supervised = [int((dataset[k]["labels"] != -100).sum()) for k in range(4)]
     assert min(supervised) < 20
 
-    def spec(name: str, batch: int) -> dict:
-        options = ["--training.local_batch_size", str(batch), "--loss.alpha", "2"]
+    def spec(name: str, batch: int, *more: str) -> dict:
+        options = ["--training.local_batch_size", str(batch), "--loss.alpha", "2", *more]
         gradients = str(tmp_path / f"{name}.pt")
         return {
             "name": name,
@@ -250,10 +260,16 @@ def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_
         }
 
     record(1, tmp_path / "one", spec("1x4", 4), spec("1x1x4", 1))
-    record(2, tmp_path / "two", spec("2x2", 2), spec("2x1x2", 1))
+    in_order = "--dataloader.no-balance"
+    two = [spec("2x2", 2), spec("2x1x2", 1), spec("2x2 in order", 2, in_order), spec("2x1x2 in order", 1, in_order)]
+    record(2, tmp_path / "two", *two)
+    # Otherwise balance would have had nothing to do.
+    order, work = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0), AttentionWork(dataset)
+    for batch in (1, 2):
+        assert deal([work[order[place]] for place in range(4)], ranks=2, batch=batch).flatten().tolist() != [0, 1, 2, 3]
     reference = torch.load(tmp_path / "1x4.pt")
     assert sum(gradient.abs().sum() for gradient in reference) > 0
-    for name in ("1x1x4", "2x2", "2x1x2"):
+    for name in ("1x1x4", "2x2", "2x1x2", "2x2 in order", "2x1x2 in order"):
         for one, other in zip(reference, torch.load(tmp_path / f"{name}.pt"), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
@@ -270,7 +286,8 @@ def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
         datasets = ["--dataloader.dataset_path", f"{dataset.folder}=2,{other.folder}=1"]
 
     def options(name: str) -> list[str]:
-        saved = [*datasets, "--checkpoint.enable", "--checkpoint.interval", "3", "--loss.refresh_steps", str(refresh)]
+        saved = [*datasets, "--checkpoint.enable", "--checkpoint.interval", "3", "--checkpoint.async_mode", "disabled"]
+        saved += ["--loss.refresh_steps", str(refresh)]
         return argv(dataset, tmp_path / name, *saved, steps=8)
 
     unbroken = record(2, tmp_path, {"name": "run", "trainer": "exact", "argv": options("unbroken")})["run"]
@@ -286,6 +303,8 @@ def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
     assert resumed["steps"] == unbroken["steps"][3:]
     for key in ("weights", "windows"):
         assert resumed[key] == unbroken[key]
+    # Learning rate, tokens seen, exposure.
+    assert resumed["metrics"] == {step: unbroken["metrics"][step] for step in "45678"}
     if refresh:
         assert resumed["counts"] == unbroken["counts"]
         assert sum(unbroken["counts"]) > 0

@@ -1,0 +1,142 @@
+"""Runs under real torchrun that are asked to stop: saved after the step, exit code 75, run again."""
+
+import os
+import re
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import BackgroundRun, background_torchrun, torchrun
+
+SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
+
+
+def arguments(dataset, folder: Path, *options: str) -> list[str]:
+    sizes = [argument for name, size in SIZES.items() for argument in (f"--architecture.{name}", str(size))]
+    return [
+        *["-m", "exact_titan.train", "--config", "from_scratch", "--dump_folder", str(folder / "out")],
+        *["--dataloader.dataset_path", str(dataset.folder), "--training.seq_len", str(dataset.window)],
+        # A step of about a second: 32 forward passes.
+        *["--training.mixed_precision_param", "float32", "--training.global_batch_size", "32"],
+        *["--training.steps", "100000", "--metrics.log_freq", "1", "--validator.no-enable", *sizes, *options],
+    ]
+
+
+def steps(run: BackgroundRun) -> list[int]:
+    """The steps that the log names."""
+    return [int(step) for step in re.findall(r"step: +(\d+)  loss", run.output())]
+
+
+def check_stopped(run: BackgroundRun, folder: Path, *, before: int, reason: str) -> None:
+    """Ended in good order at most two steps after step ``before``, with a checkpoint of the last step."""
+    # torchrun has only this one for whatever goes not well.
+    assert run.end() == 1, run.output()
+    last = steps(run)[-1]
+    assert before <= last <= before + 2
+    assert [path.name for path in (folder / "out/checkpoint").iterdir()] == [f"step-{last}"]
+    assert (folder / "out/exit_code").read_text() == "75\n"
+    assert re.search(f"{reason}: stopped after step {last} and saved", run.output())
+    assert "Traceback" not in run.output().partition("torch/distributed/run.py")[0].partition("stopped after")[0]
+
+
+def test_sigterm_to_torchrun_saves_on_all_ranks(dataset, tmp_path):
+    with background_torchrun(2, *arguments(dataset, tmp_path), cwd=tmp_path) as run:
+        run.wait_for("step:  2  loss")
+        before = steps(run)[-1]
+        run.agent.send_signal(signal.SIGTERM)
+        check_stopped(run, tmp_path, before=before, reason=r"SIGTERM on rank \d")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
+def test_so_do_the_other_signals(dataset, tmp_path, name):
+    with background_torchrun(2, *arguments(dataset, tmp_path), cwd=tmp_path) as run:
+        run.wait_for("step:  2  loss")
+        before = steps(run)[-1]
+        run.agent.send_signal(signal.Signals[name])
+        check_stopped(run, tmp_path, before=before, reason=rf"{name} on rank \d")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_rank_stops_all(dataset, tmp_path, name, rank):
+    with background_torchrun(2, *arguments(dataset, tmp_path), cwd=tmp_path) as run:
+        run.wait_for("step:  2  loss")
+        before = steps(run)[-1]
+        os.kill(run.workers()[rank], signal.Signals[name])
+        check_stopped(run, tmp_path, before=before, reason=f"{name} on rank {rank}")
+        # None was ended by torchrun: all had left by themselves.
+        assert set(re.findall(r"exitcode +: (-?\d+)", run.output())) == {"75"}
+
+
+@pytest.mark.slow
+def test_so_does_the_stop_file(dataset, tmp_path):
+    with background_torchrun(2, *arguments(dataset, tmp_path), cwd=tmp_path) as run:
+        run.wait_for("step:  2  loss")
+        before = steps(run)[-1]
+        (tmp_path / "out/stop").touch()
+        check_stopped(run, tmp_path, before=before, reason=r"The file \S+/out/stop on rank 0")
+    assert not (tmp_path / "out/stop").exists()
+
+
+@pytest.mark.slow
+def test_a_validation_is_broken_off_and_made_up_for(dataset, tmp_path):
+    endless = ["--validator.enable", "--validator.freq", "2", "--validator.steps", "1000000"]
+    with background_torchrun(2, *arguments(dataset, tmp_path, *endless), cwd=tmp_path) as run:
+        run.wait_for("Validating")
+        os.kill(run.workers()[1], signal.SIGTERM)
+        check_stopped(run, tmp_path, before=2, reason="SIGTERM on rank 1")
+        assert steps(run) == [1, 2]
+    short = [*endless, "--validator.steps", "2", "--checkpoint.interval", "2"]
+    outputs = []
+    for last in ("3", "2"):
+        done = torchrun(1, *arguments(dataset, tmp_path, *short, "--training.steps", last), cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs.append(re.findall(r"(?:validate )?step: +\d+  loss", done.stdout))
+        # Back to step 2, whose validation is done by now.
+        shutil.rmtree(tmp_path / "out/checkpoint/step-3", ignore_errors=True)
+    assert outputs == [["validate step:  2  loss", "step:  3  loss"], []]
+
+
+@pytest.mark.slow
+def test_one_that_comes_while_the_run_starts_stops_it_before_the_first_step(dataset, tmp_path):
+    with background_torchrun(2, *arguments(dataset, tmp_path), cwd=tmp_path) as run:
+        run.wait_for("Loading torch")
+        time.sleep(0.5)  # the other rank takes signals by then, too
+        run.agent.send_signal(signal.SIGTERM)
+        assert run.end() == 1
+        assert re.search(r"SIGTERM on rank \d: stopped before the first step, there is nothing to save", run.output())
+    assert (tmp_path / "out/exit_code").read_text() == "75\n"
+    assert not (tmp_path / "out/checkpoint").exists()
+
+
+@pytest.mark.slow
+def test_a_second_signal_exits_at_once_from_the_middle_of_a_collective(dataset, tmp_path):
+    with background_torchrun(2, *arguments(dataset, tmp_path), cwd=tmp_path) as run:
+        run.wait_for("step:  2  loss")
+        first, second = run.workers()
+        # Rank 0 now waits for rank 1 and will for ever.
+        os.kill(second, signal.SIGSTOP)
+        os.kill(first, signal.SIGUSR1)
+        with pytest.raises(AssertionError, match="no end"):
+            run.wait_until(lambda: first not in run.workers(), "end", timeout=3)
+        os.kill(first, signal.SIGTERM)
+        run.wait_for("SIGTERM after SIGUSR1: exits at once", timeout=5)
+        os.kill(second, signal.SIGCONT)
+        assert run.end() == 1
+        assert "exitcode  : 143" in run.output()
+    assert not (tmp_path / "out/exit_code").exists()
+
+
+@pytest.mark.slow
+def test_without_checkpoints_it_is_no_good_end(dataset, tmp_path):
+    with background_torchrun(1, *arguments(dataset, tmp_path, "--checkpoint.no-enable"), cwd=tmp_path) as run:
+        run.wait_for("step:  1  loss")
+        run.agent.send_signal(signal.SIGTERM)
+        assert run.end() == 1
+        assert "and nothing is saved: checkpointing is off" in run.output()
+    assert not (tmp_path / "out/exit_code").exists()

@@ -1,0 +1,102 @@
+"""Where ranks agree to stop: threads stand in for ranks, over a real store."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch.distributed as dist
+
+from exact_titan.exit_codes import ExitCode
+from exact_titan.titan.stop import StopAgreement, Stopped
+
+
+@pytest.fixture
+def agreements(tmp_path) -> Iterator[Callable[[int], list[StopAgreement]]]:
+    """Makes the agreements of so many ranks; the store is served until the test ends."""
+    servers = []
+
+    def make(ranks: int) -> list[StopAgreement]:
+        server = dist.TCPStore("localhost", 0, ranks, is_master=True, wait_for_workers=False)
+        servers.append(server)
+        store = dist.PrefixStore("stop", server)
+        return [StopAgreement(tmp_path, store, rank=rank, ranks=ranks) for rank in range(ranks)]
+
+    yield make
+    servers.clear()
+
+
+def walk(agreement: StopAgreement, points: int, rng: random.Random, ended: list, index: int, barrier=None) -> None:
+    """Pass points as a training run does, and note at which one it ended."""
+    passed = 0
+    try:
+        for _ in range(points):
+            agreement.check()
+            passed += 1
+            # Collectives hold the ranks together, now and then.
+            if barrier is not None and passed % 5 == 0:
+                barrier.wait(10)
+            time.sleep(rng.random() * 0.004)
+        ended[index] = ("finished", passed)
+    except Stopped as stopped:
+        ended[index] = (stopped.reason, passed)
+    agreement.close()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_all_ranks_stop_at_the_same_point_whoever_is_asked_and_when(agreements, seed):
+    rng = random.Random(seed)
+    ranks = rng.choice([1, 2, 3, 5])
+    group = agreements(ranks)
+    ended: list = [None] * ranks
+    barrier = threading.Barrier(ranks)
+    arguments = [(one, 60, random.Random(f"{seed}/{i}"), ended, i, barrier) for i, one in enumerate(group)]
+    threads = [threading.Thread(target=walk, args=argument) for argument in arguments]
+    for thread in threads:
+        thread.start()
+    time.sleep(rng.random() * 0.2)
+    askers = rng.sample(range(ranks), rng.randint(1, ranks))
+    for asker in askers:
+        group[asker].ask("SIGTERM")
+    for thread in threads:
+        thread.join(20)
+        assert not thread.is_alive()
+    assert len(set(ended)) == 1
+    assert ended[0] == ("finished", 60) or ended[0][0] == f"SIGTERM on rank {askers[0]}"
+
+
+def test_a_stop_asked_for_before_the_first_point_lets_nobody_begin(agreements):
+    group = agreements(2)
+    group[1].ask("SIGUSR1")
+    time.sleep(0.3)
+    for one in group:
+        with pytest.raises(Stopped) as stopped:
+            one.check()
+        assert stopped.value.code == ExitCode.SAVED == 75
+        assert stopped.value.reason == "SIGUSR1 on rank 1"
+    for one in group:
+        one.close()
+
+
+def test_the_stop_file_asks_and_is_removed(agreements, tmp_path):
+    group = agreements(2)
+    (tmp_path / "stop").touch()
+    ended: list = [None, None]
+    for rank, one in enumerate(group):
+        walk(one, 1000, random.Random(rank), ended, rank)
+    assert ended[0] == ended[1]
+    assert ended[0][0] == f"The file {tmp_path / 'stop'} on rank 0"
+    assert not (tmp_path / "stop").exists()
+
+
+def test_nothing_is_left_running_behind_it(agreements):
+    before = threading.active_count()
+    begin = time.monotonic()
+    group = agreements(3)
+    for one in group:
+        one.check()
+    for one in group:
+        one.close()
+    assert threading.active_count() == before
+    assert time.monotonic() - begin < 5
