@@ -1,6 +1,7 @@
 """The command line ``exact-titan``. Each command imports what it needs itself, so that ``--help`` is quick."""
 
 import itertools
+import os
 import signal
 import sys
 import time

@@ -1,6 +1,7 @@
 """Parts packed by datatrove's executors: on this machine, by Slurm, or by Ray."""
 
 import dataclasses
+import logging
 import os
 import pickle
 import shutil
@@ -196,7 +197,7 @@ def _run_on_ray(execution: Execution, work: WorkFolder, plan: Path, tasks: int, 
     except ImportError as error:
         raise InputError("--executor ray: ray is not installed: pip install 'exact-titan[ray]'") from error
     if not ray.is_initialized():
-        ray.init(log_to_driver=False, logging_level="ERROR")
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
     options = execution.slurm
     RayPipelineExecutor(
         [PackParts(work, plan, threads=options.cpus_per_task)],
