@@ -21,7 +21,14 @@ def mixed_lengths(window: int, seed: int = 0) -> Iterator[int]:
 
 
 def write_dataset(
-    folder: Path, *, window: int, windows: int, lengths: Iterator[int], vocab_size: int, seed: int = 0
+    folder: Path,
+    *,
+    window: int,
+    windows: int,
+    lengths: Iterator[int],
+    vocab_size: int,
+    seed: int = 0,
+    shard_tokens: int = SHARD_TOKENS,
 ) -> Path:
     """A packed dataset with the split ``train`` of at least ``windows`` full windows; returns ``folder``.
 
@@ -31,7 +38,7 @@ def write_dataset(
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)
     dtype = np.dtype(np.uint16 if vocab_size <= 2**16 else np.uint32)
-    writer = SplitWriter(folder, "train", window, dtype, SHARD_TOKENS)
+    writer = SplitWriter(folder, "train", window, dtype, shard_tokens)
     inputs = 0
     while inputs < windows * window:
         length = max(2, next(lengths))

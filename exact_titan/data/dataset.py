@@ -88,14 +88,8 @@ class PackedDataset:
         Raises:
             IndexError: if ``k`` is out of range.
         """
-        if not 0 <= k < len(self):
-            raise IndexError(f"window {k} of {self.folder}: it has windows 0 … {len(self) - 1}")
-        number = int(np.searchsorted(self._first_windows, k, side="right")) - 1
-        entry = self.record.shards[number]
-        shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
-        local = k - self._first_windows[number]
-        first, last = shard.window_segments[local : local + 2]
-        start_S, length_S = shard.segment_start[first:last], shard.segment_length[first:last]
+        shard, segments = self._locate(k)
+        start_S, length_S = shard.segment_start[segments], shard.segment_length[segments]
 
         end_S = np.cumsum(length_S, dtype=np.int64)
         n = int(end_S[-1])
@@ -117,6 +111,26 @@ class PackedDataset:
         cu_seqlens[1 : len(end_S) + 1] = end_S
         cu_seqlens[-1] = self.window
         return cu_seqlens
+
+    def segment_lengths(self, k: int) -> np.ndarray:
+        """Inputs of each segment of window ``k``, int32 ``[S]``: what :meth:`read` gives, without the tokens.
+
+        Raises:
+            IndexError: if ``k`` is out of range.
+        """
+        shard, segments = self._locate(k)
+        return shard.segment_length[segments]
+
+    def _locate(self, k: int) -> tuple[Shard, slice]:
+        """The shard that holds window ``k``, and which of its segments are the window's."""
+        if not 0 <= k < len(self):
+            raise IndexError(f"window {k} of {self.folder}: it has windows 0 … {len(self) - 1}")
+        number = int(np.searchsorted(self._first_windows, k, side="right")) - 1
+        entry = self.record.shards[number]
+        shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
+        local = k - self._first_windows[number]
+        first, last = shard.window_segments[local : local + 2]
+        return shard, slice(first, last)
 
     @cached_property
     def _arange_L(self) -> np.ndarray:

@@ -9,7 +9,7 @@ import torch
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX
 
-from exact_titan.data.balance import AttentionWork, Imbalance, deal
+from exact_titan.data.balance import Imbalance, attention_work, deal
 from exact_titan.data.dataset import PackedDataset
 from exact_titan.data.mixture import Mixture
 from exact_titan.data.order import WindowOrder
@@ -99,8 +99,6 @@ class PackedDataLoader(BaseDataLoader):
         self.last_places: list[int] = []
         """Places of the run that the last batch of this rank holds."""
 
-        self._works = [AttentionWork(dataset) for dataset in self.mixture.datasets]
-
     def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         while self.places is None or self.consumed < self.places:
             places_SRB = self._step(self.consumed)
@@ -138,7 +136,9 @@ class PackedDataLoader(BaseDataLoader):
 
     def _work(self, place: int) -> int:
         found = self._window(place)
-        return self.mixture.window**2 if found is None else self._works[found[0]][found[1]]
+        if found is None:
+            return self.mixture.window**2
+        return attention_work(self.mixture.datasets[found[0]], found[1])
 
     def _batch(self, places: list[int]) -> tuple[dict[str, Any], torch.Tensor]:
         self.last_places = places

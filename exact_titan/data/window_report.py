@@ -71,7 +71,7 @@ def window_summary(dataset: PackedDataset, k: int) -> str:
 
 def _segments(dataset: PackedDataset, k: int, split: str, lengths_D: np.ndarray, borders: list[int]) -> list[Segment]:
     """The segments of window ``k`` by its policy, which must be those that the window has."""
-    layout = lay_out(dataset.manifest.policy, dataset.window, lengths_D)
+    layout = lay_out(dataset.manifest.policy, dataset.window, lengths_D, dataset.record.parts)
     segments = next(islice(layout, k, None), [])
     ends = accumulate(segment.inputs for segment in segments)
     if sorted({0, *ends, dataset.window}) != borders:

@@ -86,3 +86,16 @@ def test_padding_is_no_document(tmp_path):
     assert sum(summary.count(" tokens from ") for summary in summaries) == sum(
         len(dataset[k]["cu_seqlens"]) - 1 - (k in padded) for k in range(len(dataset))
     )
+
+
+def test_a_window_of_a_dataset_in_parts(tmp_path):
+    word_tokenizer(tmp_path / "tokenizer.json", 256)
+    (tmp_path / "source").mkdir()
+    for document in range(len(LENGTHS)):
+        (tmp_path / "source" / f"{document}.txt").write_text(" ".join(words(document)))
+    folder = tmp_path / "packed"
+    pack([tmp_path / "source"], tokenizer=tmp_path, seq_len=64, out=folder, part_bytes=1)
+    assert PackedDataset(folder).record.parts == [1, 1, 1, 1]
+    # Windows: document 0 alone, two of document 1, document 2 alone, three of document 3.
+    assert "document 2, tokens 0 … 10 of 11, whole" in window_report(folder, 3)
+    assert "document 3, tokens 128 … 150 of 151, cut: it begins before this segment" in window_report(folder, 6)

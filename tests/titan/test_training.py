@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from exact_titan.data import PackedDataset
-from exact_titan.data.balance import AttentionWork, deal
+from exact_titan.data.balance import attention_work, deal
 from exact_titan.data.order import WindowOrder
 from exact_titan.exposure import bucket_weights
 from exact_titan.study.compare import read_validation
@@ -264,9 +264,10 @@ def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_
     two = [spec("2x2", 2), spec("2x1x2", 1), spec("2x2 in order", 2, in_order), spec("2x1x2 in order", 1, in_order)]
     record(2, tmp_path / "two", *two)
     # Otherwise balance would have had nothing to do.
-    order, work = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0), AttentionWork(dataset)
+    order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
+    work = [attention_work(dataset, order[place]) for place in range(4)]
     for batch in (1, 2):
-        assert deal([work[order[place]] for place in range(4)], ranks=2, batch=batch).flatten().tolist() != [0, 1, 2, 3]
+        assert deal(work, ranks=2, batch=batch).flatten().tolist() != [0, 1, 2, 3]
     reference = torch.load(tmp_path / "1x4.pt")
     assert sum(gradient.abs().sum() for gradient in reference) > 0
     for name in ("1x1x4", "2x2", "2x1x2", "2x2 in order", "2x1x2 in order"):
