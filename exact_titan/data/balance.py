@@ -13,8 +13,9 @@ from exact_titan.data.dataset import PackedDataset
 
 
 def attention_work(dataset: PackedDataset, k: int) -> int:
-    """Sum of the squared segment lengths of window ``k``, padding included, as attention runs over it: query-key pairs
-    without a mask. It is read from the shard's index each time, so that nothing is kept, however many windows there are.
+    """Sum of the squared segment lengths of window ``k``, padding included: query-key pairs without a mask.
+
+    It is read from the shard's index each time, so that nothing is kept, however many windows there are.
     """
     length_S = dataset.segment_lengths(k).astype(np.int64)
     return int((length_S**2).sum() + (dataset.window - length_S.sum()) ** 2)
