@@ -1,8 +1,8 @@
 """Peak memory of `exact-titan pack` by the size of the corpus, and by the length of its documents.
 
 Each corpus repeats the documents of a file up to its size, in files of 50 MB of text, and is packed in a process of its
-own with one worker; what counts is the most that process had in memory (VmHWM). Then corpora of one size, of ever longer
-documents: chapters joined to so many characters.
+own with one worker; what counts is the most that process had in memory (VmHWM). Then corpora of one size, of ever
+longer documents: chapters joined to so many characters.
 
 Example: python -m benchmarks.packing_memory --tokenizer Llama-3.1-8B --corpus books.jsonl.gz
 """

@@ -181,7 +181,11 @@ class _Packed:
         )
         results = [result for _, result in self._parts]
         self.sources: list[SourceRecord] = source_records(
-            [(source.name, isinstance(source, Source) and not source.is_folder) for source in opened], results
+            [
+                (entry.name or source.name, isinstance(source, Source) and not source.is_folder)
+                for entry, source in zip(corpus.sources, opened, strict=True)
+            ],
+            results,
         )
         cut = {part.source for part, _ in self._parts if part.is_cut}
         for index, source in enumerate(opened):

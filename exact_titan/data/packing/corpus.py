@@ -7,6 +7,7 @@
 
     [[source]]
     path = "hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT"   # file, folder or URL
+    name = "fineweb-edu"              # in the manifest; default: the path's last part
     weight = 6                        # of all sources or of none; none takes all of each
     files = "*.parquet"               # of a folder, those whose relative name fits
     text_key = "text"                 # default: --text-key
@@ -55,6 +56,7 @@ class CorpusSource:
 
     Attributes:
         path: file, folder or URL.
+        name: in the manifest; None: the path's last part.
         weight: share of the whole, beside the other sources'; None if no source has one.
         files: of a folder, pattern of the relative names.
         text_key: key (column) of the text in .jsonl and .parquet files; None: the one of the command line.
@@ -63,6 +65,7 @@ class CorpusSource:
     """
 
     path: str
+    name: str | None = None
     weight: Fraction | None = None
     files: str | None = None
     text_key: str | None = None
@@ -190,7 +193,7 @@ def _source(entry: dict[str, Any], where: str) -> CorpusSource:
     for key, value in entry.items():
         if key not in known:
             raise InputError(f"{where}: there is no key {key!r}: known are {', '.join(known)}")
-        if key in ("path", "files", "text_key"):
+        if key in ("path", "name", "files", "text_key"):
             if not isinstance(value, str) or not value:
                 raise InputError(f"{where}: {key} is {value!r}: it must be a text")
         elif key == "weight":

@@ -18,6 +18,7 @@ def test_every_key(tmp_path: Path) -> None:
         documents = 1000
         [[source]]
         path = "hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT"
+        name = "edu"
         weight = 0.1
         files = "*.parquet"
         text_key = "content"
@@ -33,6 +34,7 @@ def test_every_key(tmp_path: Path) -> None:
     corpus = read_corpus(file)
     assert corpus.sources[0] == CorpusSource(
         path="hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT",
+        name="edu",
         weight=Fraction(1, 10),
         files="*.parquet",
         text_key="content",
@@ -59,7 +61,10 @@ def test_every_key(tmp_path: Path) -> None:
         ('weigh = "bytes"', "weigh is 'bytes': choose one of tokens, documents"),
         ("size = 3", r"there is no key 'size': known are weigh, tokens and \[\[source\]\]"),
         ("[[source]]\nweight = 1", "source 1 has no path"),
-        ('[[source]]\npath = "a"\nwieght = 1', "source 1: there is no key 'wieght': known are path, weight, files"),
+        (
+            '[[source]]\npath = "a"\nwieght = 1',
+            "source 1: there is no key 'wieght': known are path, name, weight, files",
+        ),
         ('[[source]]\npath = ""', "source 1: path is '': it must be a text"),
         ('[[source]]\npath = "a"\nweight = -1', "source 1: weight is -1: it must be a number above 0"),
         ('[[source]]\npath = "a"\nweight = nan', "source 1: weight is nan: it must be a number"),
