@@ -79,7 +79,12 @@ class Part:
     @property
     def key(self) -> str:
         """Hex digest of all that its result depends on."""
-        content = asdict(replace(self, number=0))
+        # How much the dataset takes of a source is said by the limit.
+        sources = {
+            index: replace(source, name=None, weight=None, max_tokens=None, max_documents=None)
+            for index, source in self.sources.items()
+        }
+        content = asdict(replace(self, number=0, sources=sources))
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:40]
 
 

@@ -82,3 +82,12 @@ def packing(folder: Path, **given: object) -> subprocess.Popen[str]:
 def contents(folder: Path) -> dict[str, bytes]:
     """All files of a folder."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def finished(folder: Path) -> dict[int, Path]:
+    """Shards of the parts that are finished, by their inode, which they keep when they are moved."""
+    return {
+        file.stat().st_ino: file
+        for file in folder.glob(".out.partial/parts/*/*.safetensors")
+        if "." not in file.parent.name
+    }

@@ -4,13 +4,12 @@ import os
 import re
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from exact_titan.data.packing import Execution, executors, pack, part
 from exact_titan.errors import InputError
-from tests.data.packing.conftest import Documents, contents, packing
+from tests.data.packing.conftest import Documents, contents, finished, packing
 
 
 @pytest.fixture
@@ -35,15 +34,6 @@ def test_any_number_of_workers_and_tasks_gives_the_same_bytes(documents: Documen
     assert len([name for name in first if name.startswith("train-0")]) > 8
     assert {name.split("/")[0] for name in contents(documents.folder)} >= {"a", "b", "out0", "out1", "out2"}
     assert not list(documents.folder.glob(".*")), "the work folders are gone"
-
-
-def finished(folder: Path) -> dict[int, Path]:
-    """Shards of the parts that are finished, by their inode, which they keep when they are moved."""
-    return {
-        file.stat().st_ino: file
-        for file in folder.glob(".out.partial/parts/*/*.safetensors")
-        if "." not in file.parent.name
-    }
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -61,6 +62,8 @@ def test_the_key_is_of_all_that_the_result_depends_on(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", [4, 5])
     (part,) = parts_of(Corpus.of([folder]), 100)
     assert part.key == replace(part, number=7).key, "which part it is does not matter"
+    taken = CorpusSource(path=str(folder), name="a", weight=Fraction(1), max_tokens=5, max_documents=5)
+    assert part.key == replace(part, sources={0: taken}).key, "nor how much is taken of the source in all"
     others = [
         replace(part, limit=Limit(tokens=3)),
         replace(part, pieces=part.pieces[:1]),

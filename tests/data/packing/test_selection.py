@@ -10,7 +10,7 @@ from exact_titan.data import Manifest, PackedDataset
 from exact_titan.data.packing import Corpus, CorpusSource, pack
 from exact_titan.data.verify import verify
 from exact_titan.errors import InputError
-from tests.data.packing.conftest import Documents
+from tests.data.packing.conftest import Documents, finished
 
 pytest_plugins = ["tests.text_fixtures"]
 
@@ -143,9 +143,11 @@ def test_a_source_that_runs_out_is_named_with_the_shortfall(documents: Documents
     with pytest.raises(InputError, match=f"{what} {way_out}"):
         pack_mix(documents, mix(documents, 4 * total + 40))
     assert not (documents.folder / "out").exists()
-    # What it proposes works, with the parts that are finished already.
-    most = 4 * total
-    assert pack_mix(documents, mix(documents, most)).sources[1].tokens == total
+    # What it proposes works, and takes the parts that are finished already.
+    kept = finished(documents.folder)
+    assert pack_mix(documents, mix(documents, 4 * total)).sources[1].tokens == total
+    taken = kept.keys() & {file.stat().st_ino for file in (documents.folder / "out").glob("*.safetensors")}
+    assert len(taken) >= len(Manifest.read(documents.folder / "out").splits["train"].shards) - 1, "one part is cut"
 
 
 def test_a_cap_below_the_share(documents: Documents) -> None:
