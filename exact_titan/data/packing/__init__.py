@@ -188,9 +188,9 @@ class _Packed:
             results,
         )
         cut = {part.source for part, _ in self._parts if part.is_cut}
-        for index, source in enumerate(opened):
-            if isinstance(source, Source) and index not in cut:
-                _check_text(self.sources[index], source)
+        for index, (record, source) in enumerate(zip(self.sources, opened, strict=True)):
+            if isinstance(source, Source) and record.files and index not in cut:
+                _check_text(record, source)
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
         """Put the shards into a dataset's folder; the splits that it has then."""
