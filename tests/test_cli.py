@@ -166,6 +166,17 @@ def test_pack_inspect_verify(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert err == ""
     assert out.endswith("tokens 0 … 3 of 4, whole\n1 2 3 </s>\n")
 
+    assert run("append new/o more") == 2
+    assert "new/o holds source more already (as more): leave it out" in capfd.readouterr().err
+    (place / "new.txt").write_text("7 8 9 10")
+    assert run("append new/o new.txt") == 0
+    lines = [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
+    assert lines[0] == "documents 3"
+    assert "26.32 % new.txt: 5 tokens, 1 documents" in lines
+    assert "train 4 windows of 4, 3 documents, 0.00 % padding" in lines
+    assert f"fingerprint {Manifest.read(place / 'new' / 'o').fingerprint[:12]}" in lines
+    assert Manifest.read(place / "new" / "o").fingerprint != fingerprint
+
     assert run("verify new/o") == 0
     out, err = capfd.readouterr()
     assert err == ""

@@ -89,7 +89,7 @@ class Progress:
         self._begin = self._shown = time.monotonic()
         self._bar: tqdm | None = None
         if sys.stderr.isatty():
-            layout = "packing: {percentage:3.0f}%|{bar}| {postfix}"
+            layout = "packing: {percentage:3.0f}%|{bar}| {desc}"
             self._bar = tqdm(total=total, file=sys.stderr, bar_format=layout)
         self._stop = Event()
         self._thread = Thread(target=self._watch, name="progress", daemon=True)
@@ -120,7 +120,7 @@ class Progress:
         counts = f"{documents:,} documents, {tokens:,} tokens, {done.tokens / seconds:,.0f} tokens/s, {left} left"
         if self._bar is not None:
             self._bar.n = read
-            self._bar.set_postfix_str(counts)
+            self._bar.set_description_str(counts)
         else:
             share = 100 * read / self._total if self._total else 100
             print(f"packing: {share:3.0f} %, {counts}", file=sys.stderr, flush=True)
