@@ -1,6 +1,7 @@
 """A run's weights as a Hugging Face folder, which transformers, vLLM and the rest load."""
 
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -16,6 +17,8 @@ from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.hf_weights import INDEX_NAME, native_name
 from exact_titan.models.run_folder import MODEL_FOLDER, check_checkpoint, copy_tokenizer, find_checkpoint, run_of
+
+logger = logging.getLogger(__name__)
 
 Dtype = Literal["bfloat16", "float16", "float32"]
 DTYPES: dict[Dtype, torch.dtype] = {
@@ -52,7 +55,7 @@ def export(
         InputError: if ``out`` exists, or there is no checkpoint, or the run has kept no config.json.
     """
     check_out(out)
-    checkpoint = find_checkpoint(run, checkpoints=checkpoints, step=step)
+    checkpoint = find_checkpoint(run, checkpoints=checkpoints, step=step, tell=logger.warning)
     model_folder = run_of(checkpoint) / MODEL_FOLDER
     if not model_folder.is_dir():
         raise InputError(

@@ -1,8 +1,8 @@
 """What a training run's output folder keeps of its model: ``model/`` and the distributed checkpoints."""
 
 import os
-import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
-from exact_titan.models.hf_weights import INDEX_NAME, native_name
+from exact_titan.models.checkpoint_manifest import DCP_METADATA, fault, find_checkpoints
+from exact_titan.models.hf_weights import native_name
 
 MODEL_FOLDER = "model"
 """In the run's folder: config.json and the tokenizer, all that an export needs beside the weights."""
@@ -21,7 +22,6 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
     *("vocab.json", "merges.txt", "chat_template.jinja", "generation_config.json"),
 )
-_DCP_METADATA = ".metadata"
 
 
 def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> None:
@@ -43,28 +43,39 @@ def copy_tokenizer(source: Path, target: Path) -> None:
             shutil.copyfile(source / name, target / name)
 
 
-def find_checkpoint(path: Path, *, checkpoints: str = "checkpoint", step: int | None = None) -> Path:
+def find_checkpoint(
+    path: Path,
+    *,
+    checkpoints: str = "checkpoint",
+    step: int | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+) -> Path:
     """A run's last complete checkpoint, or that of ``step``; a checkpoint's own folder is taken as it is.
 
     Args:
         path: a run's output folder, or one checkpoint in it.
         checkpoints: where in the output folder they lie, ``checkpoint.folder`` of the run.
+        tell: called with a line for every newer checkpoint that is passed over, because it is not complete.
 
     Raises:
         InputError: if there is none, naming the folder.
     """
-    if (path / _DCP_METADATA).is_file():
+    if (path / DCP_METADATA).is_file():
+        if (why := fault(path)) is not None:
+            raise InputError(f"{path} is not a complete checkpoint: {why}")
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
-    found = {int(match[1]): folder for folder, match in _step_folders(path / checkpoints) if _is_complete(folder)}
-    if step is not None and step not in found:
-        steps = ", ".join(map(str, sorted(found))) or "none"
+    complete, torn = find_checkpoints(path / checkpoints)
+    for checkpoint, why in torn.items():
+        tell(f"{checkpoint} is not complete and is passed over: {why}")
+    if step is not None and step not in complete:
+        steps = ", ".join(map(str, sorted(complete))) or "none"
         raise InputError(f"{path / checkpoints} has no complete checkpoint of step {step}: there are {steps}")
-    if not found:
+    if not complete:
         raise InputError(f"{path / checkpoints} has no complete checkpoint: the run has not saved one yet")
-    chosen = found[max(found) if step is None else step]
-    if not (chosen / _DCP_METADATA).is_file():
+    chosen = complete[max(complete) if step is None else step]
+    if not (chosen / DCP_METADATA).is_file():
         raise InputError(f"{chosen} holds Hugging Face weights already, and no distributed checkpoint")
     return chosen
 
@@ -83,7 +94,7 @@ def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:
     try:
         stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     except Exception as error:  # whatever unpickling a damaged file raises
-        raise InputError(f"{checkpoint / _DCP_METADATA} is damaged: {error}") from None
+        raise InputError(f"{checkpoint / DCP_METADATA} is damaged: {error}") from None
     for name, shape in architecture.tensors().items():
         native = native_name(name)
         tensor = stored.get(native)
@@ -94,14 +105,3 @@ def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:
                 f"{checkpoint}: the tensor {native} is {' x '.join(map(str, tensor.size))}, but this model's is "
                 f"{' x '.join(map(str, shape))}: it is of another model"
             )
-
-
-def _step_folders(folder: Path) -> list[tuple[Path, re.Match[str]]]:
-    if not folder.is_dir():
-        return []
-    return [(one, match) for one in folder.iterdir() if (match := re.fullmatch(r"step-(\d+)", one.name))]
-
-
-def _is_complete(folder: Path) -> bool:
-    # DCP writes the metadata last.
-    return any((folder / name).is_file() for name in (_DCP_METADATA, INDEX_NAME, "model.safetensors"))

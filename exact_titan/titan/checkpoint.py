@@ -1,17 +1,39 @@
-"""torchtitan's checkpoints, and one at once when a run is stopped."""
+"""torchtitan's checkpoints, of which only complete ones count, and one at once when a run is stopped."""
 
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.checkpointer.dcp import AsyncMode
+from torchtitan.tools import filesystem
+from torchtitan.tools.logging import logger
 
+from exact_titan.errors import InputError
+from exact_titan.models.checkpoint_manifest import fault, find_checkpoints, write_manifest
 from exact_titan.titan.step_clock import StepClock
+
+_VALIDATED = "validated"
+_REMOVED = ".removed-"
 
 
 class ResumableCheckpoints(CheckpointManager):
-    """torchtitan's checkpoint manager that can also save at once."""
+    """torchtitan's checkpoint manager, with what a run needs that may be cut off anywhere.
+
+    - A checkpoint counts when all of it is on the disk (:mod:`exact_titan.models.checkpoint_manifest`), whether it was
+      saved beside the training or not. The last complete one is loaded; rank 0 says which, and the log what is wrong
+      with newer ones.
+    - ``keep_latest_k`` counts complete ones, and none is removed before a newer one is complete. What an interrupted
+      save has left goes with them.
+    - :meth:`save_now` saves all that a resume needs, whatever the interval.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
@@ -23,9 +45,12 @@ class ResumableCheckpoints(CheckpointManager):
     saved_step: int = 0
     """Step of the last checkpoint that this process has saved or loaded; 0: none yet."""
 
+    before_save: Callable[[], None] | None = None
+    """Called on every rank before anything is saved, and may raise instead."""
+
     @torch.no_grad()
     def save_now(self, step: int) -> bool:
-        """Save all that a resume needs, whatever the interval, and wait for it; every rank calls it.
+        """Save all that a resume needs and wait for it, unless it is saved already; every rank calls it.
 
         Returns:
             Whether there is a checkpoint of this step now; False where checkpointing is off.
@@ -35,10 +60,46 @@ class ResumableCheckpoints(CheckpointManager):
         self.maybe_wait_for_staging()
         self.maybe_wait_for_saving()
         if step != self.saved_step:
-            checkpoint = self._create_checkpoint_id(step)
-            self.dcp_save(self._flattened_model_states_sd(), checkpoint, AsyncMode.DISABLED)
+            self.dcp_save(self._flattened_model_states_sd(), self._create_checkpoint_id(step), AsyncMode.DISABLED)
             self.saved_step = step
         return True
+
+    def mark_validated(self, step: int) -> None:
+        """Note beside the checkpoint of ``step``, if there is one, that its validation is done; rank 0 does."""
+        folder = self._folder_of(step)
+        if self.enable and step == self.saved_step and dist.get_rank() == 0:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / _VALIDATED).touch()
+
+    def is_validated(self, step: int) -> bool:
+        """Whether the validation behind the checkpoint of ``step`` was done; the same on all ranks."""
+        return bool(_as_rank_0(lambda: (self._folder_of(step) / _VALIDATED).exists()))
+
+    def dcp_save(
+        self,
+        state_dict: dict[str, Any],
+        checkpoint_id: str,
+        async_mode: AsyncMode,
+        enable_garbage_collection: bool = False,
+        to_hf: bool = False,
+    ) -> Future | AsyncSaveResponse | None:
+        """As torchtitan's; what it returns is done when the checkpoint is complete."""
+        if self.before_save is not None:
+            self.before_save()
+        checkpoint = Path(checkpoint_id)
+        if dist.get_rank() == 0 and checkpoint.exists():
+            # Of an interrupted save, or of a run that went on from an earlier step: its files must not mix with the new
+            # ones. No rank writes before rank 0 has handed out the plan.
+            self._remove(checkpoint)
+        saving = super().dcp_save(state_dict, checkpoint_id, async_mode, enable_garbage_collection, to_hf)
+        if dist.get_rank() != 0:
+            return saving
+        if isinstance(saving, AsyncSaveResponse):
+            return AsyncSaveResponse(saving.staging_completion, self._completed(saving.upload_completion, checkpoint))
+        if isinstance(saving, Future):
+            return self._completed(saving, checkpoint)
+        self._complete(checkpoint)
+        return saving
 
     def _timed(self) -> AbstractContextManager[None]:
         return nullcontext() if self.clock is None else self.clock.host("checkpoint")
@@ -53,3 +114,66 @@ class ResumableCheckpoints(CheckpointManager):
         if saved:
             self.saved_step = curr_step
         return saved
+
+    def _load(self, step: int = -1) -> bool:
+        if step != -1 and (why := fault(self._folder_of(step))) is not None:
+            raise InputError(f"checkpoint.load_step is {step}, but {self._folder_of(step)} is not complete: {why}")
+        return super()._load(step)
+
+    def _find_load_step(self, folder: str = "") -> int:
+        return int(_as_rank_0(lambda: self._last_complete(Path(folder or self.folder))))
+
+    def _last_complete(self, folder: Path) -> int:
+        complete, torn = find_checkpoints(folder)
+        for checkpoint, why in torn.items():
+            logger.warning(f"{checkpoint} is not complete and is passed over: {why}")
+        if torn:
+            logger.warning(f"The last complete checkpoint is {complete[max(complete)] if complete else 'none'}")
+        return max(complete, default=-1)
+
+    def _completed(self, saving: Future, checkpoint: Path) -> Future:
+        """A future that is done when ``saving`` is and the checkpoint is complete; nothing waits for it in between."""
+        done: Future = Future()
+
+        def complete(saved: Future) -> None:
+            try:
+                saved.result()
+                self._complete(checkpoint)
+            except BaseException as error:
+                done.set_exception(error)
+            else:
+                done.set_result(None)
+
+        saving.add_done_callback(complete)
+        return done
+
+    def _complete(self, checkpoint: Path) -> None:
+        """All ranks have written their files: make it count, and let go of what it replaces."""
+        write_manifest(checkpoint)
+        if self.keep_latest_k:
+            complete, torn = find_checkpoints(Path(self.folder))
+            for one in [*list(complete.values())[: -self.keep_latest_k], *torn]:
+                self._remove(one)
+
+    def _purge_stale_checkpoints(self) -> None:
+        """Not when a save begins, as torchtitan does: the one before may be all there is."""
+
+    def _remove(self, checkpoint: Path) -> None:
+        """Remove a checkpoint beside the training, where torchtitan has a thread for it."""
+        # Out of the way at once: a later save of the same step must not meet the thread.
+        checkpoint.rename(checkpoint.with_name(f"{_REMOVED}{checkpoint.name}-{time.time_ns()}"))
+        for removed in checkpoint.parent.glob(f"{_REMOVED}*"):
+            if self.purge_thread is None:
+                filesystem.rmtree(str(removed))
+            else:
+                self.purge_queue.put(str(removed))
+
+    def _folder_of(self, step: int) -> Path:
+        return Path(self._create_checkpoint_id(step))
+
+
+def _as_rank_0(value: Callable[[], Any]) -> Any:
+    """What ``value`` gives on rank 0, on all ranks: a file system may show others something else."""
+    box = [value() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(box)
+    return box[0]

@@ -1,0 +1,72 @@
+"""Which checkpoints count as complete; what runs make of it is in tests/titan/test_checkpoint.py."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from exact_titan.errors import InputError
+from exact_titan.models.checkpoint_manifest import fault, find_checkpoints, write_manifest
+from exact_titan.models.run_folder import find_checkpoint
+
+
+def save(run: Path, step: int) -> Path:
+    """A real distributed checkpoint of one process."""
+    folder = run / "checkpoint" / f"step-{step}"
+    dcp.save({"weight": torch.arange(1000.0), "step": step}, checkpoint_id=folder, no_dist=True)
+    write_manifest(folder)
+    return folder
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def test_every_file_is_listed_with_its_size(tmp_path):
+    folder = save(tmp_path, 3)
+    assert fault(folder) is None
+    files = json.loads((folder / "files.json").read_text())["files"]
+    assert files == {name: (folder / name).stat().st_size for name in (".metadata", "__0_0.distcp")}
+
+
+@pytest.mark.parametrize("name", [".metadata", "__0_0.distcp", "files.json"])
+@pytest.mark.parametrize("how", [truncate, Path.unlink, lambda file: file.write_bytes(b"")])
+def test_without_one_file_or_with_part_of_it_the_one_before_is_the_last(tmp_path, name, how):
+    before, newest = save(tmp_path, 3), save(tmp_path, 10)
+    assert find_checkpoint(tmp_path) == newest
+    # The line break behind a manifest is no loss.
+    (newest / "files.json").write_text((newest / "files.json").read_text().rstrip())
+    how(newest / name)
+    told: list[str] = []
+    assert find_checkpoint(tmp_path, tell=told.append) == before
+    assert told == [f"{newest} is not complete and is passed over: {fault(newest)}"]
+    assert name in fault(newest)
+    for named in ({"path": tmp_path, "step": 10}, {"path": newest}):
+        if (newest / ".metadata").exists() or "step" in named:
+            with pytest.raises(InputError, match="complete checkpoint"):
+                find_checkpoint(**named)
+
+
+def test_files_that_came_later_do_not_matter(tmp_path):
+    folder = save(tmp_path, 3)
+    (folder / "notes.txt").write_text("mine")
+    assert fault(folder) is None
+
+
+def test_a_file_that_the_save_has_not_written_whole_is_no_checkpoint(tmp_path):
+    folder = save(tmp_path, 3)
+    (folder / "files.json").unlink()
+    truncate(folder / "__0_0.distcp")
+    with pytest.raises(RuntimeError, match=r"__0_0\.distcp has \d+ bytes behind its save, and not"):
+        write_manifest(folder)
+    assert not (folder / "files.json").exists()
+
+
+def test_only_folders_of_that_name_are_checkpoints(tmp_path):
+    save(tmp_path, 3).rename(tmp_path / "checkpoint" / "step-3-kept")
+    assert find_checkpoints(tmp_path / "checkpoint") == ({}, {})
+    save(tmp_path, 12)
+    save(tmp_path, 4)
+    assert list(find_checkpoints(tmp_path / "checkpoint")[0]) == [4, 12]
