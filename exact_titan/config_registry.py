@@ -34,7 +34,9 @@ def from_scratch() -> ExactTrainer.Config:
         parallelism=ParallelismConfig(spmd_backend=SPMD_BACKEND),
         activation_checkpoint=AttentionSavingAC.Config(),
         # A final checkpoint of the model alone could not be resumed.
-        checkpoint=ResumableCheckpoints.Config(enable=True, interval=500, last_save_model_only=False),
+        checkpoint=ResumableCheckpoints.Config(
+            enable=True, interval=500, async_mode="async", last_save_model_only=False
+        ),
         metrics=ExposureMetrics.Config(log_freq=10, enable_tensorboard=True),
         validator=ExposureValidator.Config(enable=True, freq=100, steps=-1),
     )
@@ -88,7 +90,9 @@ def _stage(seq_len: int, *, threshold: int, global_batch_size: int, local_batch_
         ),
         parallelism=ParallelismConfig(spmd_backend=SPMD_BACKEND),
         activation_checkpoint=AttentionSavingAC.Config(),
-        checkpoint=ResumableCheckpoints.Config(enable=True, interval=250, keep_latest_k=2, last_save_model_only=False),
+        checkpoint=ResumableCheckpoints.Config(
+            enable=True, interval=250, keep_latest_k=2, async_mode="async", last_save_model_only=False
+        ),
         metrics=ExposureMetrics.Config(log_freq=10, enable_tensorboard=True),
         validator=ExposureValidator.Config(enable=True, freq=250, steps=-1),
         debug=DebugConfig(seed=0),

@@ -1,7 +1,7 @@
 """How a training run ends: its exit codes, and the file that tells them to whoever started torchrun.
 
 torchrun exits with 1 whatever its workers exit with, so the code also stands in ``<dump_folder>/exit_code`` when a run
-has ended in good order. A run that crashed or was killed leaves no such file.
+has ended with one of these. A run that crashed or was killed leaves no such file.
 """
 
 import os

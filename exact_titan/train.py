@@ -51,20 +51,34 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _train(argv: list[str], signals: StopSignals) -> "tuple[ExactTrainer.Config, int]":
-    """Train to the end or to where the run is stopped; the completed config and the exit code."""
+    """Train to the end or to where the run is stopped; the config and the exit code."""
+    from exact_titan.config import load_config
+    from exact_titan.titan.preflight import with_rule
+
+    config = with_rule(load_config(argv))
+    folder = Path(config.dump_folder)
+    first = os.environ["RANK"] == "0"
+    if first:
+        remove_exit_code(folder)
+    try:
+        code = _run(config, signals)
+    except InputError:
+        if first and folder.is_dir():
+            write_exit_code(folder, ExitCode.INPUT_ERROR)
+        raise
+    return config, code
+
+
+def _run(config: "ExactTrainer.Config", signals: StopSignals) -> int:
     import torch.distributed as dist
     from torchtitan.observability import structured_logger
     from torchtitan.tools.logging import init_logger, logger
 
-    from exact_titan.config import load_config
-    from exact_titan.titan.preflight import complete, with_rule
+    from exact_titan.titan.preflight import complete
 
-    config = with_rule(load_config(argv))
-    first = os.environ["RANK"] == "0"
-    if first:
-        remove_exit_code(Path(config.dump_folder))
     config = complete(config)
     init_logger()
+    first = os.environ["RANK"] == "0"
     if not first:
         logger.setLevel(logging.ERROR)
     structured_logger.init_structured_logger(
@@ -90,7 +104,7 @@ def _train(argv: list[str], signals: StopSignals) -> "tuple[ExactTrainer.Config,
     # torchrun ends the other workers once one has failed: none leaves before all have closed what they write.
     dist.barrier()
     dist.destroy_process_group()
-    return config, code
+    return code
 
 
 def _export(config: "ExactTrainer.Config") -> None:

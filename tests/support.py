@@ -33,17 +33,23 @@ def pack_lengths(
 ) -> PackedDataset:
     """Packed dataset in ``folder/packed`` of random documents; each has one token more than its length, ``</s>``."""
     rng = random.Random(seed)
+    texts = []
+    for length in lengths:
+        # A walk with few choices, so that there is something to learn.
+        word = rng.randrange(1, VOCAB)
+        words = []
+        for _ in range(length):
+            words.append(str(word))
+            word = (word * 7 + rng.randrange(3)) % (VOCAB - 1) + 1
+        texts.append(" ".join(words))
+    return pack_texts(folder, texts, seq_len=seq_len, val_fraction=val_fraction)
+
+
+def pack_texts(folder: Path, texts: Sequence[str], *, seq_len: int, val_fraction: float = 0.0) -> PackedDataset:
+    """Packed dataset in ``folder/packed`` of these documents, words of :func:`word_tokenizer`."""
     folder.mkdir(parents=True, exist_ok=True)
     word_tokenizer(folder / "tokenizer.json", VOCAB)
-    with (folder / "documents.jsonl").open("w") as out:
-        for length in lengths:
-            # A walk with few choices, so that there is something to learn.
-            word = rng.randrange(1, VOCAB)
-            words = []
-            for _ in range(length):
-                words.append(str(word))
-                word = (word * 7 + rng.randrange(3)) % (VOCAB - 1) + 1
-            out.write(json.dumps({"text": " ".join(words)}) + "\n")
+    (folder / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     out_folder = folder / "packed"
     pack(
         [folder / "documents.jsonl"],

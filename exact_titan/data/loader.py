@@ -1,7 +1,7 @@
 """torchtitan dataloader over packed datasets: one global order, host-side varlen metadata, elastic state."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,9 @@ from exact_titan.data.dataset import PackedDataset
 from exact_titan.data.mixture import Mixture
 from exact_titan.data.order import WindowOrder
 from exact_titan.errors import InputError
+
+CHANGES = ("dataset", "seed", "global_batch_size", "seq_len")
+"""What ``allow_changed`` takes."""
 
 
 class PackedDataLoader(BaseDataLoader):
@@ -55,6 +58,10 @@ class PackedDataLoader(BaseDataLoader):
         balance: bool = True
         """Deal the windows of a step to ranks and microbatches so that their attention work is level. Off: in order."""
 
+        allow_changed: list[str] = field(default_factory=list)
+        """What may differ from the checkpoint that the run goes on from: any of dataset, seed, global_batch_size and
+        seq_len. Another dataset (or mixture) or seed is another order, which starts at its first window."""
+
         varlen_metadata: bool = True
         """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which hands all it gets to the model."""
 
@@ -89,6 +96,9 @@ class PackedDataLoader(BaseDataLoader):
         self.imbalance = Imbalance()
         """Of the steps dealt out, where their rounds are known."""
 
+        self.last_places: list[int] = []
+        """Places of the run that the last batch of this rank holds."""
+
         self._works = [AttentionWork(dataset) for dataset in self.mixture.datasets]
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
@@ -114,6 +124,11 @@ class PackedDataLoader(BaseDataLoader):
         self.imbalance.add(np.array(work_N)[places_SRB - first].sum(axis=2))
         return places_SRB
 
+    def window_at(self, place: int) -> tuple[PackedDataset, int] | None:
+        """The dataset and the number of its window at a place of the run; None where there is only padding."""
+        found = self._window(place)
+        return None if found is None else (self.mixture.datasets[found[0]], found[1])
+
     def _window(self, place: int) -> tuple[int, int] | None:
         """Index in the mixture's datasets and window that stand at a place; None past the last."""
         if self.places is not None and place >= self.places:
@@ -126,6 +141,7 @@ class PackedDataLoader(BaseDataLoader):
         return self.mixture.window**2 if found is None else self._works[found[0]][found[1]]
 
     def _batch(self, places: list[int]) -> tuple[dict[str, Any], torch.Tensor]:
+        self.last_places = places
         shape = (self.local_batch_size, self.mixture.window)
         input_BL, labels_BL, positions_BL = (np.empty(shape, dtype=np.int64) for _ in range(3))
         offsets = []
@@ -146,28 +162,46 @@ class PackedDataLoader(BaseDataLoader):
 
     def state_dict(self) -> dict[str, Any]:
         """The place in the run, and what it is a place of; the same on all ranks."""
-        return {"windows": self.consumed, "fingerprint": self.mixture.fingerprint, "seed": self.config.seed}
+        rounds = self.rounds_per_step or 0
+        return {
+            "windows": self.consumed,
+            "fingerprint": self.mixture.fingerprint,
+            "seed": self.config.seed,
+            # 0: unknown, under torchtitan's own trainer.
+            "global_batch_size": rounds * self.dp_world_size * self.local_batch_size,
+            "seq_len": self.mixture.window,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at the saved place.
+        """Go on at the saved place, or at the first one of another order that ``allow_changed`` lets in.
 
         Raises:
-            InputError: if the checkpoint was trained on other datasets, with other weights or in another order.
+            InputError: if the checkpoint was trained on other datasets, with other weights, in another order or in
+                other steps, and ``allow_changed`` does not say so.
         """
         if not state_dict:
             return
-        state = self.state_dict()
-        changes = []
-        if state_dict["fingerprint"] != state["fingerprint"]:
-            changes.append(self.mixture.difference(state_dict["fingerprint"]))
-        if state_dict["seed"] != state["seed"]:
-            changes.append(f"seed {state_dict['seed']}, not {state['seed']}")
-        if changes:
+        changes = self._changes(state_dict)
+        refused = {name: change for name, change in changes.items() if name not in self.config.allow_changed}
+        if refused:
+            allowed = [*self.config.allow_changed, *refused]
             raise InputError(
-                f"{self.config.dataset_path}: the checkpoint was trained with {'; '.join(changes)}: go on with that, "
-                f"or start in another dump_folder"
+                f"{self.config.dataset_path}: the checkpoint was trained with {'; '.join(refused.values())}: go on "
+                f"with that, start in another dump_folder, or allow it with --dataloader.allow_changed "
+                f"{','.join(allowed)}"
             )
-        self.consumed = state_dict["windows"]
+        self.consumed = 0 if changes.keys() & {"dataset", "seed"} else state_dict["windows"]
+
+    def _changes(self, saved: dict[str, Any]) -> dict[str, str]:
+        """What differs from the saved state, by its name in ``allow_changed``."""
+        now = self.state_dict()
+        changes = {}
+        if saved["fingerprint"] != now["fingerprint"]:
+            changes["dataset"] = self.mixture.difference(saved["fingerprint"])
+        for name in ("seed", "global_batch_size", "seq_len"):
+            if saved[name] != now[name] and (name == "seed" or (saved[name] and now[name])):
+                changes[name] = f"{name} {saved[name]}, not {now[name]}"
+        return changes
 
 
 def open_mixture(config: PackedDataLoader.Config, seq_len: int) -> Mixture:
@@ -177,6 +211,9 @@ def open_mixture(config: PackedDataLoader.Config, seq_len: int) -> Mixture:
         InputError: for a dataset that is missing or not whole, datasets that do not go together, another window length
             than ``seq_len``, or epochs without end over datasets without weights.
     """
+    for name in config.allow_changed:
+        if name not in CHANGES:
+            raise InputError(f"dataloader.allow_changed has {name!r}: it takes any of {', '.join(CHANGES)}")
     if not config.dataset_path:
         raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
     mixture = Mixture(config.dataset_path, config.split)

@@ -5,12 +5,15 @@ from os import PathLike
 
 import numpy as np
 
-from exact_titan.data.dataset import PackedDataset
+from exact_titan.data.dataset import NO_LABEL, PackedDataset
 from exact_titan.data.lengths import lengths_file, read_lengths
 from exact_titan.data.manifest import TOKENIZER_FOLDER
 from exact_titan.data.policies import Segment, lay_out
 from exact_titan.data.tokenizer import FILE_NAME, load_tokenizer
 from exact_titan.errors import InputError
+
+_BEGINNING = 12
+"""Tokens of a document that a summary shows."""
 
 
 def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> str:
@@ -50,6 +53,19 @@ def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> 
             tokenizer.decode(ids, skip_special_tokens=False),
         ]
     return "\n".join(lines)
+
+
+def window_summary(dataset: PackedDataset, k: int) -> str:
+    """Window ``k`` of a dataset in one line: its number, and of every document in it the tokens and how it begins."""
+    tokenizer = load_tokenizer(dataset.folder / TOKENIZER_FOLDER / FILE_NAME)
+    window = dataset[k]
+    borders = window["cu_seqlens"].tolist()
+    parts = []
+    for start, end in pairwise(borders):
+        if (window["labels"][start:end] != NO_LABEL).any():  # the last segment may be padding
+            begin = tokenizer.decode(window["input"][start : min(end, start + _BEGINNING)].tolist())
+            parts.append(f"{end - start:,} tokens from {' '.join(begin.split())!r}")
+    return f"window {k} of {dataset.folder}: {len(parts)} documents, {'; '.join(parts)}"
 
 
 def _segments(dataset: PackedDataset, k: int, split: str, lengths_D: np.ndarray, borders: list[int]) -> list[Segment]:

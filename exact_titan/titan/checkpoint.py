@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.checkpointer.dcp import AsyncMode
@@ -45,6 +46,8 @@ class ResumableCheckpoints(CheckpointManager):
     saved_step: int = 0
     """Step of the last checkpoint that this process has saved or loaded; 0: none yet."""
 
+    _validated_step: int = 0
+
     before_save: Callable[[], None] | None = None
     """Called on every rank before anything is saved, and may raise instead."""
 
@@ -57,18 +60,26 @@ class ResumableCheckpoints(CheckpointManager):
         """
         if not self.enable or self.load_only:
             return False
-        self.maybe_wait_for_staging()
-        self.maybe_wait_for_saving()
+        try:
+            self.maybe_wait_for_staging()
+            self.maybe_wait_for_saving()
+        except (Exception, CheckpointException) as error:  # a signal may have ended the process that saves, too
+            logger.warning(f"The save under way has failed and is made up for: {error}")
+            self.staging_future = self.save_future = None
+            self.saved_step = 0
         if step != self.saved_step:
             self.dcp_save(self._flattened_model_states_sd(), self._create_checkpoint_id(step), AsyncMode.DISABLED)
             self.saved_step = step
+            if step == self._validated_step:
+                self.mark_validated(step)
         return True
 
     def mark_validated(self, step: int) -> None:
-        """Note beside the checkpoint of ``step``, if there is one, that its validation is done; rank 0 does."""
-        folder = self._folder_of(step)
+        """Note that the validation behind ``step`` is done, beside the checkpoint of that step if there is one."""
+        self._validated_step = step
         if self.enable and step == self.saved_step and dist.get_rank() == 0:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder = self._folder_of(step)
+            folder.mkdir(parents=True, exist_ok=True)  # one that is saved beside the training may not have begun
             (folder / _VALIDATED).touch()
 
     def is_validated(self, step: int) -> bool:

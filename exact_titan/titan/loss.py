@@ -66,6 +66,13 @@ class BucketSums:
         valid_T = valid_BL.flatten().to(torch.float64)
         self.sums_2n += torch.stack([ce_BL.flatten() * valid_T, valid_T]) @ one_hot_Tn
 
+    def total(self, group: dist.ProcessGroup | None = None) -> torch.Tensor:
+        """All ranks' sums since the last :meth:`take`, float64 ``[2, n]``, which goes on summing: a collective."""
+        total = self.sums_2n.clone()
+        if dist.is_initialized():
+            dist.all_reduce(total, group=group)
+        return total
+
     def take(self, group: dist.ProcessGroup | None = None, *, beside_m: torch.Tensor | None = None) -> torch.Tensor:
         """All ranks' sums since the last call, float64 ``[2, n]``, and start again from 0: a collective.
 
@@ -164,6 +171,7 @@ class ExactLoss(ChunkedLossWrapper):
         mixture = Mixture(config.dataset_path)
         self.threshold = check_config(config, window=mixture.window)
         self.config = config
+        self.fingerprint = mixture.fingerprint
         self.buckets: Buckets = mixture.buckets
         # Beside the counts, or every refresh would copy it to the device and wait.
         self.lower_bounds_n = self.buckets.lower_bounds
@@ -244,16 +252,35 @@ class ExactLoss(ChunkedLossWrapper):
             self._refresh_due = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, counts and whether a refresh is due. With ``refresh_steps`` a collective: every rank saves."""
-        if self.config.refresh_steps:
-            self.counter.reduce()
-        return {"weights": self.weights_n, "refresh_due": self._refresh_due, **self.counter.state_dict()}
+        """Weights, counts, what was summed up since the last log step, and what it belongs to.
+
+        A collective: every rank saves, and all get the sums over all ranks.
+        """
+        self.counter.reduce()
+        return {
+            "fingerprint": self.fingerprint,
+            "weights": self.weights_n.tolist(),
+            "refresh_due": self._refresh_due,
+            "counts": self.counter.state_dict()["counts"].tolist(),
+            "sums": self.sums.total().tolist(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken, on any number of ranks."""
-        self.counter.load_state_dict(state)
-        self.weights_n.copy_(state["weights"])
-        self._refresh_due = state["refresh_due"]
+        """Go on where :meth:`state_dict` was taken, on any number of ranks.
+
+        A loss over another dataset begins with that dataset's weights and counts nothing yet. Without refreshes the
+        weights are those of the config.
+        """
+        if state["fingerprint"] != self.fingerprint:
+            return
+        device = self.weights_n.device
+        self.counter.load_state_dict({"counts": torch.tensor(state["counts"], device=device)})
+        # One rank goes on with the sum of all.
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            self.sums.sums_2n.copy_(torch.tensor(state["sums"], dtype=torch.float64))
+        if self.config.refresh_steps:
+            self.weights_n.copy_(torch.tensor(state["weights"]))
+            self._refresh_due = state["refresh_due"]
 
 
 def check_config(config: ExactLoss.Config, *, window: int) -> int:

@@ -63,7 +63,7 @@ class StopAgreement:
         self._points = 0
         self._stop_at: int | None = None
         self._reason: str | None = None
-        self._settled, self._closed = threading.Event(), threading.Event()
+        self._taken_up, self._settled, self._closed = (threading.Event() for _ in range(3))
         self._threads = [threading.Thread(target=self._wait, name="stop agreement", daemon=True)]
         if self._rank == 0:
             self._threads.append(threading.Thread(target=self._look, name="stop file", daemon=True))
@@ -80,6 +80,8 @@ class StopAgreement:
     def ask(self, reason: str) -> None:
         """Ask all ranks to stop; any rank and any thread may. The first reason is the one that counts.
 
+        On this rank no point is passed any more before all have agreed.
+
         Args:
             reason: for the log, such as ``SIGTERM``.
 
@@ -89,6 +91,7 @@ class StopAgreement:
         with self._asking_lock:
             named = self._asking.compare_set("reason", "", f"{reason} on rank {self._rank}").decode()
             self._asking.multi_set([self._asked(rank) for rank in range(self._ranks)], [named] * self._ranks)
+        self._taken_up.wait()
 
     def check(self) -> None:
         """A point of the run.
@@ -128,6 +131,7 @@ class StopAgreement:
                 return
             with self._lock:
                 self._reason, begun = reason, self._points
+            self._taken_up.set()
             self._waiting.set(self._begun(self._rank), str(begun))
             if self._rank == 0:
                 logger.info(f"{self._reason}: stops after this step")
@@ -138,6 +142,7 @@ class StopAgreement:
             if not self._closed.is_set():
                 logger.warning(f"The store of the process group is gone ({error}): signals can stop nothing any more")
         finally:
+            self._taken_up.set()
             self._settled.set()
 
     def _wait_for(self, key: str) -> str:

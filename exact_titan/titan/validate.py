@@ -1,6 +1,7 @@
 """Validation over the packed validation windows: plain cross-entropy, in total and per bucket of effective context."""
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,6 +35,9 @@ class ExposureValidator(Validator):
 
     stop: StopAgreement
     """Set by the trainer, which builds it after the validator."""
+
+    done: Callable[[int], None]
+    """Called with the step when a validation is over; set by the trainer."""
 
     def __init__(
         self, config: Config, *, loss_fn: ExactLoss, metrics_processor: ExposureMetrics, **kwargs: Any
@@ -79,3 +83,4 @@ class ExposureValidator(Validator):
             title = f"Plain cross-entropy on the validation windows, step {step}"
             figure = loss_by_context_figure(named, threshold=self.exact_loss.threshold, title=title)
             writer.add_figure(_TAG, figure, step)
+        self.done(step)

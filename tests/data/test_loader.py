@@ -169,12 +169,57 @@ def test_it_goes_on_where_its_state_was_taken_on_another_number_of_ranks(dataset
         assert torch.equal(next(iter(other))[0]["input"][0], expected[rank])
 
 
-@pytest.mark.parametrize("key", ["fingerprint", "seed"])
-def test_a_state_of_another_dataset_or_order_is_refused(dataset, key):
+CHANGED = {
+    "dataset": ({"fingerprint": "other"}, "fingerprint other, not "),
+    "seed": ({"seed": 7}, "seed 7, not 0"),
+    "global_batch_size": ({"global_batch_size": 12}, "global_batch_size 12, not 8"),
+    "seq_len": ({"seq_len": 128}, "seq_len 128, not 64"),
+}
+
+
+def resumed(dataset: PackedDataset, changes: list[str], *, allow: list[str]) -> PackedDataLoader:
+    """A loader of steps of 8 windows that goes on at window 24, from a state that differs by ``changes``."""
+    one = loader(dataset, batch=2, allow_changed=allow)
+    one.rounds_per_step = 4
+    state = one.state_dict() | {"windows": 24}
+    for name in changes:
+        state |= CHANGED[name][0]
+    one.load_state_dict(state)
+    return one
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_state_of_other_data_order_or_steps_is_refused_unless_that_is_named(dataset, name):
+    others = [other for other in CHANGED if other != name]
+    for allow in ([], others):
+        with pytest.raises(InputError) as refused:
+            resumed(dataset, [name], allow=allow)
+        line = str(refused.value)
+        assert f"the checkpoint was trained with {CHANGED[name][1]}" in line
+        assert line.endswith(f"or allow it with --dataloader.allow_changed {','.join([*allow, name])}")
+    # Another order begins at its first window; other steps go on in the order.
+    expected = 0 if name in ("dataset", "seed") else 24
+    assert resumed(dataset, [name], allow=[name]).consumed == expected
+    assert resumed(dataset, [], allow=[name]).consumed == 24
+
+
+def test_all_that_is_refused_stands_in_one_line(dataset):
+    with pytest.raises(InputError, match=r"fingerprint other.*; seed 7, not 0: .*allow_changed seq_len,dataset,seed$"):
+        resumed(dataset, ["dataset", "seed", "seq_len"], allow=["seq_len"])
+
+
+def test_a_change_that_there_is_not_is_refused(dataset):
+    with pytest.raises(InputError, match="allow_changed has 'batch': it takes any of dataset, seed, global_batch_size"):
+        loader(dataset, allow_changed=["seed", "batch"])
+
+
+def test_a_loader_that_knows_no_steps_does_not_compare_them(dataset):
+    state = loader(dataset, batch=2).state_dict()
+    assert state["global_batch_size"] == 0
     one = loader(dataset)
-    state = one.state_dict() | {key: "other"}
-    with pytest.raises(InputError, match=f"the checkpoint was trained with {key} other"):
-        one.load_state_dict(state)
+    one.rounds_per_step = 4
+    one.load_state_dict(state | {"windows": 6})
+    assert one.consumed == 6
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +272,7 @@ def test_a_mixture_of_one_is_the_dataset(dataset):
 
 def test_a_state_of_another_mixture_is_refused_by_name(dataset, mixed):
     state = mixed_loader(mixed).state_dict()
-    assert set(state) == {"windows", "fingerprint", "seed"}
+    assert set(state) == {"windows", "fingerprint", "seed", "global_batch_size", "seq_len"}
     for other in (mixed.replace("=5", "=3"), str(dataset.folder)):
         with pytest.raises(InputError, match=f"trained with .*share 5/7 of {dataset.folder}, not"):
             mixed_loader(other).load_state_dict(state)

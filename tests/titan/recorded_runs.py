@@ -3,8 +3,9 @@
     torchrun … recorded_runs.py SPEC.json OUT.json
 
 SPEC is a list of runs: ``name``; ``trainer``, ``exact`` (this package's) or ``stock`` (torchtitan's own, unmodified);
-``argv`` for it; optionally ``kill_after``, a step after whose log this process kills itself without a word, and
-``gradients``, a file for the first step's full gradients. OUT is a dictionary by name, floats as hex.
+``argv`` for it; optionally ``end_after``, a step to end at before the run's last, ``kill_after``, a step after whose
+log this process kills itself without a word, and ``gradients``, a file for the first step's full gradients. OUT is a
+dictionary by name, floats as hex.
 """
 
 import collections
@@ -54,6 +55,8 @@ def run(spec: dict) -> dict:
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None):
         stock_log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
         steps.append({"step": step, "loss": global_avg_loss.hex(), "grad_norm": grad_norm.hex()})
+        kept = ("lr/", "n_tokens_seen", "loss_metrics/cross_entropy", "exposure/")
+        seen[step] = {tag: value for tag, value in (extra_metrics or {}).items() if tag.startswith(kept)}
         if step == spec.get("kill_after"):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -70,6 +73,7 @@ def run(spec: dict) -> dict:
         return stock_clip(parameters, *args, **kwargs)
 
     counts: dict[int, dict[str, int]] = {}
+    seen: dict[int, dict[str, float]] = {}
     MetricsProcessor.log = log
     dist_utils.clip_grad_norm_ = clip
     if spec.get("count_operators"):
@@ -77,11 +81,13 @@ def run(spec: dict) -> dict:
     try:
         config = load_config(spec["argv"]) if spec["trainer"] == "exact" else ConfigManager().parse_args(spec["argv"])
         trainer = config.build()
+        if "end_after" in spec:
+            trainer.config.training.steps = spec["end_after"]  # behind the build: the schedule is that of the whole run
         trainer.train()
         trainer.close()
     finally:
         MetricsProcessor.log, trainer_type.train_step, dist_utils.clip_grad_norm_ = stock_log, stock_step, stock_clip
-    result = {"steps": steps, "operators": counts}
+    result = {"steps": steps, "operators": counts, "metrics": seen}
     if spec["trainer"] == "exact":
         loss = trainer.loss_fn
         loss.start_step()

@@ -316,7 +316,8 @@ def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
         datasets = ["--dataloader.dataset_path", f"{dataset.folder}=2,{other.folder}=1"]
 
     def options(name: str) -> list[str]:
-        saved = [*datasets, "--checkpoint.enable", "--checkpoint.interval", "3", "--loss.refresh_steps", str(refresh)]
+        saved = [*datasets, "--checkpoint.enable", "--checkpoint.interval", "3", "--checkpoint.async_mode", "disabled"]
+        saved += ["--loss.refresh_steps", str(refresh)]
         return argv(dataset, tmp_path / name, *saved, steps=8)
 
     unbroken = record(2, tmp_path, {"name": "run", "trainer": "exact", "argv": options("unbroken")})["run"]
@@ -332,6 +333,8 @@ def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
     assert resumed["steps"] == unbroken["steps"][3:]
     for key in ("weights", "windows"):
         assert resumed[key] == unbroken[key]
+    # Learning rate, tokens seen, exposure.
+    assert resumed["metrics"] == {step: unbroken["metrics"][step] for step in "45678"}
     if refresh:
         assert resumed["counts"] == unbroken["counts"]
         assert sum(unbroken["counts"]) > 0

@@ -1,0 +1,110 @@
+"""A run that is stopped and killed at random and resized in between ends as the run without a break does."""
+
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support import BackgroundRun, background_torchrun, torchrun
+from tests.test_stopping import arguments
+
+RUNNER = Path(__file__).parent / "titan/traced_train.py"
+ROUNDS, STEPS, BATCH = 20, 160, 4
+
+
+def options(dataset, folder: Path) -> list[str]:
+    argv = arguments(dataset, folder, "--training.global_batch_size", str(BATCH), "--training.steps", str(STEPS))
+    argv += ["--optimizer.lr", "1e-3", "--lr_scheduler.decay_ratio", "0.9", "--debug.seed", "7"]
+    argv += ["--loss.refresh_steps", "5", "--validator.enable", "--validator.freq", "7"]
+    argv += ["--checkpoint.interval", "3", "--checkpoint.async_mode", "async", "--checkpoint.keep_latest_k", "2"]
+    return [str(RUNNER), str(folder), *argv[2:]]
+
+
+def steps_of(folder: Path) -> list[tuple[int, dict[int, set[int]], dict[int, str]]]:
+    """Of every launch, in their order: when it ended, the places of each step that all ranks finished, and losses."""
+    launches: dict[str, list[Path]] = {}
+    for file in folder.glob("*.jsonl"):
+        launches.setdefault(file.stem.split("-")[0], []).append(file)
+    found = []
+    for files in launches.values():
+        places: dict[int, list[set[int]]] = {}
+        losses: dict[int, str] = {}
+        for file in files:
+            for line in file.read_text().splitlines():
+                record = json.loads(line)
+                places.setdefault(record["step"], []).append(set(record["places"]))
+                losses |= {record["step"]: record["loss"]} if "loss" in record else {}
+        whole = {step: set().union(*parts) for step, parts in places.items() if len(parts) == len(files)}
+        found.append((min(file.stat().st_ctime_ns for file in files), whole, losses))
+    return sorted(found, key=lambda launch: launch[0])
+
+
+def disturb(run: BackgroundRun, rng: random.Random, folder: Path) -> str:
+    """Stop or kill the run at a random moment in which it trains or saves; returns how."""
+    how = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGUSR1"])
+    if rng.random() < 0.5:
+        run.wait_for("Staging the checkpoint", timeout=200)
+        time.sleep(rng.random() * 0.15)
+    else:
+        run.wait_for("  loss: ", timeout=200)
+        time.sleep(rng.random() * 1.5)
+    whom = rng.choice([run.agent.pid, rng.choice(run.workers())])
+    if how != "SIGKILL":
+        os.kill(whom, signal.Signals[how])
+        run.end(200)
+        assert (folder / "out/exit_code").read_text() == "75\n", run.output()
+    elif whom == run.agent.pid:
+        run.kill()
+    else:
+        # torchrun ends the others.
+        os.kill(whom, signal.SIGKILL)
+        run.end(200)
+    if how == "SIGKILL":
+        assert not (folder / "out/exit_code").exists()
+    return how
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0])
+def test_twenty_disturbed_rounds_train_what_one_unbroken_run_does(dataset, tmp_path, seed):
+    unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
+    unbroken.mkdir()
+    broken.mkdir()
+    done = torchrun(1, *options(dataset, unbroken), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+
+    rng = random.Random(seed)
+    told = []
+    for number in range(ROUNDS):
+        ranks = rng.choices([1, 2, 4], weights=[5, 4, 1])[0] if number not in (3, 11) else 4
+        with background_torchrun(ranks, *options(dataset, broken), cwd=tmp_path) as run:
+            how = disturb(run, rng, broken)
+            told.append(f"{number}: {ranks} ranks, {how}: {run.output().count('  loss: ')} steps")
+            print(told[-1], flush=True)
+    done = torchrun(2, *options(dataset, broken), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    assert (broken / "out/exit_code").read_text() == "0\n"
+
+    (_, expected, expected_losses) = steps_of(unbroken)[0]
+    assert sorted(expected) == list(range(1, STEPS + 1))
+    launches = steps_of(broken)
+    final_losses: dict[int, str] = {}
+    seen: set[int] = set()
+    for _, places, losses in launches:
+        for step, windows in places.items():
+            # The very windows of this step, in whatever launch: none left out, none twice.
+            assert windows == expected[step] == set(range(BATCH * (step - 1), BATCH * step))
+        if places:
+            # It went on at a step that was done and saved, so no step is missing between.
+            assert min(places) <= len(seen) + 1
+        seen |= places.keys()
+        final_losses |= losses
+    assert seen == expected.keys()
+    assert json.loads((broken / "final.json").read_text()) == json.loads((unbroken / "final.json").read_text())
+    apart = [abs(float.fromhex(final_losses[step]) / float.fromhex(loss) - 1) for step, loss in expected_losses.items()]
+    print(f"losses differ by at most {max(apart):.1e}, the last by {apart[-1]:.1e}")
+    assert max(apart) < 1e-3

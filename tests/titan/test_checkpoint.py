@@ -1,0 +1,188 @@
+"""Checkpoints of real runs: one that is not complete is never loaded, and none goes before a newer one is complete."""
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch.distributed.checkpoint.api import CheckpointException
+
+from exact_titan.config import load_config
+from exact_titan.errors import InputError
+from exact_titan.models.checkpoint_manifest import fault, find_checkpoints
+from exact_titan.models.export import export
+from exact_titan.titan.checkpoint import ResumableCheckpoints
+from exact_titan.titan.preflight import complete
+from tests.support import torchrun
+from tests.titan.test_training import RUNNER, argv, losses, record
+
+
+@pytest.fixture
+def checkpoints(tmp_path) -> Iterator[Callable[..., ResumableCheckpoints]]:
+    """Makes checkpoint managers of a small model in ``tmp_path/checkpoint``, in a process group of one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+
+    def make(**config) -> ResumableCheckpoints:
+        return ResumableCheckpoints.Config(enable=True, interval=1, last_save_model_only=False, **config).build(
+            dataloader=None,
+            model_parts=[torch.nn.Linear(8, 8)],
+            optimizers=None,
+            lr_schedulers=None,
+            states={},
+            sd_adapter=None,
+            base_folder=str(tmp_path),
+        )
+
+    yield make
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("mode", ["disabled", "async"])
+def test_a_save_at_once_is_complete_and_done_once(checkpoints, tmp_path, mode):
+    manager = checkpoints(async_mode=mode)
+    assert manager.save(1)
+    assert manager.save_now(1)
+    assert fault(tmp_path / "checkpoint/step-1") is None
+    written = (tmp_path / "checkpoint/step-1/files.json").stat().st_mtime_ns
+    assert manager.save_now(1)
+    assert (tmp_path / "checkpoint/step-1/files.json").stat().st_mtime_ns == written
+    assert manager.save_now(2)
+    assert list(find_checkpoints(tmp_path / "checkpoint")[0]) == [1, 2]
+
+
+def test_a_save_at_once_makes_up_for_one_beside_the_training_that_has_failed(checkpoints, tmp_path, caplog):
+    manager = checkpoints(async_mode="async")
+    (tmp_path / "checkpoint").write_text("in the way")
+    assert manager.save(1)
+    with pytest.raises(CheckpointException):
+        manager.save_future.result()
+    (tmp_path / "checkpoint").unlink()
+    assert manager.save_now(1)
+    assert "has failed and is made up for" in caplog.text
+    assert fault(tmp_path / "checkpoint/step-1") is None
+
+
+def test_a_failed_save_beside_the_training_ends_the_run_at_the_next(checkpoints, tmp_path):
+    manager = checkpoints(async_mode="async")
+    (tmp_path / "checkpoint").write_text("in the way")
+    manager.save(1)
+    with pytest.raises(CheckpointException):
+        manager.save(2)
+
+
+def test_nothing_is_saved_when_what_looks_before_objects(checkpoints, tmp_path):
+    manager = checkpoints()
+    manager.save(1)
+
+    def object_() -> None:
+        raise ValueError("no")
+
+    manager.before_save = object_
+    for save in (manager.save, manager.save_now):
+        with pytest.raises(ValueError, match="no"):
+            save(2)
+    assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["step-1"]
+
+
+def test_a_validation_is_known_by_its_checkpoint(checkpoints):
+    manager = checkpoints()
+    manager.mark_validated(1)
+    manager.save(2)
+    manager.mark_validated(2)
+    manager.mark_validated(3)
+    manager.save_now(3)
+    manager.save(4)
+    assert [manager.is_validated(step) for step in (1, 2, 3, 4)] == [False, True, True, False]
+    assert all(fault(Path(manager.folder) / f"step-{step}") is None for step in (2, 3, 4))
+
+
+def test_a_step_to_load_that_is_not_complete_is_refused(checkpoints, tmp_path):
+    manager = checkpoints()
+    manager.save(1)
+    (tmp_path / "checkpoint/step-1/files.json").unlink()
+    with pytest.raises(InputError, match=r"checkpoint.load_step is 1, but .*step-1 is not complete: it has no files"):
+        manager.load(step=1)
+
+
+def options(dataset, folder: Path, *more: str, steps: int) -> list[str]:
+    return argv(dataset, folder, "--checkpoint.enable", "--checkpoint.interval", "2", *more, steps=steps)
+
+
+@pytest.mark.slow
+def test_without_any_one_file_or_with_part_of_it_a_run_goes_on_from_the_one_before(dataset, tmp_path):
+    first = {"name": "run", "trainer": "exact", "argv": options(dataset, tmp_path / "out", steps=4)}
+    record(2, tmp_path, first)
+    names = [path.name for path in sorted((tmp_path / "out/checkpoint/step-4").iterdir())]
+    assert names == [".metadata", "__0_0.distcp", "__1_0.distcp", "files.json"]
+    specs, torn = [{"name": "whole", "trainer": "exact", "argv": options(dataset, tmp_path / "whole", steps=5)}], {}
+    shutil.copytree(tmp_path / "out", tmp_path / "whole")
+    for name in names:
+        for how in ("removed", "truncated"):
+            folder = shutil.copytree(tmp_path / "out", tmp_path / f"{name} {how}")
+            file = folder / "checkpoint/step-4" / name
+            if how == "removed":
+                file.unlink()
+            else:
+                file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+            torn[f"{name} {how}"] = fault(file.parent)
+            specs.append({"name": f"{name} {how}", "trainer": "exact", "argv": options(dataset, folder, steps=5)})
+    (tmp_path / "spec.json").write_text(json.dumps(specs))
+    done = torchrun(2, str(RUNNER), str(tmp_path / "spec.json"), str(tmp_path / "out.json"), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    output = done.stdout + done.stderr
+    results = json.loads((tmp_path / "out.json").read_text())
+    assert [step["step"] for step in results["whole"]["steps"]] == [5]
+    for name, why in torn.items():
+        steps = results[name]["steps"]
+        assert [step["step"] for step in steps] == [3, 4, 5]
+        assert steps[-1] == results["whole"]["steps"][-1]
+        folder = tmp_path / name / "checkpoint"
+        assert output.count(f"{folder}/step-4 is not complete and is passed over: {why}") == 1
+        assert output.count(f"The last complete checkpoint is {folder}/step-2") == 1
+        # It saved step 4 anew, in the place of the torn one.
+        assert list(find_checkpoints(folder)[0]) == [2, 4, 5]
+        assert not [path for path in folder.iterdir() if not path.name.startswith("step-")]
+
+
+@pytest.mark.slow
+def test_the_last_k_are_kept_and_what_was_cut_off_goes_whether_saved_beside_the_training_or_not(dataset, tmp_path):
+    specs = []
+    for mode in ("disabled", "async"):
+        saving = ["--checkpoint.async_mode", mode, "--checkpoint.keep_latest_k", "2"]
+        for steps in (7, 9):
+            arguments = options(dataset, tmp_path / mode, *saving, steps=steps)
+            specs.append({"name": f"{mode} {steps}", "trainer": "exact", "argv": arguments})
+    first = record(2, tmp_path, *specs[::2])
+    for mode in ("disabled", "async"):
+        folder = tmp_path / mode / "checkpoint"
+        assert list(find_checkpoints(folder)[0]) == [6, 7]
+        assert sorted(path.name for path in folder.iterdir()) == ["step-6", "step-7"]
+        # As an interrupted save leaves it, of a step that comes again and of one that does not.
+        for step in (8, 100):
+            shutil.copytree(folder / "step-7", folder / f"step-{step}")
+            (folder / f"step-{step}/files.json").unlink()
+    second = record(2, tmp_path, *specs[1::2])
+    for mode in ("disabled", "async"):
+        folder = tmp_path / mode / "checkpoint"
+        assert sorted(path.name for path in folder.iterdir()) == ["step-8", "step-9"]
+        assert fault(folder / "step-8") is None
+        assert [step["step"] for step in second[f"{mode} 9"]["steps"]] == [8, 9]
+    assert losses(second["async 9"]) == losses(second["disabled 9"])
+    assert losses(first["async 7"]) == losses(first["disabled 7"])
+
+
+@pytest.mark.slow
+def test_export_and_the_next_stage_take_the_last_complete_one_too(dataset, tmp_path, caplog):
+    record(1, tmp_path, {"name": "run", "trainer": "exact", "argv": options(dataset, tmp_path / "out", steps=4)})
+    export(tmp_path / "out", tmp_path / "step-2", step=2, dtype="float32")
+    export(tmp_path / "out", tmp_path / "step-4", dtype="float32")
+    (tmp_path / "out/checkpoint/step-4/files.json").unlink()
+    export(tmp_path / "out", tmp_path / "last", dtype="float32")
+    weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("step-2", "last", "step-4")]
+    assert weights[0] == weights[1] != weights[2]
+    assert f"{tmp_path}/out/checkpoint/step-4 is not complete and is passed over: it has no files.json" in caplog.text
+    stage = argv(dataset, tmp_path / "next", "--checkpoint.enable", "--start_from", str(tmp_path / "out"), steps=1)
+    assert complete(load_config(stage)).checkpoint.initial_load_path == f"{tmp_path}/out/checkpoint/step-2"

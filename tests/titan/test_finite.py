@@ -1,0 +1,90 @@
+"""Losses and gradients that are not finite: the run ends with the step and the windows, and none of it is saved."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from exact_titan.data import PackedDataset
+from exact_titan.data.order import WindowOrder
+from tests.support import pack_texts, torchrun
+from tests.test_stopping import arguments
+
+RUNNER = Path(__file__).with_name("poisoned_train.py")
+TOKEN = 250
+
+
+@pytest.fixture(scope="module")
+def one_bad_document(tmp_path_factory) -> tuple[PackedDataset, int, int]:
+    """A dataset in which one document, with a window of its own, holds TOKEN; that window, and the step it comes in."""
+    for number in range(40):
+        texts = [" ".join(str(1 + (start + i) % 200) for i in range(64)) for start in range(40)]
+        texts[number] = "11 12 13 " + " ".join([str(TOKEN)] * 61)
+        dataset = pack_texts(tmp_path_factory.mktemp("bad"), texts, seq_len=64)
+        (bad,) = (k for k in range(len(dataset)) if (dataset[k]["input"] == TOKEN).any())
+        order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
+        step = next(place for place in range(40) if order[place] == bad) // 4 + 1
+        # Behind the first checkpoint, and before the window comes again.
+        if 3 <= step <= 6:
+            return dataset, bad, step
+    raise AssertionError("none of 40 orders is fit for the test")
+
+
+def run(dataset: PackedDataset, folder: Path, how: str, nproc: int, *options: str):
+    # Steps of 4 windows, which log nothing after the first; a checkpoint behind every second.
+    quiet = ["--training.global_batch_size", "4", "--metrics.log_freq", "1000", "--checkpoint.interval", "2"]
+    argv = arguments(dataset, folder, *quiet, "--training.steps", "40", *options)
+    assert argv[:2] == ["-m", "exact_titan.train"]
+    return torchrun(nproc, str(RUNNER), how, str(TOKEN), *argv[2:], cwd=folder)
+
+
+def message(done, folder: Path, dataset: PackedDataset, *, step: int, interval: int = 2) -> tuple[list[str], int]:
+    """The lines of the message on rank 0, and the step it was seen after; all else must be as promised."""
+    assert done.returncode == 1
+    assert "the loss is nan" in done.stderr or "the norm of the gradient is nan" in done.stderr, done.stderr[-3000:]
+    assert (folder / "out/exit_code").read_text() == "65\n"
+    assert set(re.findall(r"exitcode +: (-?\d+)", done.stderr)) == {"65"}
+    assert "exact_titan/titan" not in done.stderr
+    saved = (step - 1) // interval * interval
+    assert max(int(one.name[5:]) for one in (folder / "out/checkpoint").iterdir()) == saved
+    lines = [line for line in done.stderr.splitlines() if line.startswith(("exact_titan.train: stopped", "  "))]
+    lines = lines[: 1 + next(i for i, line in enumerate(lines) if "exact-titan window" in line)]
+    found = re.fullmatch(
+        r"exact_titan\.train: stopped: the \D+ is nan at step (\d+), seen after step (\d+); "
+        rf"the last checkpoint, of step {saved}, is from before",
+        lines[0],
+    )
+    assert found, lines
+    assert int(found[1]) == step
+    return lines, int(found[2])
+
+
+def test_a_loss_names_the_step_the_window_and_its_documents(one_bad_document, tmp_path):
+    dataset, bad, step = one_bad_document
+    done = run(dataset, tmp_path, "loss", 2)
+    lines, seen = message(done, tmp_path, dataset, step=step)
+    # On the CPU the numbers have arrived at once, and the ranks agree on the next point.
+    assert step <= seen <= step + 2
+    assert lines[1:] == [
+        f"  window {bad} of {dataset.folder}: 1 documents, 64 tokens from '11 12 13{' 250' * 9}'",
+        f"  all of its text: exact-titan window {dataset.folder} {bad}",
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_a_gradient_names_the_step_and_all_of_its_windows(one_bad_document, tmp_path, nproc):
+    dataset, _, step = one_bad_document
+    done = run(dataset, tmp_path, "gradient", nproc)
+    lines, _ = message(done, tmp_path, dataset, step=step)
+    assert "the norm of the gradient is nan" in lines[0]
+    order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
+    named = [int(re.match(r"  window (\d+) of", line)[1]) for line in lines[1:-1]]
+    assert named == [order[place] for place in range(4 * (step - 1), 4 * step)]
+
+
+@pytest.mark.slow
+def test_where_torchtitan_reads_the_loss_it_is_seen_after_the_step_itself(one_bad_document, tmp_path):
+    dataset, _, step = one_bad_document
+    done = run(dataset, tmp_path, "loss", 2, "--metrics.log_freq", "1")
+    assert message(done, tmp_path, dataset, step=step)[1] == step

@@ -1,0 +1,88 @@
+"""What a run goes on with: on any number of ranks, and only with the data, order and steps of its checkpoint."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support import pack_lengths, torchrun
+from tests.titan.test_training import argv, losses, record
+
+
+def options(dataset, folder: Path, *more: str, steps: int = 12) -> list[str]:
+    """Refreshed weights and a learning rate that falls; logged at 1, 4, 8 and 12, and saved at 6 and 12."""
+    saved = ["--checkpoint.enable", "--checkpoint.interval", "6", "--loss.refresh_steps", "4"]
+    schedule = ["--lr_scheduler.decay_ratio", "0.8", "--metrics.log_freq", "4"]
+    return argv(dataset, folder, *saved, *schedule, *more, steps=steps)
+
+
+def run(nproc: int, folder: Path, arguments: list[str], **spec) -> dict:
+    return record(nproc, folder, {"name": "run", "trainer": "exact", "argv": arguments, **spec})["run"]
+
+
+def refusal(folder: Path, arguments: list[str]) -> str:
+    done = torchrun(1, "-m", "exact_titan.train", *arguments, cwd=folder)
+    assert done.returncode == 1
+    assert "exitcode  : 2" in done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("exact_titan.train: error: ")]
+    return line
+
+
+@pytest.mark.slow
+def test_it_goes_on_on_any_number_of_ranks(dataset, tmp_path):
+    """Stopped in the middle of a log interval and of a refresh interval."""
+    unbroken = run(2, tmp_path, options(dataset, tmp_path / "unbroken"))
+    first = run(2, tmp_path, options(dataset, tmp_path / "broken", steps=12), end_after=6)
+    assert first["windows"] == 6 * 4
+    for nproc in (1, 2, 4):
+        shutil.copytree(tmp_path / "broken", tmp_path / str(nproc))
+        resumed = run(nproc, tmp_path, options(dataset, tmp_path / str(nproc)))
+        assert [step["step"] for step in resumed["steps"]] == [8, 12]
+        for key in ("weights", "windows", "counts"):
+            assert resumed[key] == unbroken[key]
+        for one, other in zip(losses(resumed), losses(unbroken)[-2:], strict=True):
+            assert one == (other if nproc == 2 else pytest.approx(other, rel=1e-4))
+        for step in ("8", "12"):
+            metrics, expected = resumed["metrics"][step], unbroken["metrics"][step]
+            assert metrics.keys() == expected.keys()
+            exactly = [tag for tag in expected if tag.startswith(("lr/", "n_tokens_seen", "exposure/share"))]
+            assert len(exactly) == 2 + len(dataset.buckets)
+            assert {tag: metrics[tag] for tag in exactly} == {tag: expected[tag] for tag in exactly}
+            assert metrics == pytest.approx(expected, rel=1e-4)
+    assert unbroken["metrics"]["12"]["lr/AdamW"] < unbroken["metrics"]["8"]["lr/AdamW"] < 1e-2
+    assert unbroken["metrics"]["12"]["n_tokens_seen"] == 12 * 4 * dataset.window
+
+
+@pytest.mark.slow
+def test_another_dataset_seed_batch_or_window_is_refused_by_name_and_let_in_by_name(dataset, tmp_path):
+    other = pack_lengths(tmp_path / "other", [100] * 30, seq_len=128, seed=3)
+    first = run(1, tmp_path, options(dataset, tmp_path / "out", steps=12), end_after=6)
+    changed = [
+        *["--dataloader.dataset_path", str(other.folder), "--training.seq_len", "128", "--dataloader.seed", "5"],
+        *["--training.global_batch_size", "8", "--architecture.rope_theta", "10000"],
+    ]
+    line = refusal(tmp_path, options(dataset, tmp_path / "out", *changed))
+    for part in ("fingerprint", "seed 0, not 5", "global_batch_size 4, not 8", "seq_len 64, not 128"):
+        assert part in line
+    assert (tmp_path / "out/exit_code").read_text() == "2\n"
+    names = "dataset,seed,global_batch_size,seq_len"
+    assert line.endswith(f"or allow it with --dataloader.allow_changed {names}")
+    allowed = [*changed, "--dataloader.allow_changed", names]
+    resumed = run(1, tmp_path, options(dataset, tmp_path / "out", *allowed))
+    # Its first window on, in steps 7 to 12, and with weights of its own.
+    assert first["windows"] == 6 * 4
+    assert resumed["windows"] == 6 * 8
+    assert len(resumed["weights"]) == len(other.buckets) != len(dataset.buckets)
+    # Its own checkpoints need no leave.
+    again = run(1, tmp_path, options(dataset, tmp_path / "out", *changed, steps=14))
+    assert again["windows"] == 8 * 8
+
+
+@pytest.mark.slow
+def test_where_the_data_end_before_the_steps_do_the_last_step_is_saved(dataset, tmp_path):
+    """And run again there is nothing more to do."""
+    once = options(dataset, tmp_path / "out", "--dataloader.no-infinite", "--checkpoint.interval", "1000", steps=1000)
+    steps = len(dataset) // 4
+    for _ in range(2):
+        run(1, tmp_path, once)
+        assert [path.name for path in (tmp_path / "out/checkpoint").iterdir()] == [f"step-{steps}"]

@@ -1,0 +1,63 @@
+"""``exact_titan.train`` that writes down what every step trained on, at once, so that a kill loses nothing of it.
+
+    torchrun … traced_train.py FOLDER [options of exact_titan.train]
+
+FOLDER gets ``<process>-<rank>.jsonl``, a line for every finished step: ``step``, ``places`` of the run that this rank
+trained on, and on rank 0 ``loss``; and at the end of the run ``final.json``.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from exact_titan import train
+from exact_titan.titan import cpu, torch_versions
+
+torch_versions.install()
+cpu.install()
+
+import torch.distributed as dist  # noqa: E402
+from torchtitan.components.metrics import MetricsProcessor  # noqa: E402
+
+from exact_titan.titan.trainer import ExactTrainer  # noqa: E402
+
+
+def main(folder: Path, argv: list[str]) -> None:
+    losses: dict[int, str] = {}
+    stock_log = MetricsProcessor.log
+
+    def log(self, step, global_avg_loss, *args, **kwargs) -> None:
+        losses[step] = global_avg_loss.hex()
+        stock_log(self, step, global_avg_loss, *args, **kwargs)
+
+    class TracedTrainer(ExactTrainer):
+        def train_step(self, data_iterator) -> None:
+            super().train_step(data_iterator)
+            rank = dist.get_rank()
+            record = {"step": self.step, "places": [place for batch in self.finite._places for place in batch]}
+            if rank == 0:
+                record["loss"] = losses[self.step]
+            with (folder / f"{os.getppid()}-{rank}.jsonl").open("a") as out:
+                out.write(json.dumps(record) + "\n")
+
+        def train(self) -> None:
+            super().train()
+            loss = self.loss_fn
+            loss.start_step()
+            loss.counter.reduce()
+            if dist.get_rank() == 0:
+                final = {
+                    "counts": loss.counter.counts.tolist(),
+                    "weights": [weight.hex() for weight in loss.weights_n.tolist()],
+                    "windows": self.dataloader.state_dict()["windows"],
+                }
+                (folder / "final.json").write_text(json.dumps(final))
+
+    MetricsProcessor.log = log
+    ExactTrainer.Config._owner = TracedTrainer
+    train.main(argv)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
