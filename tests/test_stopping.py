@@ -2,13 +2,14 @@
 
 import os
 import re
+import shutil
 import signal
 import time
 from pathlib import Path
 
 import pytest
 
-from tests.support import BackgroundRun, background_torchrun
+from tests.support import BackgroundRun, background_torchrun, torchrun
 
 SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
 
@@ -83,13 +84,22 @@ def test_so_does_the_stop_file(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_validation_is_broken_off(dataset, tmp_path):
+def test_a_validation_is_broken_off_and_made_up_for(dataset, tmp_path):
     endless = ["--validator.enable", "--validator.freq", "2", "--validator.steps", "1000000"]
     with background_torchrun(2, *arguments(dataset, tmp_path, *endless), cwd=tmp_path) as run:
         run.wait_for("Validating")
         os.kill(run.workers()[1], signal.SIGTERM)
         check_stopped(run, tmp_path, before=2, reason="SIGTERM on rank 1")
         assert steps(run) == [1, 2]
+    short = [*endless, "--validator.steps", "2", "--checkpoint.interval", "2"]
+    outputs = []
+    for last in ("3", "2"):
+        done = torchrun(1, *arguments(dataset, tmp_path, *short, "--training.steps", last), cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        outputs.append(re.findall(r"step: +\d+  loss|Validating", done.stdout))
+        # Back to step 2, whose validation is done by now.
+        shutil.rmtree(tmp_path / "out/checkpoint/step-3", ignore_errors=True)
+    assert outputs == [["Validating", "step:  3  loss"], []]
 
 
 @pytest.mark.slow

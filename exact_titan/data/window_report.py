@@ -65,7 +65,8 @@ def window_summary(dataset: PackedDataset, k: int) -> str:
         if (window["labels"][start:end] != NO_LABEL).any():  # the last segment may be padding
             begin = tokenizer.decode(window["input"][start : min(end, start + _BEGINNING)].tolist())
             parts.append(f"{end - start:,} tokens from {' '.join(begin.split())!r}")
-    return f"window {k} of {dataset.folder}: {len(parts)} documents, {'; '.join(parts)}"
+    documents = "1 document" if len(parts) == 1 else f"{len(parts)} documents"
+    return f"window {k} of {dataset.folder}: {documents}, {'; '.join(parts)}"
 
 
 def _segments(dataset: PackedDataset, k: int, split: str, lengths_D: np.ndarray, borders: list[int]) -> list[Segment]:

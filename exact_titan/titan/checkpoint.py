@@ -77,7 +77,7 @@ class ResumableCheckpoints(CheckpointManager):
     def mark_validated(self, step: int) -> None:
         """Note that the validation behind ``step`` is done, beside the checkpoint of that step if there is one."""
         self._validated_step = step
-        if self.enable and step == self.saved_step and dist.get_rank() == 0:
+        if self.enable and not self.load_only and step == self.saved_step and dist.get_rank() == 0:
             folder = self._folder_of(step)
             folder.mkdir(parents=True, exist_ok=True)  # one that is saved beside the training may not have begun
             (folder / _VALIDATED).touch()

@@ -62,6 +62,7 @@ class FiniteWatch:
         self._values = torch.zeros(rounds + 1, device=device)
         self._places: list[list[int]] = []
         self._losses = 0
+        self._in_step = False
         self._copies: deque[_Copy] = deque()
         self._free: list[torch.Tensor] = []
         self._sighting: _Sighting | None = None
@@ -69,7 +70,7 @@ class FiniteWatch:
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
         """Around optimizer step ``step``, whose gradient's norm torchtitan tells nobody."""
-        self._places, self._losses = [], 0
+        self._places, self._losses, self._in_step = [], 0, True
         stock = dist_utils.clip_grad_norm_
 
         def clip(*args, **kwargs) -> torch.Tensor:
@@ -82,15 +83,18 @@ class FiniteWatch:
             yield
         finally:
             dist_utils.clip_grad_norm_ = stock
+            self._in_step = False
 
     def add_batch(self, places: list[int]) -> None:
         """The places of the run that the step's next microbatch holds."""
-        self._places.append(places)
+        if self._in_step:
+            self._places.append(places)
 
     def add_loss(self, loss: torch.Tensor) -> None:
         """The loss of the step's next microbatch, in the order of :meth:`add_batch`; stays on the device."""
-        self._values[self._losses].copy_(loss.detach())
-        self._losses += 1
+        if self._in_step:
+            self._values[self._losses].copy_(loss.detach())
+            self._losses += 1
 
     def seen(self) -> str | None:
         """What has been seen on this rank, such as ``the loss is nan at step 12``, in all that has arrived."""

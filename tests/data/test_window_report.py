@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exact_titan.data.dataset import PackedDataset
 from exact_titan.data.packing import pack
-from exact_titan.data.window_report import window_report
+from exact_titan.data.window_report import window_report, window_summary
 from exact_titan.errors import InputError
 from tests.support import word_tokenizer
 
@@ -67,3 +68,21 @@ def test_lengths_of_other_documents_are_refused(tmp_path):
     np.save(folder / "train-lengths.npy", np.array([2, 2, 2, 2]))
     with pytest.raises(InputError, match=r"train-lengths\.npy does not fit the windows"):
         window_report(folder, 2)
+
+
+def test_a_summary_has_every_document_of_a_window_and_how_it_begins(tmp_path):
+    dataset = PackedDataset(packed(tmp_path, "concat"))
+    assert window_summary(dataset, 2) == (
+        f"window 2 of {dataset.folder}: 3 documents, 12 tokens from {' '.join(words(1)[88:])!r}; "
+        f"10 tokens from {' '.join(words(2))!r}; 42 tokens from {' '.join(words(3)[:12])!r}"
+    )
+
+
+def test_padding_is_no_document(tmp_path):
+    dataset = PackedDataset(packed(tmp_path, "best_fit"))
+    summaries = [window_summary(dataset, k) for k in range(len(dataset))]
+    padded = [k for k in range(len(dataset)) if (dataset[k]["labels"] == -100).any()]
+    assert len(padded) > 1
+    assert sum(summary.count(" tokens from ") for summary in summaries) == sum(
+        len(dataset[k]["cu_seqlens"]) - 1 - (k in padded) for k in range(len(dataset))
+    )

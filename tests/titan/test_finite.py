@@ -1,12 +1,17 @@
 """Losses and gradients that are not finite: the run ends with the step and the windows, and none of it is saved."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import torch.distributed as dist
+from torchtitan.distributed import utils as dist_utils
 
 from exact_titan.data import PackedDataset
 from exact_titan.data.order import WindowOrder
+from exact_titan.titan.finite import FiniteWatch, NotFinite
 from tests.support import pack_texts, torchrun
 from tests.test_stopping import arguments
 
@@ -28,6 +33,62 @@ def one_bad_document(tmp_path_factory) -> tuple[PackedDataset, int, int]:
         if 3 <= step <= 6:
             return dataset, bad, step
     raise AssertionError("none of 40 orders is fit for the test")
+
+
+@pytest.fixture
+def watch() -> Iterator[FiniteWatch]:
+    """Of two microbatches a step, in a process group of one."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield FiniteWatch(torch.device("cpu"), 2)
+    dist.destroy_process_group()
+
+
+def take_step(watch: FiniteWatch, number: int, losses: tuple[float, float], gradient: float) -> None:
+    """As the trainer and torchtitan do in a step."""
+    parameter = torch.nn.Parameter(torch.ones(3))
+    parameter.grad = torch.full((3,), gradient)
+    with watch.step(number):
+        for microbatch in (0, 1):
+            watch.add_batch([10 * number + 2 * microbatch, 10 * number + 2 * microbatch + 1])
+        for loss in losses:
+            watch.add_loss(torch.tensor(loss))
+        norm = dist_utils.clip_grad_norm_([parameter], 1.0)
+        assert torch.equal(norm, torch.full((3,), gradient).norm()) or norm.isnan()
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("losses", "gradient", "what", "places"),
+    [
+        ((2.0, NAN), NAN, "the loss is nan", [32, 33]),
+        ((-INF, 2.0), 1.0, "the loss is -inf", [30, 31]),
+        ((NAN, INF), NAN, "the loss is nan", [30, 31, 32, 33]),
+        ((2.0, 2.0), NAN, "the norm of the gradient is nan", [30, 31, 32, 33]),
+        ((2.0, 2.0), INF, "the norm of the gradient is inf", [30, 31, 32, 33]),
+    ],
+)
+def test_the_first_step_counts_and_of_it_the_microbatches_that_are_not_finite(watch, losses, gradient, what, places):
+    take_step(watch, 1, (2.0, 3.0), 1.0)
+    take_step(watch, 2, (2.0, 1e38), 1e18)
+    assert watch.seen() is None
+    watch.check()
+    take_step(watch, 3, losses, gradient)
+    take_step(watch, 4, (NAN, NAN), NAN)
+    assert watch.seen() == f"{what} at step 3"
+    with pytest.raises(NotFinite) as found:
+        watch.check()
+    assert (found.value.step, found.value.what, found.value.places) == (3, what, places)
+    assert found.value.code == 65
+
+
+def test_what_is_no_step_is_not_watched(watch):
+    for _ in range(5):
+        watch.add_batch([1])
+        watch.add_loss(torch.tensor(NAN))
+    take_step(watch, 1, (2.0, 2.0), 1.0)
+    watch.check()
 
 
 def run(dataset: PackedDataset, folder: Path, how: str, nproc: int, *options: str):
@@ -66,7 +127,7 @@ def test_a_loss_names_the_step_the_window_and_its_documents(one_bad_document, tm
     # On the CPU the numbers have arrived at once, and the ranks agree on the next point.
     assert step <= seen <= step + 2
     assert lines[1:] == [
-        f"  window {bad} of {dataset.folder}: 1 documents, 64 tokens from '11 12 13{' 250' * 9}'",
+        f"  window {bad} of {dataset.folder}: 1 document, 64 tokens from '11 12 13{' 250' * 9}'",
         f"  all of its text: exact-titan window {dataset.folder} {bad}",
     ]
 
