@@ -18,7 +18,7 @@ from torchtitan.tools import filesystem
 from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
-from exact_titan.models.checkpoint_manifest import fault, find_checkpoints, write_manifest
+from exact_titan.models.checkpoint_manifest import fault, find_checkpoints, reading_checkpoint, write_manifest
 from exact_titan.titan.step_clock import StepClock
 
 _VALIDATED = "validated"
@@ -130,6 +130,16 @@ class ResumableCheckpoints(CheckpointManager):
         if step != -1 and (why := fault(self._folder_of(step))) is not None:
             raise InputError(f"checkpoint.load_step is {step}, but {self._folder_of(step)} is not complete: {why}")
         return super()._load(step)
+
+    def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
+        """As torchtitan's.
+
+        Raises:
+            InputError: on all ranks, if files of it are damaged.
+        """
+        remedy = {"remedy": "download it again"} if from_hf else {}
+        with reading_checkpoint(Path(checkpoint_id), **remedy):
+            super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
 
     def _find_load_step(self, folder: str = "") -> int:
         return int(_as_rank_0(lambda: self._last_complete(Path(folder or self.folder))))

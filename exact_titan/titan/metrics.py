@@ -25,6 +25,7 @@ _CHARTS = {
         "share of targets": ["Multiline", [r"exposure/share/\d+-\d+"]],
         "weight of a target": ["Multiline", [r"exposure/weight/\d+-\d+"]],
     },
+    "Seconds a step": {"on the slowest rank": ["Multiline", [r"step_time/.*"]]},
 }
 
 

@@ -99,6 +99,15 @@ def test_a_validation_is_known_by_its_checkpoint(checkpoints):
     assert all(fault(Path(manager.folder) / f"step-{step}") is None for step in (2, 3, 4))
 
 
+def test_a_complete_checkpoint_with_other_bytes_in_it_is_refused_by_name(checkpoints, tmp_path):
+    made = checkpoints()
+    made.save(1)
+    (file,) = (tmp_path / "checkpoint/step-1").glob("*.distcp")
+    file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(InputError, match=r"step-1 is damaged \(.*\): remove it, and the one before it is taken"):
+        made.load()
+
+
 def test_a_step_to_load_that_is_not_complete_is_refused(checkpoints, tmp_path):
     manager = checkpoints()
     manager.save(1)
