@@ -174,7 +174,8 @@ class ResumableCheckpoints(CheckpointManager):
         if self.keep_latest_k:
             complete, torn = find_checkpoints(Path(self.folder))
             for one in [*list(complete.values())[: -self.keep_latest_k], *torn]:
-                self._remove(one)
+                if one != checkpoint:  # older than those of a run that went on from an earlier step, and yet the newest
+                    self._remove(one)
 
     def _purge_stale_checkpoints(self) -> None:
         """Not when a save begins, as torchtitan does: the one before may be all there is."""

@@ -108,6 +108,15 @@ def test_a_complete_checkpoint_with_other_bytes_in_it_is_refused_by_name(checkpo
         made.load()
 
 
+def test_what_was_just_saved_stays_beside_the_later_steps_of_a_run_that_went_back(checkpoints, tmp_path):
+    manager = checkpoints(keep_latest_k=2)
+    for step in (1, 6, 8, 2, 3):
+        manager.save(step)
+    manager.close()
+    assert list(find_checkpoints(tmp_path / "checkpoint")[0]) == [3, 6, 8]
+    assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["step-3", "step-6", "step-8"]
+
+
 def test_a_step_to_load_that_is_not_complete_is_refused(checkpoints, tmp_path):
     manager = checkpoints()
     manager.save(1)
