@@ -45,6 +45,13 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
         (["--hf_assets_path", "nowhere"], "hf_assets_path is 'nowhere': there is no such folder"),
         (["--checkpoint.initial_load_in_hf"], "checkpoint.initial_load_in_hf is on, and no initial_load_path"),
         (["--loss.num_chunks", "0"], "loss.num_chunks is 0: it must be 1 or more"),
+        (["--comm.train_timeout_seconds", "-5"], "comm.train_timeout_seconds is -5: it must be 1 or more"),
+        (["--training.gc_freq", "0"], "training.gc_freq is 0: it must be 1 or more"),
+        (
+            ["--architecture.ffn_dim", "100000000000000000000"],
+            "architecture.ffn_dim is 100000000000000000000: no model",
+        ),
+        (["--architecture.rope_theta", "nan"], "architecture.rope_theta is nan: it must be more than 0"),
         (["--parallelism.spmd_backend", "spmd_types"], "parallelism.spmd_backend is spmd_types"),
         (["--dataloader.dataset_path", ""], "dataloader.dataset_path is empty"),
         (["--dataloader.dataset", "c4"], "dataloader.dataset is 'c4', which names torchtitan's own datasets"),

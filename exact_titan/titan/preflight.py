@@ -169,7 +169,10 @@ def _check_sizes(config: "ExactTrainer.Config", ranks: int) -> None:
         "training.local_batch_size": training.local_batch_size,
         "metrics.log_freq": config.metrics.log_freq,
         "validator.freq": config.validator.freq,
+        "training.gc_freq": training.gc_freq,
         "loss.num_chunks": config.loss.num_chunks,
+        "comm.init_timeout_seconds": config.comm.init_timeout_seconds,
+        "comm.train_timeout_seconds": config.comm.train_timeout_seconds,
     }.items():
         if value < 1:
             raise InputError(f"{name} is {value}: it must be 1 or more")
