@@ -41,6 +41,8 @@ class AttentionWork:
         shard = Shard(self._dataset.folder / self._dataset.record.shards[number].file)
         length_S, first_N = shard.segment_length.astype(np.int64), shard.window_segments[:-1]
         padding_N = self._dataset.window - np.add.reduceat(length_S, first_N)
+        if length_S.min() < 1 or padding_N.min() < 0:
+            raise ValueError(f"its shard has segments that no window of {self._dataset.window} holds")
         return np.add.reduceat(length_S**2, first_N) + padding_N**2
 
 

@@ -56,8 +56,13 @@ def test_segments_that_are_none_are_one_line(broken, name, index, value):
         [window_report(folder, window) for window in range(3)]
 
 
-def test_segments_that_are_none_are_one_line_where_the_work_is_looked_up(broken):
-    folder = broken("window_segments", 1, 2**50)
+@pytest.mark.parametrize(
+    ("name", "index", "value"),
+    [("window_segments", 1, 2**50), ("segment_length", 0, 2**31 - 1), ("segment_length", 5, 0)],
+)
+def test_segments_that_are_none_are_one_line_where_the_work_is_looked_up(broken, name, index, value):
+    """Before a window is read, which would take as much memory as a segment is long."""
+    folder = broken(name, index, value)
     with pytest.raises(InputError, match=rf"^window 0 of {folder} is broken "):
         next(iter(loader(folder, ranks=2)))
 
