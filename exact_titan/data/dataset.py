@@ -87,9 +87,9 @@ class PackedDataset:
 
         Raises:
             IndexError: if ``k`` is out of range.
+            ValueError: if the window's segments are none that a window can have: the shard is broken.
         """
-        shard, segments = self._locate(k)
-        start_S, length_S = shard.segment_start[segments], shard.segment_length[segments]
+        shard, start_S, length_S = self._locate(k)
 
         end_S = np.cumsum(length_S, dtype=np.int64)
         n = int(end_S[-1])
@@ -116,13 +116,12 @@ class PackedDataset:
         """Inputs of each segment of window ``k``, int32 ``[S]``: what :meth:`read` gives, without the tokens.
 
         Raises:
-            IndexError: if ``k`` is out of range.
+            IndexError, ValueError: as :meth:`read`.
         """
-        shard, segments = self._locate(k)
-        return shard.segment_length[segments]
+        return self._locate(k)[2]
 
-    def _locate(self, k: int) -> tuple[Shard, slice]:
-        """The shard that holds window ``k``, and which of its segments are the window's."""
+    def _locate(self, k: int) -> tuple[Shard, np.ndarray, np.ndarray]:
+        """The shard that holds window ``k``, and the start and length of the window's segments in it."""
         if not 0 <= k < len(self):
             raise IndexError(f"window {k} of {self.folder}: it has windows 0 … {len(self) - 1}")
         number = int(np.searchsorted(self._first_windows, k, side="right")) - 1
@@ -130,7 +129,11 @@ class PackedDataset:
         shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
         local = k - self._first_windows[number]
         first, last = shard.window_segments[local : local + 2]
-        return shard, slice(first, last)
+        length_S = shard.segment_length[first:last]
+        # Before anything is made of a broken length.
+        if not len(length_S) or length_S.min() < 1 or length_S.sum(dtype=np.int64) > self.window:
+            raise ValueError(f"its shard has segments that no window of {self.window} holds")
+        return shard, shard.segment_start[first:last], length_S
 
     @cached_property
     def _arange_L(self) -> np.ndarray:

@@ -13,6 +13,7 @@ from exact_titan.data.balance import Imbalance, attention_work, deal
 from exact_titan.data.dataset import PackedDataset
 from exact_titan.data.mixture import Mixture
 from exact_titan.data.order import WindowOrder
+from exact_titan.data.reading import check_ids, reading_window
 from exact_titan.errors import InputError
 
 CHANGES = ("dataset", "seed", "global_batch_size", "seq_len")
@@ -138,7 +139,9 @@ class PackedDataLoader(BaseDataLoader):
         found = self._window(place)
         if found is None:
             return self.mixture.window**2
-        return attention_work(self.mixture.datasets[found[0]], found[1])
+        dataset, k = self.mixture.datasets[found[0]], found[1]
+        with reading_window(dataset, k):
+            return attention_work(dataset, k)
 
     def _batch(self, places: list[int]) -> tuple[dict[str, Any], torch.Tensor]:
         self.last_places = places
@@ -151,8 +154,10 @@ class PackedDataLoader(BaseDataLoader):
                 input_BL[row], labels_BL[row], positions_BL[row] = 0, IGNORE_INDEX, np.arange(shape[1])
                 cu_seqlens = np.array([0, shape[1]], dtype=np.int32)
             else:
-                dataset = self.mixture.datasets[found[0]]
-                cu_seqlens = dataset.read(found[1], input_BL[row], labels_BL[row], positions_BL[row])
+                dataset, window = self.mixture.datasets[found[0]], found[1]
+                with reading_window(dataset, window):
+                    cu_seqlens = dataset.read(window, input_BL[row], labels_BL[row], positions_BL[row])
+                check_ids(dataset, window, input_BL[row], labels_BL[row])
             offsets.append(cu_seqlens[:-1] + row * shape[1])
         inputs: dict[str, Any] = {"input": torch.from_numpy(input_BL), "positions": torch.from_numpy(positions_BL)}
         if self.config.varlen_metadata:

@@ -9,6 +9,7 @@ from exact_titan.data.dataset import NO_LABEL, PackedDataset
 from exact_titan.data.lengths import lengths_file, read_lengths
 from exact_titan.data.manifest import TOKENIZER_FOLDER
 from exact_titan.data.policies import Segment, lay_out
+from exact_titan.data.reading import reading_window
 from exact_titan.data.tokenizer import FILE_NAME, load_tokenizer
 from exact_titan.errors import InputError
 
@@ -36,7 +37,8 @@ def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> 
         raise InputError(f"window {k}: {dataset.folder} has the windows 0 … {len(dataset) - 1} in its split {split}")
     tokenizer = load_tokenizer(dataset.folder / TOKENIZER_FOLDER / FILE_NAME)
     lengths_D = read_lengths(dataset.folder, split, dataset.record.documents)
-    window = dataset[k]
+    with reading_window(dataset, k):
+        window = dataset[k]
     borders = window["cu_seqlens"].tolist()
     segments = _segments(dataset, k, split, lengths_D, borders)
     padding = dataset.window - sum(segment.inputs for segment in segments)

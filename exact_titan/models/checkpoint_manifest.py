@@ -7,9 +7,14 @@ while it was copied or removed. Only names and sizes are looked at, so it costs 
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from torch.distributed.checkpoint import FileSystemReader
+from torch.distributed.checkpoint.api import CheckpointException
+
+from exact_titan.errors import InputError
 
 MANIFEST = "files.json"
 """In a checkpoint's folder: ``{"files": {name: bytes}}``."""
@@ -45,18 +50,39 @@ def write_manifest(checkpoint: Path) -> None:
 def fault(checkpoint: Path) -> str | None:
     """Why a checkpoint is not complete, in a few words; None if it is."""
     try:
-        files = json.loads((checkpoint / MANIFEST).read_bytes())["files"].items()
+        files = dict(json.loads((checkpoint / MANIFEST).read_bytes())["files"])
     except FileNotFoundError:
         return f"it has no {MANIFEST}, which is written last"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return f"its {MANIFEST} is damaged"
-    for name, size in files:
+    if not files or not all(type(size) is int for size in files.values()):
+        return f"its {MANIFEST} is damaged"
+    for name, size in files.items():
         found = _size(checkpoint / name)
         if found is None:
             return f"its {name} is missing"
         if found != size:
             return f"its {name} has {found:,} bytes and not {size:,}"
     return None
+
+
+@contextmanager
+def reading_checkpoint(checkpoint: Path, remedy: str = "remove it, and the one before it is taken") -> Iterator[None]:
+    """Around the reading of a complete checkpoint, whose files may still hold something else than was written.
+
+    Args:
+        checkpoint: its folder, for the message.
+        remedy: the way out, for the message.
+
+    Raises:
+        InputError: naming the checkpoint, in the place of PyTorch's errors.
+    """
+    try:
+        yield
+    except CheckpointException as error:
+        cause = next(iter(error.failures.values()))[0]
+        why = " ".join(str(cause).split())
+        raise InputError(f"{checkpoint} is damaged ({why:.150}): {remedy}") from error
 
 
 def find_checkpoints(folder: Path) -> tuple[dict[int, Path], dict[Path, str]]:

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
+from exact_titan.models.checkpoint_manifest import reading_checkpoint
 from exact_titan.models.hf_weights import INDEX_NAME, native_name
 from exact_titan.models.run_folder import MODEL_FOLDER, check_checkpoint, copy_tokenizer, find_checkpoint, run_of
 
@@ -101,7 +102,7 @@ def _write_weights(
     )
     for file, names in split.filename_to_tensors.items():
         shard = {native_name(name): torch.empty_like(empty[name], device="cpu") for name in names}
-        with warnings.catch_warnings():
+        with reading_checkpoint(checkpoint), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
             # In one process whatever ranks saved it; the copy into each tensor makes the dtype.
             dcp.load(shard, checkpoint_id=checkpoint, no_dist=True)

@@ -94,7 +94,9 @@ def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:
     try:
         stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     except Exception as error:  # whatever unpickling a damaged file raises
-        raise InputError(f"{checkpoint / DCP_METADATA} is damaged: {error}") from None
+        raise InputError(
+            f"{checkpoint / DCP_METADATA} is damaged ({error}): remove {checkpoint}, and the one before it is taken"
+        ) from None
     for name, shape in architecture.tensors().items():
         native = native_name(name)
         tensor = stored.get(native)

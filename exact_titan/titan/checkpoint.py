@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from torchtitan.tools import filesystem
 from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
-from exact_titan.models.checkpoint_manifest import fault, find_checkpoints, write_manifest
+from exact_titan.models.checkpoint_manifest import fault, find_checkpoints, reading_checkpoint, write_manifest
+from exact_titan.titan.step_clock import StepClock
 
 _VALIDATED = "validated"
 _REMOVED = ".removed-"
@@ -37,6 +39,9 @@ class ResumableCheckpoints(CheckpointManager):
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
         pass
+
+    clock: StepClock | None = None
+    """Told how long the run waits for its checkpoints; set by the trainer."""
 
     saved_step: int = 0
     """Step of the last checkpoint that this process has saved or loaded; 0: none yet."""
@@ -107,8 +112,16 @@ class ResumableCheckpoints(CheckpointManager):
         self._complete(checkpoint)
         return saving
 
+    def _timed(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.clock is None else self.clock.host("checkpoint")
+
+    def _maybe_wait_for_staging(self) -> None:
+        with self._timed():
+            super()._maybe_wait_for_staging()
+
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        saved = super()._save(curr_step, last_step)
+        with self._timed():
+            saved = super()._save(curr_step, last_step)
         if saved:
             self.saved_step = curr_step
         return saved
@@ -117,6 +130,16 @@ class ResumableCheckpoints(CheckpointManager):
         if step != -1 and (why := fault(self._folder_of(step))) is not None:
             raise InputError(f"checkpoint.load_step is {step}, but {self._folder_of(step)} is not complete: {why}")
         return super()._load(step)
+
+    def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
+        """As torchtitan's.
+
+        Raises:
+            InputError: on all ranks, if files of it are damaged.
+        """
+        remedy = {"remedy": "download it again"} if from_hf else {}
+        with reading_checkpoint(Path(checkpoint_id), **remedy):
+            super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
 
     def _find_load_step(self, folder: str = "") -> int:
         return int(_as_rank_0(lambda: self._last_complete(Path(folder or self.folder))))

@@ -13,6 +13,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import tail_mass
 from exact_titan.titan.flops import attention_flops, attention_shape, matmul_flops_per_token
+from exact_titan.titan.health import Health
 from exact_titan.titan.loss import ExactLoss
 
 _CHARTS = {
@@ -24,6 +25,7 @@ _CHARTS = {
         "share of targets": ["Multiline", [r"exposure/share/\d+-\d+"]],
         "weight of a target": ["Multiline", [r"exposure/weight/\d+-\d+"]],
     },
+    "Seconds a step": {"on the slowest rank": ["Multiline", [r"step_time/.*"]]},
 }
 
 
@@ -47,6 +49,8 @@ class ExposureMetrics(MetricsProcessor):
     ``exposure/share/<lo>-<hi>``              share of the supervised targets
     ``exposure/weight/<lo>-<hi>``             weight of a target
     ``exposure/tail_loss_mass``               share of the weighted targets that lies in the tail
+    ``step_time/``, ``imbalance/``,           what :class:`Health` says of the run
+    ``progress/``
     ========================================  ==================================================================
 
     torchtitan's ``loss_metrics/global_avg_loss`` is the weighted loss of the log step alone. Its ``tflops`` and
@@ -57,6 +61,9 @@ class ExposureMetrics(MetricsProcessor):
     @dataclass(kw_only=True, slots=True)
     class Config(MetricsProcessor.Config):
         pass
+
+    health: Health
+    """Set by the trainer, which builds its parts after the metrics."""
 
     exact_loss: ExactLoss
     """Set by the trainer, which builds the loss after the metrics."""
@@ -96,13 +103,15 @@ class ExposureMetrics(MetricsProcessor):
     ) -> None:
         """As torchtitan's; every rank calls it, and the bucket sums are added up over the ranks here."""
         loss = self.exact_loss
-        seen_2 = torch.tensor(
-            [self.ntokens_since_last_log, self.attention_pairs], dtype=torch.float64, device=loss.sums.sums_2n.device
+        beside_m = torch.tensor(
+            [self.ntokens_since_last_log, self.attention_pairs, *self.health.own()],
+            dtype=torch.float64,
+            device=loss.sums.sums_2n.device,
         )
-        sums_2n = loss.sums.take(beside_m=seen_2).cpu()
-        tokens, pairs = (int(number) for number in seen_2.tolist())
+        sums_2n = loss.sums.take(beside_m=beside_m).cpu()
+        tokens, pairs, *times = beside_m.tolist()
         # torchtitan multiplies this by the tokens per second.
-        attention_per_token = attention_flops(pairs, **self.attention_shape) / tokens
+        attention_per_token = attention_flops(int(pairs), **self.attention_shape) / tokens
         self.num_flops_per_token = self.matmul_flops_per_token + attention_per_token
         ce, count = sums_2n.sum(dim=1).tolist()
         cross_entropy = ce / count if count else float("nan")
@@ -115,9 +124,13 @@ class ExposureMetrics(MetricsProcessor):
         }
         metrics |= {f"exposure/weight/{label}": w for label, w in zip(labels, weights_n.tolist(), strict=True)}
         metrics |= {"exposure/tail_loss_mass": mass, "loss_metrics/cross_entropy": cross_entropy}
+        health = self.health.scalars(step, times)
+        metrics |= health
         super().log(step, global_avg_loss, global_max_loss, grad_norm, {**(extra_metrics or {}), **metrics})
         self.attention_pairs = 0
-        logger.info(f"step: {step:2}  cross entropy: {cross_entropy:8.5f}  tail's loss mass: {mass:.1%}")
+        hours = health.get("progress/hours_left")
+        left = "" if hours is None else f"  left: {hours:,.2f} h"
+        logger.info(f"step: {step:2}  cross entropy: {cross_entropy:8.5f}  tail's loss mass: {mass:.1%}{left}")
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
         """As torchtitan's, which starts to count tokens and time anew here."""

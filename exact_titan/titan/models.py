@@ -1,5 +1,6 @@
 """An architecture as a torchtitan model spec, from torchtitan's own components, with document attention."""
 
+import math
 from dataclasses import dataclass
 from functools import partial
 
@@ -69,6 +70,11 @@ class LlamaSizes:
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim"):
             if getattr(self, name) < 1:
                 raise InputError(f"architecture.{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("dim", "n_layers", "ffn_dim", "vocab_size"):
+            if getattr(self, name) >= 2**31:
+                raise InputError(f"architecture.{name} is {getattr(self, name)}: no model is that large")
+        if not 0 < self.rope_theta < math.inf:
+            raise InputError(f"architecture.rope_theta is {self.rope_theta}: it must be more than 0")
         if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
             raise InputError(
                 f"architecture.n_heads is {self.n_heads}: architecture.dim ({self.dim}) over it must be an even "

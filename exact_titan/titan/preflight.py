@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torchtitan.tools.logging import logger
 
 from exact_titan.data import Manifest
@@ -32,6 +33,7 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     config = check_options(config, ranks=ranks)
+    _check_assets(config)
     loader, loss, validator = config.dataloader, config.loss, config.validator
     if loader.dataset:
         raise InputError(
@@ -84,7 +86,7 @@ def check_options(config: "ExactTrainer.Config", *, ranks: int) -> "ExactTrainer
     """
     config = with_rule(config)
     _check_sizes(config, ranks)
-    _check_parallelism(config)
+    _check_parallelism(config, ranks)
     return config
 
 
@@ -167,6 +169,10 @@ def _check_sizes(config: "ExactTrainer.Config", ranks: int) -> None:
         "training.local_batch_size": training.local_batch_size,
         "metrics.log_freq": config.metrics.log_freq,
         "validator.freq": config.validator.freq,
+        "training.gc_freq": training.gc_freq,
+        "loss.num_chunks": config.loss.num_chunks,
+        "comm.init_timeout_seconds": config.comm.init_timeout_seconds,
+        "comm.train_timeout_seconds": config.comm.train_timeout_seconds,
     }.items():
         if value < 1:
             raise InputError(f"{name} is {value}: it must be 1 or more")
@@ -180,20 +186,39 @@ def _check_sizes(config: "ExactTrainer.Config", ranks: int) -> None:
         raise InputError(f"loss.num_chunks is {num_chunks}: it must divide training.seq_len ({training.seq_len})")
 
 
-def _check_parallelism(config: "ExactTrainer.Config") -> None:
+def _check_parallelism(config: "ExactTrainer.Config", ranks: int) -> None:
+    parallelism = config.parallelism
     for name, reason in _REFUSED.items():
-        degree = getattr(config.parallelism, name)
-        if degree > 1:
+        degree = getattr(parallelism, name)
+        if degree != 1:
             raise InputError(f"parallelism.{name} is {degree}: {reason}; set it to 1")
-    if config.parallelism.spmd_backend != SPMD_BACKEND:
+    replicas, shards = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
+    if replicas < 1 or ranks % replicas or shards not in (-1, ranks // replicas):
         raise InputError(
-            f"parallelism.spmd_backend is {config.parallelism.spmd_backend}: set it to {SPMD_BACKEND}, "
+            f"parallelism.data_parallel_replicate_degree is {replicas} and data_parallel_shard_degree {shards}: their "
+            f"product must be the number of processes ({ranks}), and -1 stands for the shards that makes"
+        )
+    if parallelism.spmd_backend != SPMD_BACKEND:
+        raise InputError(
+            f"parallelism.spmd_backend is {parallelism.spmd_backend}: set it to {SPMD_BACKEND}, "
             f"which runs on every torch version supported here"
         )
+
+
+def _check_assets(config: "ExactTrainer.Config") -> None:
+    if config.hf_assets_path and not Path(config.hf_assets_path).is_dir():
+        raise InputError(
+            f"hf_assets_path is {config.hf_assets_path!r}: there is no such folder; leave it empty for the dataset's"
+        )
+    if config.checkpoint.initial_load_in_hf and not config.checkpoint.initial_load_path:
+        raise InputError("checkpoint.initial_load_in_hf is on, and no initial_load_path: name the folder with --model")
+    if config.training.enable_cpu_offload and not torch.accelerator.is_available():
+        raise InputError("training.enable_cpu_offload is on, but there is no GPU to offload from")
 
 
 _REFUSED = {
     "pipeline_parallel_degree": "torchtitan hands the loss no positions there, so effective context is unknown to it",
     "tensor_parallel_degree": "the vocabulary-parallel loss does not carry the weights yet",
     "context_parallel_degree": "varlen attention does not run under context parallelism",
+    "expert_parallel_degree": "the models here have no experts",
 }

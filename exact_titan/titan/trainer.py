@@ -24,12 +24,14 @@ from exact_titan.titan.attention import Implementation, varlen_metadata
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.finite import FiniteWatch, NotFinite
 from exact_titan.titan.flops import attention_pairs
+from exact_titan.titan.health import Health
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
 from exact_titan.titan.models import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
 from exact_titan.titan.preflight import complete, packed_tokenizer
 from exact_titan.titan.start import keep_model_folder
+from exact_titan.titan.step_clock import StepClock
 from exact_titan.titan.stop import StopAgreement, Stopped
 from exact_titan.titan.validate import ExposureValidator
 
@@ -80,6 +82,9 @@ class ExactTrainer(Trainer):
     checkpointer: ResumableCheckpoints
     validator: ExposureValidator
 
+    clock: StepClock
+    """Times the parts of the steps."""
+
     stop: StopAgreement
     """Ask it to stop, and :meth:`train` saves and raises :class:`Stopped` on all ranks."""
 
@@ -95,6 +100,16 @@ class ExactTrainer(Trainer):
         self.loss_fn.to(self.device)
         self.metrics_processor.exact_loss = self.loss_fn
         self.metrics_processor.count_flops(self.model_config, self.model_parts[0])
+        self.clock = StepClock(self.device)
+        self.checkpointer.clock = self.clock
+        self.optimizers.register_step_post_hook(lambda *_: self.clock.end())
+        windows = self.gradient_accumulation_steps * self.dataloader.dp_world_size * self.dataloader.local_batch_size
+        self.metrics_processor.health = Health(
+            self.clock,
+            self.dataloader.imbalance,
+            steps=config.training.steps,
+            tokens_per_step=windows * config.training.seq_len,
+        )
         self.finite = FiniteWatch(self.device, self.gradient_accumulation_steps)
         self.checkpointer.before_save = self.finite.check
         self.stop = StopAgreement.of_process_group(Path(config.dump_folder))
@@ -175,7 +190,10 @@ class ExactTrainer(Trainer):
         self, data_iterable: Iterable[tuple[dict[str, Any], torch.Tensor]]
     ) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         """torchtitan's batches; the attention in them is counted here, while the documents' borders are on the host."""
-        for input_dict, labels in super().batch_generator(data_iterable):
+        batches = super().batch_generator(data_iterable)
+        while True:
+            with self.clock.host("data"):
+                input_dict, labels = next(batches)
             self.metrics_processor.attention_pairs += attention_pairs(input_dict["cu_seqlens"].diff().tolist())
             self.finite.add_batch(self.dataloader.last_places)
             yield input_dict, labels
@@ -192,13 +210,16 @@ class ExactTrainer(Trainer):
         return inputs, labels, {"positions": positions, "attention_masks": masks}
 
     def forward_backward_step(self, **batch: Any) -> torch.Tensor:
-        """As torchtitan's; the loss is watched."""
+        """As torchtitan's; the loss is watched, and what follows a step's last one is the optimizer's time."""
+        self.clock.begin("forward_backward")
         loss = super().forward_backward_step(**batch)
         self.finite.add_loss(loss)
+        self.clock.begin("optimizer")
         return loss
 
     def train_step(self, data_iterator) -> None:
         """One optimizer step, between the two halves of a weight refresh."""
+        self.clock.steps += 1
         self.loss_fn.start_step()
         try:
             with self.finite.step(self.step):

@@ -8,7 +8,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from exact_titan.errors import InputError
-from exact_titan.models.checkpoint_manifest import fault, find_checkpoints, write_manifest
+from exact_titan.models.checkpoint_manifest import fault, find_checkpoints, reading_checkpoint, write_manifest
 from exact_titan.models.run_folder import find_checkpoint
 
 
@@ -47,6 +47,25 @@ def test_without_one_file_or_with_part_of_it_the_one_before_is_the_last(tmp_path
         if (newest / ".metadata").exists() or "step" in named:
             with pytest.raises(InputError, match="complete checkpoint"):
                 find_checkpoint(**named)
+
+
+@pytest.mark.parametrize(
+    "files", [[], {}, {".metadata": None}, {".metadata": "9"}, {".metadata": True}, {".metadata": {}}, 3]
+)
+def test_a_list_that_lists_no_sizes_is_damaged(tmp_path, files):
+    folder = save(tmp_path, 3)
+    (folder / "files.json").write_text(json.dumps({"files": files}))
+    assert fault(folder) == "its files.json is damaged"
+
+
+def test_what_torch_says_of_a_file_with_other_bytes_is_one_line(tmp_path):
+    folder = save(tmp_path, 3)
+    file = folder / "__0_0.distcp"
+    file.write_bytes(b"\0" * file.stat().st_size)
+    assert fault(folder) is None
+    message = rf"^{folder} is damaged \(.*\): remove it, and the one before it is taken$"
+    with pytest.raises(InputError, match=message), reading_checkpoint(folder):
+        dcp.load({"weight": torch.zeros(1000), "step": 0}, checkpoint_id=folder, no_dist=True)
 
 
 def test_files_that_came_later_do_not_matter(tmp_path):

@@ -99,6 +99,15 @@ def test_a_validation_is_known_by_its_checkpoint(checkpoints):
     assert all(fault(Path(manager.folder) / f"step-{step}") is None for step in (2, 3, 4))
 
 
+def test_a_complete_checkpoint_with_other_bytes_in_it_is_refused_by_name(checkpoints, tmp_path):
+    made = checkpoints()
+    made.save(1)
+    (file,) = (tmp_path / "checkpoint/step-1").glob("*.distcp")
+    file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(InputError, match=r"step-1 is damaged \(.*\): remove it, and the one before it is taken"):
+        made.load()
+
+
 def test_what_was_just_saved_stays_beside_the_later_steps_of_a_run_that_went_back(checkpoints, tmp_path):
     manager = checkpoints(keep_latest_k=2)
     for step in (1, 6, 8, 2, 3):

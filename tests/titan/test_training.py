@@ -11,6 +11,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from exact_titan.data import PackedDataset
 from exact_titan.data.balance import attention_work, deal
+from exact_titan.data.loader import PackedDataLoader
 from exact_titan.data.order import WindowOrder
 from exact_titan.exposure import bucket_weights
 from exact_titan.study.compare import read_validation
@@ -213,6 +214,35 @@ def test_flops_are_those_of_the_documents_that_all_ranks_saw(two_ranks, dataset)
         assert found != pytest.approx(flops_per_token(windows[::2]), rel=1e-6)
     # No GPU, no peak to compare with.
     assert set(logged["mfu(%)"].values()) == {0}
+
+
+def test_tensorboard_shows_the_health_of_the_run(two_ranks, dataset):
+    logged = scalars(two_ranks["folder"] / "shown_exact")
+    parts = {part: logged[f"step_time/{part}(s)"] for part in ("data", "forward_backward", "optimizer", "checkpoint")}
+    loaders = [
+        PackedDataLoader.Config(dataset_path=str(dataset.folder)).build(
+            dp_world_size=2, dp_rank=rank, seq_len=dataset.window, local_batch_size=1
+        )
+        for rank in range(2)
+    ]
+    for one in loaders:
+        one.rounds_per_step = 2
+    streams = [iter(one) for one in loaders]
+    for step in (1, 2, 3):
+        assert 0 < parts["data"][step] < parts["forward_backward"][step]
+        assert parts["optimizer"][step] > 0
+        assert parts["checkpoint"][step] == 0
+        rounds = [[float((next(s)[0]["cu_seqlens"].diff().long() ** 2).sum()) for s in streams] for _ in range(2)]
+        waited = sum(max(work) for work in rounds) / sum(sum(work) / 2 for work in rounds)
+        assert logged["imbalance/attention"][step] == pytest.approx(waited)
+        assert 0 <= logged["imbalance/data(s)"][step] <= parts["data"][step] / 2
+        assert logged["progress/tokens_left"][step] == (3 - step) * 4 * dataset.window
+    # Logged at every step here, so the parts are of the step alone; the slowest ranks' together may exceed one rank's.
+    for step in (2, 3):
+        assert sum(part[step] for part in parts.values()) < 1.5 * logged["time_metrics/end_to_end(s)"][step]
+    assert set(logged["progress/hours_left"]) == {2, 3}
+    assert 0 < logged["progress/hours_left"][2] < 60 / 3600
+    assert logged["progress/hours_left"][3] == 0
 
 
 def test_flops_are_counted_anew_after_a_log_and_a_validation(dataset, tmp_path):

@@ -1,0 +1,54 @@
+"""How a run is doing: the parts of its steps' time, how level the ranks are, and what is left to do."""
+
+import time
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+
+from exact_titan.data.balance import Imbalance
+from exact_titan.titan.step_clock import PARTS, StepClock
+
+
+class Health:
+    """Scalars of a run's health, of all ranks, for the steps between two log steps.
+
+    ``step_time/<part>(s)`` are seconds a step on the slowest rank; ``imbalance/attention`` is the heaviest rank's
+    attention work over the mean, ``imbalance/data(s)`` how much longer than the mean the slowest rank waits for data;
+    ``progress/…`` is what is left, at the mean pace of this process since its first log step.
+
+    Args:
+        clock: of this rank.
+        imbalance: of the dataloader, which knows the work of all ranks.
+        steps: optimizer steps of the run.
+        tokens_per_step: of all ranks.
+    """
+
+    def __init__(self, clock: StepClock, imbalance: Imbalance, *, steps: int, tokens_per_step: int) -> None:
+        self._clock, self._imbalance = clock, imbalance
+        self._steps, self._tokens_per_step = steps, tokens_per_step
+        self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
+        self._first: tuple[int, float] | None = None
+
+    def own(self) -> list[float]:
+        """This rank's times in their place among zeros, in the place of the others': summed up, it is those of all."""
+        times = [0.0] * (self._ranks * len(PARTS))
+        times[self._rank * len(PARTS) : (self._rank + 1) * len(PARTS)] = self._clock.take()
+        return times
+
+    def scalars(self, step: int, summed: Sequence[float]) -> dict[str, float]:
+        """Tags and values at a log step; ``summed`` is the sum over the ranks of what :meth:`own` gave."""
+        now = time.perf_counter()
+        times_RP = torch.tensor(summed, dtype=torch.float64).view(self._ranks, len(PARTS))
+        slowest_P = times_RP.amax(dim=0)
+        scalars = {f"step_time/{part}(s)": slowest for part, slowest in zip(PARTS, slowest_P.tolist(), strict=True)}
+        scalars["imbalance/attention"] = self._imbalance.take()
+        scalars["imbalance/data(s)"] = float((slowest_P - times_RP.mean(dim=0))[PARTS.index("data")])
+        scalars["progress/tokens_left"] = (self._steps - step) * self._tokens_per_step
+        if self._first is None:
+            self._first = (step, now)
+        else:
+            first_step, first_time = self._first
+            pace = (now - first_time) / (step - first_step)
+            scalars["progress/hours_left"] = (self._steps - step) * pace / 3600
+        return scalars

@@ -1,0 +1,45 @@
+"""What a start in a batch system is checked for and keeps."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from exact_titan import snapshot
+from tests.support import ROOT
+
+
+def options(dataset, folder: Path, *more: str) -> list[str]:
+    data = ["--dataloader.dataset_path", str(dataset.folder), "--training.seq_len", "64"]
+    return ["--config", "from_scratch", "--dump_folder", f"{folder}/{{rule}}", *data, *more]
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It tells the checks how many ranks there will be."""
+    monkeypatch.setenv("WORLD_SIZE", "1")
+
+
+def test_a_start_keeps_code_config_command_and_packages(dataset, tmp_path, capsys):
+    given = options(dataset, tmp_path, "--training.global_batch_size", "6")
+    assert snapshot.main(["--name", "12/start-1", "--ranks", "3", "--", *given]) == 0
+    assert capsys.readouterr().out == f"{tmp_path}/exact\n"
+    folder = tmp_path / "exact/slurm/12/start-1"
+    assert (folder / "command.txt").read_text().startswith("python -m exact_titan.train --config from_scratch --dump")
+    config = json.loads((folder / "config.json").read_text())
+    assert config["training"]["global_batch_size"] == 6
+    assert config["loss"]["dataset_path"] == str(dataset.folder)
+    assert "torchtitan==0.3.0\n" in (folder / "packages.txt").read_text()
+    with tarfile.open(folder / "code.tar.gz") as code:
+        assert code.extractfile("exact_titan/cli.py").read() == (ROOT / "exact_titan/cli.py").read_bytes()
+
+
+def test_a_mistake_is_one_line_and_leaves_nothing(dataset, tmp_path, capsys):
+    given = options(dataset, tmp_path, "--training.global_batch_size", "6")
+    assert snapshot.main(["--name", "12/start-1", "--ranks", "4", "--", *given]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("exact_titan.train: error: training.global_batch_size is 6: it must be a multiple of")
+    assert err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
