@@ -1,3 +1,4 @@
+import functools
 import gzip
 import json
 import os
@@ -229,7 +230,9 @@ def test_signals_leave_nothing(place: Path, number: signal.Signals, code: int) -
     (place / "long.jsonl").write_text(line * 4_000)
     command = [sys.executable, "-m", "exact_titan.cli", "pack", "long.jsonl", "--tokenizer", "t", "--out", "o"]
     before = set(os.listdir(place))
-    process = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True)
+    # A shell starts what runs in the background with SIGINT ignored, and all that it starts.
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True, preexec_fn=default)
     while process.poll() is None and set(os.listdir(place)) == before:
         time.sleep(0.02)
     time.sleep(0.3)

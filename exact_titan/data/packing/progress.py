@@ -113,6 +113,8 @@ class Progress:
     def _show(self) -> None:
         self._shown = time.monotonic()
         done = read_tallies(self._folder)
+        if not done.documents and self._bar is None:
+            return  # still opening files, or what stops it at once
         seconds = self._shown - self._begin
         read = min(self._before.read + done.read, self._total)
         left = "?" if not done.read else clock(seconds * (self._total - read) / done.read)

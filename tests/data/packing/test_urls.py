@@ -155,6 +155,7 @@ def test_an_object_store_gives_the_bytes_of_the_disk(
         hashlib.sha256(content).hexdigest(),
     )
 
+    capfd.readouterr()
     for name in (f"{url}/none", url.replace("corpus", "another")):
         arguments = ["pack", name, "--tokenizer", str(documents.folder / "tokenizer.json"), "--out", "x"]
         assert main(arguments) == 2
