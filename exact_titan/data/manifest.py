@@ -111,7 +111,7 @@ class Manifest:
 
         Raises:
             InputError: if the folder or the manifest is missing, the manifest is not JSON, of another format version,
-                lacks a key or has one of the wrong type, or its fingerprint does not match.
+                lacks a key or has one of the wrong type, or its fingerprint or its numbers do not match.
         """
         file = folder / FILE_NAME
         if not folder.is_dir():
@@ -134,6 +134,12 @@ class Manifest:
         manifest = parse_record(cls, content, file)
         if fingerprint != _fingerprint({"format_version": version} | content):
             raise InputError(f"{file}: the fingerprint does not match, the file was changed: pack the dataset again")
+        for split, record in manifest.splits.items():
+            if sum(record.parts) != record.documents:
+                raise InputError(
+                    f"{file}: the parts of {split} have {sum(record.parts)} documents, and the split "
+                    f"{record.documents}: pack the dataset again"
+                )
         return manifest
 
     def _content(self) -> dict[str, Any]:
@@ -161,6 +167,8 @@ def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
         return {name: parse_record(get_args(kind)[1], item, file, f"{key}.{name}") for name, item in value.items()}
     # type() and not isinstance(): True is no integer here.
     if type(value) is kind or (kind is float and type(value) is int):
+        if kind is int and not 0 <= value < 2**63:
+            raise InputError(f"{file}: key {key!r} is {value}: it must be from 0 to 2^63 - 1: pack the dataset again")
         return value
     names = {int: "an integer", float: "a number", str: "a string", list: "a list"}
     wanted = names.get(get_origin(kind) or kind, "an object")

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,8 @@ def _set(*keys: str | int, to: object) -> Callable[[dict], None]:
         ),
         (_set("splits", "train", "shards", to={}), r"key 'splits\.train\.shards' must be a list"),
         (_set("splits", "train", "windows", to=2), "the fingerprint does not match"),
+        (_set("window", to=-1), r"key 'window' is -1: it must be from 0 to 2\^63 - 1"),
+        (_set("splits", "train", "bucket_counts", 0, to=2**63), r"key 'splits\.train\.bucket_counts\[0\]' is 9223"),
         (_set("fingerprint", to=None), "the fingerprint does not match"),
         (_set("extra", to=1), "the fingerprint does not match"),
     ],
@@ -92,4 +95,11 @@ def test_a_folder_without_manifest(tmp_path: Path) -> None:
 def test_not_json(tmp_path: Path, text: str) -> None:
     (tmp_path / "manifest.json").write_text(text, errors="surrogateescape")
     with pytest.raises(InputError, match="is not "):
+        Manifest.read(tmp_path)
+
+
+def test_parts_that_are_not_the_split(tmp_path: Path) -> None:
+    record = replace(MANIFEST.splits["train"], parts=[2, 10**12])
+    replace(MANIFEST, splits={"train": record}).write(tmp_path)
+    with pytest.raises(InputError, match=r"the parts of train have 1000000000002 documents, and the split 5"):
         Manifest.read(tmp_path)
