@@ -33,11 +33,11 @@ class Tally:
     """What one process has done, kept in a file of its own in a folder that all share.
 
     Args:
-        folder: the shared folder; None keeps nothing.
+        folder: the shared folder.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self._file = folder / f"{socket.gethostname()}.{os.getpid()}.{token_hex(4)}" if folder is not None else None
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / f"{socket.gethostname()}.{os.getpid()}.{token_hex(4)}"
         self._written = 0.0
         self._done = Done()
         self._before = 0.0
@@ -60,10 +60,9 @@ class Tally:
     def flush(self) -> None:
         """Put it down."""
         self._written = time.monotonic()
-        if self._file is not None:
-            new = self._file.with_suffix(".new")
-            new.write_text(json.dumps(vars(self._done)), encoding="utf-8")
-            new.replace(self._file)
+        new = self._file.with_suffix(".new")
+        new.write_text(json.dumps(vars(self._done)), encoding="utf-8")
+        new.replace(self._file)
 
 
 def read_tallies(folder: Path) -> Done:
