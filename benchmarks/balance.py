@@ -17,8 +17,8 @@ import numpy as np
 import tyro
 from tyro.conf import Positional
 
-from exact_titan.data import PackedDataset
-from exact_titan.data.loader import PackedDataLoader
+from exact_titan.dataset import PackedDataset
+from exact_titan.titan.loader import PackedDataLoader
 
 # Windows of a microbatch, microbatches of a rank in a step.
 STEPS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 2), (4, 1), (4, 4))

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import numpy as np
 import tyro
 
-from exact_titan.data.policies import POLICIES, lay_out
+from exact_titan.dataset.policies import POLICIES, lay_out
 
 BLOCK = 2**16
 

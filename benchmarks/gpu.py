@@ -75,7 +75,7 @@ def main() -> None:
     is_old = old_torch.install()
     # These import torchtitan, which needs the stand-ins.
     from benchmarks import gpu_checks, plan, step
-    from exact_titan.titan.attention import choose, describe
+    from exact_titan.titan.model.attention import choose, describe
 
     step.prepare_process(args.device)
     # The lm_head of an old torch computes in the dtype of its parameters (see benchmarks.old_torch).

@@ -28,10 +28,11 @@ from torchtitan.distributed.activation_checkpoint import FullAC
 
 from benchmarks.step import SHAPES, STOCK, WARMUP_ROUNDS, Side, build_sides, random_trainer, run_step, synchronize
 from benchmarks.synthetic import mixed_lengths, write_dataset
-from exact_titan.data import PackedDataset
+from exact_titan.dataset import PackedDataset
 from exact_titan.exposure import Buckets, effective_context
-from exact_titan.titan.activation_checkpoint import AttentionSavingAC
-from exact_titan.titan.attention import (
+from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
+from exact_titan.titan.model.attention import (
     DocumentAttention,
     Kernel,
     choose,
@@ -40,9 +41,8 @@ from exact_titan.titan.attention import (
     unavailable,
     varlen_metadata,
 )
-from exact_titan.titan.flops import attention_flops, attention_pairs
-from exact_titan.titan.loss import ExactLoss
-from exact_titan.titan.models import LlamaSizes, decoder_spec
+from exact_titan.titan.model.decoder import LlamaSizes, decoder_spec
+from exact_titan.titan.model.flops import attention_flops, attention_pairs
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 from exact_titan.titan.trainer import ExactTrainer
 

@@ -40,7 +40,7 @@ from torchtitan.hf_datasets.text_datasets import DATASETS, HuggingFaceTextDataLo
 from torchtitan.tools.logging import logger
 
 from benchmarks.synthetic import write_dataset
-from exact_titan.data.loader import PackedDataLoader
+from exact_titan.titan.loader import PackedDataLoader
 
 VOCAB_SIZE = 128_256
 

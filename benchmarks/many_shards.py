@@ -58,7 +58,7 @@ def measure(folder: Path) -> None:
     """Print the number of shards, seconds to open, for a first window and for each later one, and open files."""
     import numpy as np
 
-    from exact_titan.data import PackedDataset
+    from exact_titan.dataset import PackedDataset
 
     before = len(os.listdir("/proc/self/fd"))
     begin = time.perf_counter()

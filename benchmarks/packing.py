@@ -69,9 +69,9 @@ def measure(source: Path, tokenizer: Path, workers: int, repeats: int, folder: P
     """One setting, in this process."""
     from tokenizers import Tokenizer
 
-    from exact_titan.data.packing import pack
-    from exact_titan.data.packing.part import BATCH_BYTES, BATCH_DOCUMENTS
-    from exact_titan.data.sources import Source
+    from exact_titan.documents.sources import Source
+    from exact_titan.packing import pack
+    from exact_titan.packing.part import BATCH_BYTES, BATCH_DOCUMENTS
 
     batches: list[list[str]] = [[]]
     size = 0

@@ -20,14 +20,14 @@ from pathlib import Path
 import tyro
 
 from benchmarks.packing import texts
-from exact_titan.data.sources import Source
+from exact_titan.documents.sources import Source
 
 FILE_BYTES = 50_000_000
 
 PROGRAM = """
 import re, sys
 from pathlib import Path
-from exact_titan.data.packing import pack
+from exact_titan.packing import pack
 source, tokenizer, out, seq_len = sys.argv[1:5]
 manifest = pack([source], tokenizer=Path(tokenizer), out=Path(out), seq_len=int(seq_len), workers=1)
 peak = int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) / 1024

@@ -20,7 +20,7 @@ allocations and frees that torch's profiler reports, on top of the parameters, b
 in steps of their own that are not timed. Windows are packed from random documents of 64 tokens to four windows
 (log-uniform).
 
-MFU: the FLOPs of :mod:`exact_titan.titan.flops` over the whole time of the timed steps and over the GPU's dense
+MFU: the FLOPs of :mod:`exact_titan.titan.model.flops` over the whole time of the timed steps and over the GPU's dense
 bfloat16 peak, as torchtitan has it; the CPU has none.
 """
 
@@ -52,11 +52,11 @@ from torchtitan.trainer import Trainer
 
 from benchmarks.synthetic import mixed_lengths, write_dataset
 from exact_titan.config_registry import from_scratch
-from exact_titan.data.loader import PackedDataLoader
 from exact_titan.titan import cpu, torch_versions
-from exact_titan.titan.flops import attention_flops, attention_pairs, attention_shape, matmul_flops_per_token
+from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.metrics import ExposureMetrics
-from exact_titan.titan.models import LlamaSizes
+from exact_titan.titan.model.decoder import LlamaSizes
+from exact_titan.titan.model.flops import attention_flops, attention_pairs, attention_shape, matmul_flops_per_token
 from exact_titan.titan.trainer import ExactTrainer
 from exact_titan.titan.validate import ExposureValidator
 

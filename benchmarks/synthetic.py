@@ -7,8 +7,8 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from exact_titan.data.manifest import Manifest, TokenizerRecord
-from exact_titan.data.split_writer import SplitWriter
+from exact_titan.dataset.manifest import Manifest, TokenizerRecord
+from exact_titan.dataset.writer import SplitWriter
 
 SHARD_TOKENS = 2**24
 

@@ -16,7 +16,7 @@ from exact_titan.errors import InputError
 from exact_titan.slurm_options import SlurmOptions
 
 if TYPE_CHECKING:
-    from exact_titan.data.manifest import Manifest
+    from exact_titan.dataset.manifest import Manifest
 
 
 def pack(
@@ -60,8 +60,8 @@ def pack(
         tasks: Tasks that the parts of the corpus, of 512 MiB or one larger file each, are dealt to.
         slurm: Of the tasks with slurm, and their cores and memory with ray.
     """
-    from exact_titan.data.packing import Corpus, Execution
-    from exact_titan.data.packing import pack as pack_documents
+    from exact_titan.packing import Corpus, Execution
+    from exact_titan.packing import pack as pack_documents
 
     begin = _begin_packing()
     corpus = Corpus.of(sources).mirrored(mirror)
@@ -105,9 +105,9 @@ def append(
         tasks: Tasks that the parts of what is added, of 512 MiB or one larger file each, are dealt to.
         slurm: Of the tasks with slurm, and their cores and memory with ray.
     """
-    from exact_titan.data.manifest import Manifest
-    from exact_titan.data.packing import Corpus, Execution
-    from exact_titan.data.packing import append as append_documents
+    from exact_titan.dataset.manifest import Manifest
+    from exact_titan.packing import Corpus, Execution
+    from exact_titan.packing import append as append_documents
 
     begin = _begin_packing()
     before = sum(source.tokens for source in Manifest.read(folder).sources)
@@ -129,8 +129,8 @@ def _begin_packing() -> float:
 
 def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int, *, by_source: bool) -> None:
     """What a dataset holds, and how fast its last ``tokens`` were packed."""
-    from exact_titan.data.exposure_report import ExposureReport
     from exact_titan.exposure import default_threshold
+    from exact_titan.reports.exposure import ExposureReport
 
     total = sum(source.tokens for source in manifest.sources)
     print(f"documents    {sum(source.documents for source in manifest.sources):,}")
@@ -175,11 +175,11 @@ def inspect(
         png: Draw the histogram into this file, too.
         threshold: First context length of the tail, in tokens.
     """
-    from exact_titan.data.dataset import split_record
-    from exact_titan.data.exposure_report import ExposureReport
-    from exact_titan.data.manifest import Manifest
-    from exact_titan.data.policy_report import measure_policies, policy_table
+    from exact_titan.dataset.dataset import split_record
+    from exact_titan.dataset.manifest import Manifest
     from exact_titan.exposure import default_threshold
+    from exact_titan.reports.exposure import ExposureReport
+    from exact_titan.reports.policies import measure_policies, policy_table
 
     manifest = Manifest.read(folder)
     record = split_record(manifest, split, folder)
@@ -209,7 +209,7 @@ def window(
         number: The window, counted from 0 as it stands in the dataset.
         split: train or val.
     """
-    from exact_titan.data.window_report import window_report
+    from exact_titan.reports.window import window_report
 
     print(window_report(folder, number, split))
 
@@ -222,7 +222,7 @@ def verify(folder: Positional[Path]) -> None:
     Args:
         folder: The packed dataset.
     """
-    from exact_titan.data.verify import verify as verify_dataset
+    from exact_titan.dataset.verify import verify as verify_dataset
 
     for line in verify_dataset(folder):
         print(f"ok  {line}", flush=True)
@@ -244,7 +244,7 @@ def compare(
         png: Draw the table into this file, too.
         threshold: First context length of the tail that the picture shades, in tokens.
     """
-    from exact_titan.study import compare as study
+    from exact_titan.reports import runs as study
 
     validations = study.read_validations(runs)
     if png is not None:
@@ -269,7 +269,7 @@ def export(
         step: Take the checkpoint of this step.
         dtype: Of all weights.
     """
-    from exact_titan.models.export import export as export_run
+    from exact_titan.runs.export import export as export_run
 
     files = export_run(run, out, step=step, dtype=dtype)
     print(f"{out}: {len(files)} file{'s' if len(files) > 1 else ''}, {sum(f.stat().st_size for f in files):,} bytes")

@@ -8,12 +8,12 @@ torchtitan finds them too: ``--module exact_titan --config NAME``.
 from torchtitan.components.optimizer import LRSchedulersContainer
 from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
 
-from exact_titan.data.loader import PackedDataLoader
-from exact_titan.titan.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.checkpoint import ResumableCheckpoints
+from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
-from exact_titan.titan.models import LlamaSizes
+from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
+from exact_titan.titan.model.decoder import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 from exact_titan.titan.trainer import ExactTrainer

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exact_titan.errors import InputError
-from exact_titan.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
+from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
 from exact_titan.titan.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train; exits with one of :class:`~exact_titan.exit_codes.ExitCode`, on bad input with one line.
+    """Train; exits with one of :class:`~exact_titan.runs.exit_codes.ExitCode`, on bad input with one line.
 
     Without torchrun it is a run of one process.
     """
@@ -110,7 +110,7 @@ def _run(config: "ExactTrainer.Config", signals: StopSignals) -> int:
 def _export(config: "ExactTrainer.Config") -> None:
     from torchtitan.tools.logging import logger
 
-    from exact_titan.models.export import export
+    from exact_titan.runs.export import export
 
     export(Path(config.dump_folder), Path(config.export), checkpoints=config.checkpoint.folder)
     logger.info(f"The weights are in {config.export}, in Hugging Face's format")

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from exact_titan.models.hf_config import read_architecture
-from exact_titan.titan.models import decoder_spec
+from exact_titan.titan.model.decoder import decoder_spec
 
 SIZES = {
     "vocab_size": 256,

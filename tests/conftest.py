@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from exact_titan.data import PackedDataset
+from exact_titan.dataset import PackedDataset
 from tests.support import ROOT, pack_lengths
 
 SHARED = ROOT.parent / "shared"

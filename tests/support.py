@@ -13,8 +13,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from exact_titan.data import PackedDataset
-from exact_titan.data.packing import pack
+from exact_titan.dataset import PackedDataset
+from exact_titan.packing import pack
 
 ROOT = Path(__file__).parents[1]
 VOCAB = 256

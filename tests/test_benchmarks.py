@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.synthetic import mixed_lengths, write_dataset
-from exact_titan.data import PackedDataset
+from exact_titan.dataset import PackedDataset
 
 ROOT = Path(__file__).parents[1]
 

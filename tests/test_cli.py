@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from exact_titan.cli import main
-from exact_titan.data import Manifest
+from exact_titan.dataset import Manifest
 
 pytest_plugins = ["tests.text_fixtures"]
 
@@ -216,7 +216,7 @@ def test_an_interruption_leaves_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("exact_titan.data.split_writer.SplitWriter.add", interrupt)
+    monkeypatch.setattr("exact_titan.dataset.writer.SplitWriter.add", interrupt)
     before = listing(place)
     assert run("pack d.jsonl --tokenizer t --out new/o") == 130
     assert capfd.readouterr().err == "exact-titan: interrupted\n"

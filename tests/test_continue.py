@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from exact_titan.data import PackedDataset
+from exact_titan.dataset import PackedDataset
 from tests.support import ROOT, torchrun
 
 CONFIG = ROOT / "train_configs/SmolLM2-135M-2k.toml"

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from exact_titan.data.manifest import _fingerprint
+from exact_titan.dataset.manifest import _fingerprint
 from tests.support import ROOT, pack_lengths
 
 CONFIG = """\

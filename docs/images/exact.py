@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from exact_titan.data import PackedDataset
+from exact_titan.dataset import PackedDataset
 from exact_titan.exposure import bucket_weights
 
 _GREY, _RUST, _SAND = "#8c96a3", "#c2542d", "#f0e6d2"

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from exact_titan.data.dataset import check_size, split_record
-from exact_titan.data.manifest import Manifest
-from exact_titan.data.mixture import Mixture
-from exact_titan.data.shards import Shard
-from exact_titan.titan.flops import attention_flops, attention_pairs
+from exact_titan.dataset.dataset import check_size, split_record
+from exact_titan.dataset.manifest import Manifest
+from exact_titan.dataset.shards import Shard
+from exact_titan.sampling.mixture import Mixture
+from exact_titan.titan.model.flops import attention_flops, attention_pairs
 
 SHORT_DOCUMENT = 256
 """Tokens: documents this short are assumed for attention's padding where there is no dataset to ask."""
@@ -109,7 +109,7 @@ def plan_compute(
 
     Args:
         windows_per_step: windows of an optimizer step, over all GPUs.
-        flops_per_token: outside attention, as :func:`exact_titan.titan.flops.matmul_flops_per_token`.
+        flops_per_token: outside attention, as :func:`exact_titan.titan.model.flops.matmul_flops_per_token`.
         computed_flops_per_token: the same, recomputation included.
         attention_forwards: attention calls in the forward direction in a microbatch.
         shape: ``n_layers``, ``n_heads`` and ``head_dim``.

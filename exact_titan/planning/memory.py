@@ -24,9 +24,9 @@ from torchtitan.trainer import Trainer
 from exact_titan.exposure import Buckets, effective_context
 from exact_titan.planning import kernels
 from exact_titan.planning.trace import AllocationTrace, Kind, Peak, Phase
-from exact_titan.titan.attention import varlen_metadata
-from exact_titan.titan.flops import matmul_flops_per_token
 from exact_titan.titan.loss import BucketSums
+from exact_titan.titan.model.attention import varlen_metadata
+from exact_titan.titan.model.flops import matmul_flops_per_token
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class MemoryPlan:
     """By phase, in the order of the step."""
 
     flops_per_token: int
-    """Outside attention, as MFU counts them: :func:`exact_titan.titan.flops.matmul_flops_per_token`."""
+    """Outside attention, as MFU counts them: :func:`exact_titan.titan.model.flops.matmul_flops_per_token`."""
 
     matmul_flops: int
     """Of a microbatch on one GPU, forward and backward, recomputation included."""

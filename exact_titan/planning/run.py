@@ -6,14 +6,14 @@ from dataclasses import dataclass, replace
 from torchtitan.distributed.activation_checkpoint import MemoryBudgetAC
 from torchtitan.protocols.model_spec import ModelSpec
 
-from exact_titan.data.dataset_path import parse
-from exact_titan.data.loader import open_mixture
 from exact_titan.errors import InputError
 from exact_titan.planning.compute import ComputePlan, Windows, plan_compute
 from exact_titan.planning.memory import MemoryPlan, plan_memory
+from exact_titan.sampling.dataset_path import parse
 from exact_titan.titan import start
-from exact_titan.titan.flops import attention_shape
-from exact_titan.titan.models import decoder_spec
+from exact_titan.titan.loader import open_mixture
+from exact_titan.titan.model.decoder import decoder_spec
+from exact_titan.titan.model.flops import attention_shape
 from exact_titan.titan.preflight import check_options
 from exact_titan.titan.trainer import ExactTrainer
 

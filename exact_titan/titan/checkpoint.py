@@ -18,7 +18,7 @@ from torchtitan.tools import filesystem
 from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
-from exact_titan.models.checkpoint_manifest import fault, find_checkpoints, reading_checkpoint, write_manifest
+from exact_titan.runs.checkpoint_manifest import fault, find_checkpoints, reading_checkpoint, write_manifest
 from exact_titan.titan.step_clock import StepClock
 
 _VALIDATED = "validated"
@@ -28,7 +28,7 @@ _REMOVED = ".removed-"
 class ResumableCheckpoints(CheckpointManager):
     """torchtitan's checkpoint manager, with what a run needs that may be cut off anywhere.
 
-    - A checkpoint counts when all of it is on the disk (:mod:`exact_titan.models.checkpoint_manifest`), whether it was
+    - A checkpoint counts when all of it is on the disk (:mod:`exact_titan.runs.checkpoint_manifest`), whether it was
       saved beside the training or not. The last complete one is loaded; rank 0 says which, and the log what is wrong
       with newer ones.
     - ``keep_latest_k`` counts complete ones, and none is removed before a newer one is complete. What an interrupted

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torchtitan.distributed import utils as dist_utils
 
-from exact_titan.exit_codes import Ended, ExitCode
+from exact_titan.runs.exit_codes import Ended, ExitCode
 
 
 class NotFinite(Ended):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-from exact_titan.data.balance import Imbalance
+from exact_titan.sampling.balance import Imbalance
 from exact_titan.titan.step_clock import PARTS, StepClock
 
 

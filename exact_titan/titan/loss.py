@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper
 from torchtitan.config import CompileConfig
 
-from exact_titan.data.mixture import Mixture
 from exact_titan.errors import InputError
 from exact_titan.exposure import (
     Buckets,
@@ -21,6 +20,7 @@ from exact_titan.exposure import (
     rule_weights,
 )
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
+from exact_titan.sampling.mixture import Mixture
 
 
 def weighted_cross_entropy(

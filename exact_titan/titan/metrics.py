@@ -12,9 +12,9 @@ from torchtitan.models.common.decoder import Decoder
 from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import tail_mass
-from exact_titan.titan.flops import attention_flops, attention_shape, matmul_flops_per_token
 from exact_titan.titan.health import Health
 from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.model.flops import attention_flops, attention_shape, matmul_flops_per_token
 
 _CHARTS = {
     "Loss by effective context": {

@@ -18,11 +18,11 @@ from torchtitan.config.override import derive, override
 from torchtitan.distributed.activation_checkpoint import SelectiveAC
 from torchtitan.models.common.attention import VarlenAttention
 
-from exact_titan.data.loader import PackedDataLoader
 from exact_titan.errors import InputError
-from exact_titan.titan.activation_checkpoint import AttentionSavingAC
-from exact_titan.titan.attention import DocumentAttention, Implementation
+from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
+from exact_titan.titan.model.attention import DocumentAttention, Implementation
 
 
 @override(target=ChunkedLossWrapper.Config, fqns=["loss"], description="EXACT loss")

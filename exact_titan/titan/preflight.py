@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 import torch
 from torchtitan.tools.logging import logger
 
-from exact_titan.data import Manifest
-from exact_titan.data.dataset_path import Entry, join, parse
-from exact_titan.data.loader import PackedDataLoader, check_window, open_mixture
-from exact_titan.data.manifest import TOKENIZER_FOLDER
-from exact_titan.data.mixture import Mixture
+from exact_titan.dataset import Manifest
+from exact_titan.dataset.manifest import TOKENIZER_FOLDER
 from exact_titan.errors import InputError
-from exact_titan.models.export import check_out
+from exact_titan.runs.export import check_out
+from exact_titan.sampling.dataset_path import Entry, join, parse
+from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan import start
-from exact_titan.titan.attention import set_implementation
+from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.titan.loss import ExactLoss, check_config
-from exact_titan.titan.models import check_vocabulary, decoder_spec
+from exact_titan.titan.model.attention import set_implementation
+from exact_titan.titan.model.decoder import check_vocabulary, decoder_spec
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 
 if TYPE_CHECKING:

@@ -8,19 +8,19 @@ from typing import TYPE_CHECKING
 from tokenizers import Tokenizer
 from torchtitan.tools.logging import logger
 
-from exact_titan.data.manifest import Manifest
+from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import PRESETS, REPOSITORIES, Architecture
 from exact_titan.models.hf_weights import check_weights
-from exact_titan.models.run_folder import (
+from exact_titan.runs.run_folder import (
     MODEL_FOLDER,
     check_checkpoint,
     find_checkpoint,
     run_of,
     write_model_folder,
 )
-from exact_titan.titan.models import DecoderModel, LlamaSizes
+from exact_titan.titan.model.decoder import DecoderModel, LlamaSizes
 
 if TYPE_CHECKING:
     from exact_titan.titan.trainer import ExactTrainer

@@ -10,7 +10,7 @@ from typing import Any
 import torch.distributed as dist
 from torchtitan.tools.logging import logger
 
-from exact_titan.exit_codes import Ended, ExitCode
+from exact_titan.runs.exit_codes import Ended, ExitCode
 
 STOP_FILE = "stop"
 """In the run's folder: as good as a signal. Rank 0 looks for it, and removes it when it has seen it."""

@@ -17,17 +17,17 @@ from torchtitan.components.validate import Validator
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
-from exact_titan.data.loader import PackedDataLoader
-from exact_titan.data.window_report import window_summary
-from exact_titan.titan.activation_checkpoint import ActivationCheckpointingConfig, AttentionSavingAC
-from exact_titan.titan.attention import Implementation, varlen_metadata
+from exact_titan.reports.window import window_summary
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.finite import FiniteWatch, NotFinite
-from exact_titan.titan.flops import attention_pairs
 from exact_titan.titan.health import Health
+from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
-from exact_titan.titan.models import LlamaSizes
+from exact_titan.titan.model.activation_checkpoint import ActivationCheckpointingConfig, AttentionSavingAC
+from exact_titan.titan.model.attention import Implementation, varlen_metadata
+from exact_titan.titan.model.decoder import LlamaSizes
+from exact_titan.titan.model.flops import attention_pairs
 from exact_titan.titan.optimizer import AdamW
 from exact_titan.titan.preflight import complete, packed_tokenizer
 from exact_titan.titan.start import keep_model_folder

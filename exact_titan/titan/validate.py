@@ -11,8 +11,8 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.validate import Validator
 from torchtitan.tools.logging import logger
 
-from exact_titan.data.loader import PackedDataLoader
-from exact_titan.titan.figure import loss_by_context_figure
+from exact_titan.reports.figures import loss_by_context_figure
+from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import BucketSums, ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, by_context
 from exact_titan.titan.stop import StopAgreement

@@ -16,7 +16,7 @@ from torchtitan.distributed.activation_checkpoint import FullAC
 from exact_titan.config_registry import from_scratch
 from exact_titan.planning import kernels
 from exact_titan.planning.memory import MemoryPlan, plan_memory
-from exact_titan.titan.models import LlamaSizes, decoder_spec
+from exact_titan.titan.model.decoder import LlamaSizes, decoder_spec
 from tests.support import ROOT
 
 SIZES = LlamaSizes(dim=128, n_layers=3, n_heads=8, n_kv_heads=2, ffn_dim=320, vocab_size=1024, tie_embeddings=False)

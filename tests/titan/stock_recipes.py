@@ -8,7 +8,7 @@ from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
 from torchtitan.distributed.activation_checkpoint import SelectiveAC
 from torchtitan.trainer import Trainer
 
-from exact_titan.titan.models import LlamaSizes, decoder_spec
+from exact_titan.titan.model.decoder import LlamaSizes, decoder_spec
 
 
 def small_llama() -> Trainer.Config:

@@ -12,8 +12,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.config import load_config
 from exact_titan.errors import InputError
-from exact_titan.models.checkpoint_manifest import fault, find_checkpoints
-from exact_titan.models.export import export
+from exact_titan.runs.checkpoint_manifest import fault, find_checkpoints
+from exact_titan.runs.export import export
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.preflight import complete
 from tests.support import torchrun

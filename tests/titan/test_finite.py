@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torchtitan.distributed import utils as dist_utils
 
-from exact_titan.data import PackedDataset
-from exact_titan.data.order import WindowOrder
+from exact_titan.dataset import PackedDataset
+from exact_titan.sampling.order import WindowOrder
 from exact_titan.titan.finite import FiniteWatch, NotFinite
 from tests.support import pack_texts, torchrun
 from tests.test_stopping import arguments

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from exact_titan.data.balance import Imbalance
+from exact_titan.sampling.balance import Imbalance
 from exact_titan.titan import health
 from exact_titan.titan.health import Health
 

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper
 
-from exact_titan.data import PackedDataset
+from exact_titan.dataset import PackedDataset
 from exact_titan.errors import InputError
 from exact_titan.exposure import bucket_weights
 from exact_titan.titan.loss import BucketSums, ExactLoss, weighted_cross_entropy

@@ -5,11 +5,11 @@ from torchtitan.config.override import OverrideConfig, apply_overrides
 from torchtitan.distributed.activation_checkpoint import SelectiveAC
 from torchtitan.models.llama3 import config_registry
 
-from exact_titan.data.loader import PackedDataLoader
 from exact_titan.errors import InputError
-from exact_titan.titan.activation_checkpoint import AttentionSavingAC
-from exact_titan.titan.attention import DocumentAttention
+from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
+from exact_titan.titan.model.attention import DocumentAttention
 
 HERE = "exact_titan.titan.overrides"
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from exact_titan.config import load_config
-from exact_titan.data.mixture import Mixture
 from exact_titan.exposure import bucket_weights
+from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.preflight import complete, packed_tokenizer
 from tests.support import pack_lengths
 

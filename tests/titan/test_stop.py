@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch.distributed as dist
 
-from exact_titan.exit_codes import ExitCode
+from exact_titan.runs.exit_codes import ExitCode
 from exact_titan.titan.stop import StopAgreement, Stopped
 
 

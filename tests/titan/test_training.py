@@ -9,12 +9,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from exact_titan.data import PackedDataset
-from exact_titan.data.balance import attention_work, deal
-from exact_titan.data.loader import PackedDataLoader
-from exact_titan.data.order import WindowOrder
+from exact_titan.dataset import PackedDataset
 from exact_titan.exposure import bucket_weights
-from exact_titan.study.compare import read_validation
+from exact_titan.reports.runs import read_validation
+from exact_titan.sampling.balance import attention_work, deal
+from exact_titan.sampling.order import WindowOrder
+from exact_titan.titan.loader import PackedDataLoader
 from tests.support import VOCAB, pack_lengths, torchrun
 
 RUNNER = Path(__file__).with_name("recorded_runs.py")

@@ -1,6 +1,0 @@
-"""Documents to packed dataset to batches. Reading a packed dataset needs torch and numpy only."""
-
-from exact_titan.data.dataset import PackedDataset
-from exact_titan.data.manifest import Manifest
-
-__all__ = ["Manifest", "PackedDataset"]

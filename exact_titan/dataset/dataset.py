@@ -1,0 +1,185 @@
+"""Random access to the windows of a packed dataset."""
+
+from collections import OrderedDict
+from functools import cached_property
+from itertools import accumulate
+from os import PathLike
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exact_titan.dataset.manifest import Manifest, SplitRecord
+from exact_titan.dataset.shards import Shard
+from exact_titan.errors import InputError
+from exact_titan.exposure import Buckets
+
+NO_LABEL = -100
+
+
+class PackedDataset:
+    """The windows of one split of a packed dataset (``exact-titan pack``), read from mapped shards in any order.
+
+    The cost of a window does not depend on its documents: all of it is vectorised over the window, about 50 µs for
+    16384 tokens whether they are one document or three hundred.
+
+    Args:
+        folder: the packed dataset.
+        split: ``train`` or ``val``.
+
+    Attributes:
+        folder: the packed dataset.
+        manifest: all that is known about it (:class:`Manifest`).
+        record: the split's part of the manifest.
+        window: inputs per window (L).
+        buckets: the buckets of that window.
+        counts: the split's supervised targets per bucket, int64 ``[len(buckets)]``.
+
+    Raises:
+        InputError: if the folder is not a packed dataset, it has no such split, or a shard is missing or has not the
+            size it was written with. Contents are not read: ``exact-titan verify`` does that.
+    """
+
+    def __init__(self, folder: str | PathLike[str], split: str = "train") -> None:
+        self.folder = Path(folder)
+        self.manifest = Manifest.read(self.folder)
+        self.record = split_record(self.manifest, split, self.folder)
+        for shard in self.record.shards:
+            check_size(self.folder / shard.file, shard.bytes)
+        self.window = self.manifest.window
+        self.buckets = Buckets(self.window)
+        self.counts = torch.tensor(self.record.bucket_counts, dtype=torch.int64)
+        self._first_windows = np.array([0, *accumulate(shard.windows for shard in self.record.shards)], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return self.record.windows
+
+    def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
+        """Window ``k``: tensors ``input``, ``labels``, ``positions`` int64 ``[L]`` and ``cu_seqlens`` int32 ``[n+1]``.
+
+        See :meth:`read` for what they hold.
+
+        Raises:
+            IndexError: if ``k`` is not in ``0 … len(self) - 1``.
+        """
+        # One tensor each, so that keeping one of them does not keep the others.
+        input_L, labels_L, positions_L = (torch.empty(self.window, dtype=torch.int64) for _ in range(3))
+        cu_seqlens = self.read(k, input_L.numpy(), labels_L.numpy(), positions_L.numpy())
+        return {
+            "input": input_L,
+            "labels": labels_L,
+            "positions": positions_L,
+            "cu_seqlens": torch.from_numpy(cu_seqlens),
+        }
+
+    def read(self, k: int, input_L: np.ndarray, labels_L: np.ndarray, positions_L: np.ndarray) -> np.ndarray:
+        """Fill the caller's arrays with window ``k``.
+
+        Args:
+            k: the window, ``0 … len(self) - 1``.
+            input_L: int64, gets the input tokens; 0 where the window is padded.
+            labels_L: int64, gets the token after each input in the same document; -100 where there is none.
+            positions_L: int64, gets the index of each input in its visible document segment, from 0.
+
+        Returns:
+            ``cu_seqlens``, int32 ``[n+1]``: the borders of the n segments, from 0 to L. Padding is a segment of its
+            own at the end.
+
+        Raises:
+            IndexError: if ``k`` is out of range.
+            ValueError: if the window's segments are none that a window can have: the shard is broken.
+        """
+        shard, start_S, length_S = self._locate(k)
+
+        end_S = np.cumsum(length_S, dtype=np.int64)
+        n = int(end_S[-1])
+        position_n = positions_L[:n]
+        np.subtract(self._arange_L[:n], np.repeat(end_S - length_S, length_S), out=position_n)
+        index_n = np.repeat(start_S, length_S)
+        index_n += position_n
+        input_L[:n] = shard.tokens.take(index_n)
+        # The label is the next input, except at the end of a segment.
+        labels_L[: n - 1] = input_L[1:n]
+        labels_L[end_S - 1] = shard.tokens.take(start_S + length_S)
+
+        padded = n < self.window
+        if padded:
+            input_L[n:] = 0
+            labels_L[n:] = NO_LABEL
+            positions_L[n:] = self._arange_L[: self.window - n]
+        cu_seqlens = np.zeros(len(end_S) + 1 + padded, dtype=np.int32)
+        cu_seqlens[1 : len(end_S) + 1] = end_S
+        cu_seqlens[-1] = self.window
+        return cu_seqlens
+
+    def segment_lengths(self, k: int) -> np.ndarray:
+        """Inputs of each segment of window ``k``, int32 ``[S]``: what :meth:`read` gives, without the tokens.
+
+        Raises:
+            IndexError, ValueError: as :meth:`read`.
+        """
+        return self._locate(k)[2]
+
+    def _locate(self, k: int) -> tuple[Shard, np.ndarray, np.ndarray]:
+        """The shard that holds window ``k``, and the start and length of the window's segments in it."""
+        if not 0 <= k < len(self):
+            raise IndexError(f"window {k} of {self.folder}: it has windows 0 … {len(self) - 1}")
+        number = int(np.searchsorted(self._first_windows, k, side="right")) - 1
+        entry = self.record.shards[number]
+        shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
+        local = k - self._first_windows[number]
+        first, last = shard.window_segments[local : local + 2]
+        length_S = shard.segment_length[first:last]
+        # Before anything is made of a broken length.
+        if not len(length_S) or length_S.min() < 1 or length_S.sum(dtype=np.int64) > self.window:
+            raise ValueError(f"its shard has segments that no window of {self.window} holds")
+        return shard, shard.segment_start[first:last], length_S
+
+    @cached_property
+    def _arange_L(self) -> np.ndarray:
+        return np.arange(self.window, dtype=np.int64)
+
+
+class _OpenShards:
+    """The mapped shards of all datasets of this process, the last used ones.
+
+    Each holds a file descriptor, of which a process may have 1024 if nobody has raised the limit; a dataset may have
+    many thousand shards. To map one again costs about as much as to read a window.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._shards: OrderedDict[tuple[Path, str], Shard] = OrderedDict()
+
+    def get(self, file: Path, sha256: str) -> Shard:
+        """The shard in a file, whose digest in the manifest tells it from another that lay there before."""
+        key = (file, sha256)
+        shard = self._shards.get(key)
+        if shard is None:
+            shard = self._shards[key] = Shard(file)
+            if len(self._shards) > self._most:
+                self._shards.popitem(last=False)
+        else:
+            self._shards.move_to_end(key)
+        return shard
+
+
+_OPEN_SHARDS = _OpenShards(256)
+
+
+def split_record(manifest: Manifest, split: str, folder: Path) -> SplitRecord:
+    """The split's part of the manifest; an :class:`InputError` that names the existing ones if it has none."""
+    if split not in manifest.splits:
+        raise InputError(f"{folder} has no split {split!r}: choose one of {', '.join(sorted(manifest.splits))}")
+    return manifest.splits[split]
+
+
+def check_size(file: Path, size: int) -> None:
+    """Raise an :class:`InputError` unless the shard has the size that the manifest gives."""
+    if not file.is_file():
+        raise InputError(f"shard {file} is missing: copy the dataset again or pack it again")
+    if file.stat().st_size != size:
+        raise InputError(
+            f"shard {file} is cut short or changed: it has {file.stat().st_size} bytes, the manifest says {size}; "
+            "copy the dataset again or pack it again"
+        )

@@ -1,0 +1,42 @@
+"""How documents are laid into windows: one module a policy."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from exact_titan.dataset.policies.best_fit import BestFit
+from exact_titan.dataset.policies.concat import Concat
+from exact_titan.dataset.policies.windows import Policy, Segment
+
+__all__ = ["POLICIES", "Policy", "Segment", "lay_out"]
+
+POLICIES: dict[str, type[Policy]] = {"concat": Concat, "best_fit": BestFit}
+BLOCK = 2**16
+
+
+def lay_out(policy: str, window: int, lengths_D: np.ndarray, parts: Sequence[int] = ()) -> Iterator[list[Segment]]:
+    """The windows of documents that are given by their lengths.
+
+    Args:
+        policy: one of ``POLICIES``.
+        window: inputs per window.
+        lengths_D: tokens of each document, at least 2, integer ``[D]``; taken a block at a time, so that it may be
+            mapped from a file.
+        parts: numbers of documents that are laid out for themselves, one after another: no window has documents of
+            two. By default all are one part.
+    """
+    first = 0
+    for documents in parts or [len(lengths_D)]:
+        layout = POLICIES[policy](window)
+        for start in range(first, first + documents, BLOCK):
+            for tokens in lengths_D[start : min(start + BLOCK, first + documents)].tolist():
+                yield from _moved(layout.add(tokens - 1), first)
+        yield from _moved(layout.finish(), first)
+        first += documents
+
+
+def _moved(windows: Iterator[list[Segment]], first: int) -> Iterator[list[Segment]]:
+    """The windows of documents that are counted from ``first``."""
+    if not first:
+        return windows
+    return ([Segment(document + first, start, inputs) for document, start, inputs in window] for window in windows)

@@ -1,0 +1,115 @@
+"""Check a packed dataset against its manifest, to the last byte."""
+
+import hashlib
+from collections.abc import Iterator
+from itertools import accumulate, chain, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exact_titan.dataset.dataset import check_size
+from exact_titan.dataset.lengths import read_lengths
+from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, ShardRecord, SplitRecord
+from exact_titan.dataset.policies import POLICIES, Segment, lay_out
+from exact_titan.dataset.shards import Shard
+from exact_titan.errors import InputError
+from exact_titan.exposure import Buckets
+
+AGAIN = "copy the dataset again or pack it again"
+
+
+def verify(folder: Path) -> Iterator[str]:
+    """Check the digests and every invariant, and lay the documents out again; one shard in memory at a time.
+
+    Yields:
+        A line for each part that was found right, as soon as it is.
+
+    Raises:
+        InputError: at the first thing that is wrong, naming the shard or the key of the manifest.
+    """
+    manifest = Manifest.read(folder)
+    yield f"manifest: fingerprint {manifest.fingerprint}"
+    tokenizer = folder / TOKENIZER_FOLDER / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise InputError(f"{tokenizer} is missing: {AGAIN}")
+    _equal(f"{tokenizer}: sha256", hashlib.sha256(tokenizer.read_bytes()).hexdigest(), manifest.tokenizer.sha256)
+    yield f"tokenizer: {manifest.tokenizer.name}, {manifest.tokenizer.vocab_size} ids"
+    for split, record in manifest.splits.items():
+        yield from _verify_split(folder, split, record, manifest)
+
+
+def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manifest) -> Iterator[str]:
+    if manifest.policy not in POLICIES:
+        raise InputError(f"{folder}: policy is {manifest.policy!r}, this version knows {', '.join(POLICIES)}")
+    lengths_D = read_lengths(folder, split, record.documents)
+    layout = lay_out(manifest.policy, manifest.window, lengths_D, record.parts)
+    buckets = Buckets(manifest.window)
+    counts = torch.zeros(len(buckets), dtype=torch.int64)
+    windows = inputs = 0
+    for entry in record.shards:
+        file = folder / entry.file
+        shard = _verify_shard(file, entry, manifest)
+        _verify_layout(file, shard, list(islice(layout, entry.windows)), lengths_D, manifest)
+        counts += buckets.count_segments(torch.from_numpy(shard.segment_length.copy()))
+        windows += entry.windows
+        inputs += int(shard.segment_length.sum(dtype=np.int64))
+        yield f"{entry.file}: {entry.windows} windows, {entry.tokens} tokens, {entry.segments} segments"
+    _equal(f"{folder}: windows of {split}", windows, record.windows)
+    _true(next(layout, None) is None, f"{folder}: each document of {split} is in its windows")
+    _equal(f"{folder}: tokens of {split}", inputs, record.tokens)
+    _equal(f"{folder}: targets of {split}", inputs, record.targets)
+    _equal(f"{folder}: padding of {split}", windows * manifest.window - inputs, record.padding)
+    _equal(f"{folder}: bucket_counts of {split}", counts.tolist(), record.bucket_counts)
+    yield f"split {split}: {windows} windows, {inputs} targets, bucket counts"
+
+
+def _verify_shard(file: Path, entry: ShardRecord, manifest: Manifest) -> Shard:
+    check_size(file, entry.bytes)
+    with file.open("rb") as stream:
+        _equal(f"shard {file}: sha256", hashlib.file_digest(stream, "sha256").hexdigest(), entry.sha256)
+    shard = Shard(file)
+    _equal(f"shard {file}: dtype of tokens", str(shard.tokens.dtype), manifest.token_dtype)
+    _equal(f"shard {file}: tokens", len(shard.tokens), entry.tokens)
+    _equal(f"shard {file}: segments", len(shard.segment_start), entry.segments)
+    _equal(f"shard {file}: segments", len(shard.segment_length), entry.segments)
+    _equal(f"shard {file}: windows", len(shard.window_segments) - 1, entry.windows)
+
+    start_S, length_S, border_N = shard.segment_start, shard.segment_length.astype(np.int64), shard.window_segments
+    _true(border_N[0] == 0 and border_N[-1] == len(start_S), f"shard {file}: window_segments spans all segments")
+    _true(bool((np.diff(border_N) > 0).all()), f"shard {file}: each window has a segment")
+    inside = (start_S >= 0) & (length_S >= 1) & (start_S + length_S < len(shard.tokens))
+    _true(bool(inside.all()), f"shard {file}: each segment and its last label lie within the tokens")
+    inputs_N = np.add.reduceat(length_S, border_N[:-1])
+    _true(bool((inputs_N <= manifest.window).all()), f"shard {file}: each window has at most its length in inputs")
+    _true(int(shard.tokens.max()) < manifest.tokenizer.vocab_size, f"shard {file}: each token is in the vocabulary")
+    return shard
+
+
+def _verify_layout(
+    file: Path, shard: Shard, windows: list[list[Segment]], lengths_D: np.ndarray, manifest: Manifest
+) -> None:
+    """That the shard's segments are those its policy makes of the documents' lengths, and its tokens theirs, once."""
+    segments = np.array(list(chain.from_iterable(windows)), dtype=np.int64).reshape(-1, 3)
+    document_S, first_S, inputs_S = segments.T
+    what = f"shard {file}: its windows are those that {manifest.policy} makes of the documents' lengths"
+    _true(list(accumulate(map(len, windows), initial=0)) == shard.window_segments.tolist(), what)
+    _true(np.array_equal(inputs_S, shard.segment_length), what)
+    # A segment that follows the one before it in its document has its first token already.
+    follows_S = np.append(False, document_S[1:] == document_S[:-1])
+    stored_S = np.cumsum(inputs_S + 1 - follows_S)
+    _true(np.array_equal(shard.segment_start, stored_S - inputs_S - 1), f"shard {file}: each token is stored once")
+    _true(int(stored_S[-1]) == len(shard.tokens), f"shard {file}: each token is in a window")
+    end_S = stored_S[first_S + inputs_S == lengths_D[document_S] - 1] - 1
+    ends = bool((shard.tokens[end_S] == manifest.tokenizer.eos_id).all())
+    _true(ends, f"shard {file}: each document ends with the end-of-text token")
+
+
+def _equal(what: str, found: object, wanted: object) -> None:
+    if found != wanted:
+        raise InputError(f"{what}: found {found}, the manifest says {wanted}: {AGAIN}")
+
+
+def _true(holds: bool, what: str) -> None:
+    if not holds:
+        raise InputError(f"{what}: this does not hold: {AGAIN}")

@@ -1,0 +1,335 @@
+"""Documents from token files that Megatron-LM or datatrove wrote, so that they need not be tokenized again.
+
+Megatron-LM (megatron/core/datasets/indexed_dataset.py): ``NAME.bin`` has the ids of all sequences, flat; ``NAME.idx``
+says where documents begin. A document is one or more sequences. With n sequences and d documents, little-endian::
+
+    magic                      9 bytes  MMIDIDX, two zero bytes
+    version                    uint64   1
+    dtype code                 uint8    of the ids, see MEGATRON_DTYPES
+    n, d+1                     uint64   two counts
+    sequence_lengths   [n]     int32    ids of a sequence
+    sequence_pointers  [n]     int64    first byte of a sequence in NAME.bin
+    document_indices   [d+1]   int64    first sequence of a document; begins with 0, ends with n
+    sequence_modes     [n]     int8     multimodal data only, refused
+
+datatrove (src/datatrove/pipeline/tokens/tokenizer.py, TokenizedFile), with d documents of together T ids::
+
+    NAME.ds         [T]  uint16 or uint32   the ids, flat
+    NAME.ds.index   [d]  uint64             end of a document, counted in ids
+    NAME.ds.loss    [T]  bool               optional mask of the loss, refused
+
+The width of the ids in ``NAME.ds`` follows from its size and T, the last entry of the index. Documents end with an
+end-of-text id in neither format unless that was asked for (Megatron-LM ``--append-eod``, datatrove ``eos_token``).
+"""
+
+import hashlib
+import mmap
+import struct
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from exact_titan.documents.digests import FileDigest
+from exact_titan.errors import InputError
+
+SUFFIXES = (".bin", ".idx", ".ds")
+MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
+MEGATRON_VERSION = 1
+# Code 6 is float64 and 7 float32: no ids.
+MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "<i4", 5: "<i8", 8: "<u2"}
+_HEADER = struct.Struct("<9sQBQQ")
+# Index entries looked at together: memory does not grow with the index.
+_BLOCK = 2**16
+
+
+def is_token_file(path: Path) -> bool:
+    """Whether the path names a token file by its suffix: ``.bin`` or ``.idx`` (Megatron-LM), ``.ds`` (datatrove)."""
+    return path.suffix in SUFFIXES and not path.is_dir()
+
+
+def open_token_file(path: Path) -> "TokenFile":
+    """Open and check the token file that ``path`` names; of a Megatron-LM pair it may name either file.
+
+    Raises:
+        InputError: if a file is missing or cannot be read, the index is not one of that format, is inconsistent or
+            does not fit the size of the ids' file, or there is no token. See :class:`MegatronFile` and
+            :class:`DatatroveFile` for what else is refused.
+    """
+    return DatatroveFile(path) if path.suffix == ".ds" else MegatronFile(path)
+
+
+class TokenFile(ABC):
+    """The documents of a file of ids and its index. ``len()`` is their number.
+
+    No file is kept open but by :meth:`read`: there may be more token files than a process may open.
+
+    Args:
+        path: the file that the user named, for messages.
+        data: the file of the ids.
+        index: the file of the index.
+
+    Attributes:
+        name: name of the file of the ids.
+        files: the two files.
+        bytes: size of both together.
+        dtype: of the ids in the file.
+        tokens: number of ids in the file.
+    """
+
+    dtype: np.dtype
+    tokens: int
+
+    def __init__(self, path: Path, data: Path, index: Path) -> None:
+        self.path, self.data, self.index = path, data, index
+        self.name = data.name
+        self.files = [data, index]
+        missing = [file for file in self.files if not file.is_file()]
+        if len(missing) == 2:
+            raise InputError(f"source {path}: no such file")
+        if missing:
+            raise InputError(f"source {path}: there is no {missing[0]}: the two files belong together, copy both")
+        self.bytes = sum(file.stat().st_size for file in self.files)
+        self._documents = self._check(_mapped(index), data.stat().st_size)
+        if not self.tokens:
+            raise InputError(f"source {path}: it holds no token, leave it out")
+
+    def __len__(self) -> int:
+        return self._documents
+
+    def digests(self) -> list[FileDigest]:
+        """Name, size and digest of both files, in the order of their names."""
+        digests = []
+        for file in sorted(self.files):
+            with file.open("rb") as stream:
+                sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+            digests.append(FileDigest(file.name, file.stat().st_size, sha256))
+        return digests
+
+    def read(self, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
+        """The ids of the documents ``first … last - 1`` (default: all): ``dtype`` ``[m]``, m >= 0, read-only views.
+
+        The files are mapped, so that a later start costs nothing.
+        """
+        ids = _mapped(self.data).view(self.dtype)
+        index = _mapped(self.index)
+        last = len(self) if last is None else last
+        for start in range(first, last, _BLOCK):
+            borders = self._borders(index, start, min(start + _BLOCK, last))
+            for begin, end in pairwise(borders.tolist()):
+                yield ids[begin:end]
+
+    def ranges(self, size: int) -> list[tuple[int, int, int]]:
+        """The documents in ranges of about ``size`` bytes of ids each: (first, last + 1, bytes), in their order."""
+        index = _mapped(self.index)
+        ranges, first, begin = [], 0, 0
+        ids = max(1, size // self.dtype.itemsize)
+        for start in range(0, len(self), _BLOCK):
+            stop = min(start + _BLOCK, len(self))
+            end_D = self._borders(index, start, stop)[1:]
+            while (k := int(np.searchsorted(end_D, begin + ids))) < len(end_D):
+                ranges.append((first, start + k + 1, (int(end_D[k]) - begin) * self.dtype.itemsize))
+                first, begin = start + k + 1, int(end_D[k])
+        if first < len(self):
+            ranges.append((first, len(self), (self.tokens - begin) * self.dtype.itemsize))
+        return ranges
+
+    @abstractmethod
+    def _check(self, index: np.ndarray, data_bytes: int) -> int:
+        """Check the index (uint8) against itself and the data's size, set dtype and tokens; number of documents."""
+
+    @abstractmethod
+    def _borders(self, index: np.ndarray, first: int, last: int) -> np.ndarray:
+        """First id of each of the documents ``first … last - 1``, and the end of the last."""
+
+    def _does_not_fit(self, index_says: str, data_bytes: int) -> InputError:
+        return InputError(
+            f"source {self.path}: {self.data.name} has {data_bytes} bytes, its index says {index_says}: one of them is "
+            "cut short or of another file, copy both again"
+        )
+
+    def _broken(self, why: str) -> InputError:
+        return InputError(f"source {self.path}: the index {self.index.name} is broken ({why}): copy or write it again")
+
+
+class MegatronFile(TokenFile):
+    """A pair ``NAME.bin`` and ``NAME.idx`` of Megatron-LM. The sequences of a document are joined.
+
+    Args:
+        path: either file of the pair.
+
+    Raises:
+        InputError: as :func:`open_token_file`; also for another version, ids that are not integers, multimodal data,
+            and sequences that do not lie one after another in the order of the index.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, path.with_suffix(".bin"), path.with_suffix(".idx"))
+
+    def _check(self, index: np.ndarray, data_bytes: int) -> int:
+        header = index[: _HEADER.size].tobytes()
+        if not header.startswith(MEGATRON_MAGIC):
+            raise InputError(
+                f"source {self.path}: {self.index.name} is not an index of Megatron-LM (it does not begin with "
+                "MMIDIDX): give a pair that its tools/preprocess_data.py wrote"
+            )
+        if len(header) < _HEADER.size:
+            raise self._broken(f"cut short after {len(header)} bytes")
+        _, version, code, self._sequences, borders = _HEADER.unpack(header)
+        if version != MEGATRON_VERSION:
+            raise InputError(
+                f"source {self.path}: {self.index.name} has version {version}, this reads {MEGATRON_VERSION}: write "
+                "the pair again with a Megatron-LM that writes it"
+            )
+        if code not in MEGATRON_DTYPES:
+            known = ", ".join(f"{number} {np.dtype(name)}" for number, name in MEGATRON_DTYPES.items())
+            raise InputError(
+                f"source {self.path}: {self.index.name} has dtype code {code}, which is no integer type ({known}): "
+                "write the pair again with one of these"
+            )
+        self.dtype = np.dtype(MEGATRON_DTYPES[code])
+        size = _HEADER.size + 12 * self._sequences + 8 * borders
+        if self._sequences and len(index) == size + self._sequences:
+            raise InputError(
+                f"source {self.path}: {self.index.name} has sequence modes, the data are multimodal: give a pair of "
+                "text alone"
+            )
+        if len(index) != size:
+            raise self._broken(f"it has {len(index)} bytes, its counts say {size}")
+        self._check_documents(self._document_indices(index))
+        data_end = self._check_sequences(index)
+        if data_end != data_bytes:
+            raise self._does_not_fit(f"{data_end}", data_bytes)
+        self.tokens = data_bytes // self.dtype.itemsize
+        return borders - 1
+
+    def _check_documents(self, document_indices: np.ndarray) -> None:
+        if not len(document_indices) or document_indices[0] != 0 or document_indices[-1] != self._sequences:
+            raise self._broken(f"its documents do not cover its {self._sequences} sequences")
+        if (document := _first_fall(document_indices)) is not None:
+            raise self._broken(f"document {document + 1} begins after its end")
+
+    def _check_sequences(self, index: np.ndarray) -> int:
+        """Check that sequences lie one after another; the bytes that they take."""
+        lengths = self._part(index, 0, "<i4")
+        pointers = self._sequence_pointers(index)
+        end = 0
+        for start in range(0, self._sequences, _BLOCK):
+            length_bytes = lengths[start : start + _BLOCK].astype(np.int64) * self.dtype.itemsize
+            ends = end + np.cumsum(length_bytes)
+            wrong = np.flatnonzero((length_bytes < 0) | (pointers[start : start + _BLOCK] != ends - length_bytes))
+            if len(wrong):
+                sequence = start + int(wrong[0])
+                raise self._broken(f"sequence {sequence + 1} does not begin where the one before it ends")
+            end = int(ends[-1])
+        return end
+
+    def _borders(self, index: np.ndarray, first: int, last: int) -> np.ndarray:
+        sequences = self._document_indices(index)[first : last + 1]
+        borders = np.full(len(sequences), self.tokens)
+        inside = sequences < self._sequences
+        borders[inside] = self._sequence_pointers(index)[sequences[inside]] // self.dtype.itemsize
+        return borders
+
+    def _sequence_pointers(self, index: np.ndarray) -> np.ndarray:
+        return self._part(index, 4 * self._sequences, "<i8")
+
+    def _document_indices(self, index: np.ndarray) -> np.ndarray:
+        return index[_HEADER.size + 12 * self._sequences :].view("<i8")
+
+    def _part(self, index: np.ndarray, offset: int, dtype: str) -> np.ndarray:
+        """One entry a sequence, from ``offset`` bytes behind the header."""
+        start = _HEADER.size + offset
+        return index[start : start + self._sequences * np.dtype(dtype).itemsize].view(dtype)
+
+
+class DatatroveFile(TokenFile):
+    """A file ``NAME.ds`` of datatrove with its ``NAME.ds.index``.
+
+    Args:
+        path: the file ``NAME.ds``.
+
+    Raises:
+        InputError: as :func:`open_token_file`; also if there is a loss mask, which a packed dataset cannot hold.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, path, path.with_name(f"{path.name}.index"))
+        mask = path.with_name(f"{path.name}.loss")
+        if mask.exists():
+            raise InputError(
+                f"source {path}: {mask.name} masks the loss, which a packed dataset cannot hold: remove it to train on "
+                "all tokens"
+            )
+
+    def _check(self, index: np.ndarray, data_bytes: int) -> int:
+        if len(index) % 8:
+            raise self._broken(f"it has {len(index)} bytes, no multiple of 8")
+        ends = index.view("<u8")
+        if (document := _first_fall(ends)) is not None:
+            raise self._broken(f"document {document + 2} ends before it begins")
+        self.tokens = int(ends[-1]) if len(ends) else 0
+        for width in (2, 4):
+            if data_bytes == self.tokens * width:
+                self.dtype = np.dtype(f"<u{width}")
+                return len(ends)
+        raise self._does_not_fit(f"{self.tokens} ids of 2 or 4", data_bytes)
+
+    def _borders(self, index: np.ndarray, first: int, last: int) -> np.ndarray:
+        ends = index.view("<u8")
+        return ends[first - 1 : last] if first else np.append(np.zeros(1, ends.dtype), ends[:last])
+
+
+def ended_documents(
+    file: TokenFile, *, eos_id: int, vocab_size: int, dtype: np.dtype, first: int = 0, last: int | None = None
+) -> Iterator[np.ndarray]:
+    """The documents as the packer takes them: their ids as in the file, with the end-of-text id last.
+
+    Args:
+        file: the token file.
+        eos_id: the end-of-text id; appended to a document that does not end with it.
+        vocab_size: the highest id that the tokenizer has, + 1.
+        dtype: of the arrays; it holds every id of the tokenizer.
+        first: the document to begin with, from 0.
+        last: the document to stop before (default: none).
+
+    Yields:
+        ``dtype`` ``[m]``, m >= 1, perhaps a read-only view.
+
+    Raises:
+        InputError: naming file, document and id, for an id that the tokenizer does not have.
+    """
+    for number, ids_m in enumerate(file.read(first, last), first + 1):
+        if len(ids_m) and (ids_m.min() < 0 or ids_m.max() >= vocab_size):
+            wrong = ids_m[(ids_m < 0) | (ids_m >= vocab_size)][0]
+            raise InputError(
+                f"{file.data}, document {number} of {len(file)}: id {wrong} is not among the tokenizer's {vocab_size} "
+                "ids: give the --tokenizer that the file was made with"
+            )
+        document_m = ids_m.astype(dtype, copy=False)
+        if not len(document_m) or document_m[-1] != eos_id:
+            document_m = np.append(document_m, np.array(eos_id, dtype))
+        yield document_m
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """The file's bytes, uint8, read-only, on the page cache."""
+    try:
+        with file.open("rb") as stream:
+            if not file.stat().st_size:
+                return np.empty(0, np.uint8)
+            return np.frombuffer(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+
+
+def _first_fall(values: np.ndarray) -> int | None:
+    """The first k with ``values[k] > values[k + 1]``."""
+    for start in range(0, len(values), _BLOCK):
+        block = values[start : start + _BLOCK + 1]
+        falls = np.flatnonzero(block[:-1] > block[1:])
+        if len(falls):
+            return start + int(falls[0])
+    return None

@@ -1,0 +1,152 @@
+"""Text to token ids with any Hugging Face tokenizer."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from exact_titan.dataset.manifest import TokenizerRecord
+from exact_titan.documents.long_texts import LONG, encode_long
+from exact_titan.errors import InputError
+
+FILE_NAME = "tokenizer.json"
+EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+# Ends of a document, as base models are pretrained with. A chat tokenizer's eos_token ends a turn instead: Llama 3's
+# <|eot_id|>, Qwen's <|im_end|>.
+END_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>")
+OTHER_EOS = ("</s>", "<eos>")
+
+
+def load_tokenizer(file: Path) -> Tokenizer:
+    """The tokenizer of a ``tokenizer.json``.
+
+    Raises:
+        InputError: if it is missing or does not load.
+    """
+    if not file.is_file():
+        raise InputError(f"{file} is missing: copy the dataset again or pack it again")
+    return _parse(file.read_bytes(), file)[0]
+
+
+@lru_cache(maxsize=1)
+def _parse(content: bytes, file: Path) -> tuple[Tokenizer, dict[str, int]]:
+    """The tokenizer, and its vocabulary. A large one takes a second, and packing asks for it twice."""
+    try:
+        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:  # the library raises plain Exception
+        raise InputError(f"{file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    return tokenizer, tokenizer.get_vocab(with_added_tokens=True)
+
+
+class DocumentTokenizer:
+    """A tokenizer that ends every document with the end-of-text token.
+
+    Args:
+        path: a Hugging Face tokenizer folder, or its ``tokenizer.json``.
+        eos_token: the end-of-text token. Without it the first of these that there is: ``<|end_of_text|>`` or
+            ``<|endoftext|>`` in the vocabulary, ``eos_token`` of ``tokenizer_config.json``, ``</s>`` or ``<eos>`` in
+            the vocabulary.
+
+    Attributes:
+        record: what the manifest keeps of it.
+        dtype: the smallest of uint16 and uint32 that holds every id.
+
+    Raises:
+        InputError: if there is no tokenizer, it does not load, or it has no such end-of-text token.
+    """
+
+    def __init__(self, path: Path, eos_token: str | None = None) -> None:
+        self.file = path / FILE_NAME if path.is_dir() else path
+        if not path.exists():
+            raise InputError(f"--tokenizer {path}: no such file or folder")
+        if not self.file.is_file():
+            raise InputError(
+                f"--tokenizer {path}: the folder has no {FILE_NAME}; transformers' "
+                "AutoTokenizer.from_pretrained(…).save_pretrained(…) writes one"
+            )
+        content = self.file.read_bytes()
+        self._tokenizer, vocabulary = _parse(content, self.file)
+        self.record = TokenizerRecord(
+            name=self.file.resolve().parent.name,
+            sha256=hashlib.sha256(content).hexdigest(),
+            vocab_size=max(vocabulary.values(), default=0) + 1,
+            eos_token=(eos := self._eos_token(eos_token, vocabulary)),
+            eos_id=vocabulary[eos],
+        )
+        self.dtype = np.dtype(np.uint16 if self.record.vocab_size <= 2**16 else np.uint32)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Token ids of each text, ``dtype`` ``[m]``, with the tokenizer's own special tokens and end-of-text last.
+
+        Several threads may call it at once: the library releases the interpreter while it works.
+        """
+        if all(len(text) <= LONG for text in texts):
+            return [self._with_eos(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+        return [self._encode_long(text) if len(text) > LONG else self.encode([text])[0] for text in texts]
+
+    def _encode_long(self, text: str) -> np.ndarray:
+        """As :meth:`encode`, with memory and time that are in proportion where the text can be cut."""
+        ids = encode_long(self._tokenizer, text) if self._special_tokens is not None else None
+        if ids is None:
+            return self._with_eos(self._tokenizer.encode_batch_fast([text])[0].ids)
+        before, after = self._special_tokens or ([], [])
+        if not after or after[-1] != self.record.eos_id:
+            after = [*after, self.record.eos_id]
+        if len(after) == 1 and len(ids) and ids[-1] == self.record.eos_id:
+            after = []
+        return np.concatenate([before, ids, after]).astype(self.dtype)
+
+    @cached_property
+    def _special_tokens(self) -> tuple[list[int], list[int]] | None:
+        """What the tokenizer puts before and behind every text; None if that is not all that it does."""
+        text = "a"
+        bare = self._tokenizer.encode(text, add_special_tokens=False).ids
+        whole = self._tokenizer.encode(text).ids
+        for first in range(len(whole) - len(bare) + 1):
+            if whole[first : first + len(bare)] == bare:
+                return whole[:first], whole[first + len(bare) :]
+        return None
+
+    def save(self, folder: Path) -> None:
+        """Copy the tokenizer's files into a new folder, which torchtitan and transformers can load."""
+        folder.mkdir()
+        shutil.copyfile(self.file, folder / FILE_NAME)
+        for name in EXTRA_FILES:
+            if (self.file.parent / name).is_file():
+                shutil.copyfile(self.file.parent / name, folder / name)
+
+    def _with_eos(self, ids: list[int]) -> np.ndarray:
+        if not ids or ids[-1] != self.record.eos_id:
+            ids.append(self.record.eos_id)
+        return np.array(ids, dtype=self.dtype)
+
+    def _eos_token(self, given: str | None, vocabulary: dict[str, int]) -> str:
+        if given is not None:
+            if given not in vocabulary:
+                raise InputError(f"--eos-token {given!r} is not in the vocabulary of {self.file}")
+            return given
+        for known in END_OF_TEXT:
+            if known in vocabulary:
+                return known
+        config = self.file.parent / "tokenizer_config.json"
+        if config.is_file():
+            try:
+                token = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
+            except (ValueError, AttributeError) as error:
+                raise InputError(f"{config} is not a JSON object ({error}): name the token with --eos-token") from error
+            token = token.get("content") if isinstance(token, dict) else token
+            if token is not None:
+                if token not in vocabulary:
+                    raise InputError(f"{config}: eos_token {token!r} is not in the vocabulary: see --eos-token")
+                return token
+        for known in OTHER_EOS:
+            if known in vocabulary:
+                return known
+        raise InputError(f"{self.file} names no end-of-text token: name it with --eos-token")

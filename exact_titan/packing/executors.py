@@ -1,0 +1,288 @@
+"""Parts packed by datatrove's executors: on this machine, by Slurm, or by Ray."""
+
+import dataclasses
+import logging
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import multiprocess
+from datatrove.data import DocumentsPipeline
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.pipeline.base import PipelineStep
+from loguru import logger
+
+from exact_titan.documents.sources import Source
+from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.tokenizer import DocumentTokenizer
+from exact_titan.errors import InputError
+from exact_titan.packing.corpus import NO_LIMIT, Limit
+from exact_titan.packing.part import pack_part
+from exact_titan.packing.parts import PackOptions, Part
+from exact_titan.packing.progress import Done, Progress, Tally
+from exact_titan.packing.selection import FinishedParts
+from exact_titan.packing.work_folder import WorkFolder
+from exact_titan.slurm_options import SlurmOptions
+
+# Its executors tell the terminal of every task; what a user must know is said here.
+logger.disable("datatrove")
+
+CORES = len(os.sched_getaffinity(0))
+MOST_SLURM_JOBS = 1000
+"""Slurm's MaxArraySize is 1001 if nobody has changed it."""
+
+POLL_SECONDS = 2.0
+
+PROCESS_BYTES = 2**23
+"""Another process is worth its start for so many bytes."""
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Who packs the parts. The result does not depend on it.
+
+    Args:
+        executor: local, slurm or ray.
+        workers: local: cores to use. slurm, ray: tasks at a time. Default: all.
+        tasks: tasks that the parts are dealt to; default: one for each part.
+        slurm: of the jobs; its cores and memory are also Ray's.
+    """
+
+    executor: Literal["local", "slurm", "ray"] = "local"
+    workers: int | None = None
+    tasks: int | None = None
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "tasks"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name} is {value}: give 1 or more")
+        if self.executor == "slurm" and shutil.which("sbatch") is None:
+            raise InputError("--executor slurm: there is no sbatch on this machine: start it on a login node")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the tasks of one run are told: the parts to pack, their sources, and what those are limited to."""
+
+    parts: list[Part]
+    opened: dict[int, Source | TokenFile]
+    limits: dict[int, Limit]
+    all_parts: list[Part]
+
+
+class PackParts(PipelineStep):
+    """datatrove's step: a task packs its share of the parts, one after another.
+
+    Args:
+        work: where.
+        plan: file with the :class:`Plan`.
+        threads: of the tokenizer.
+    """
+
+    name = "packer"
+    type = "PACKER"
+
+    def __init__(self, work: WorkFolder, plan: Path, threads: int) -> None:
+        super().__init__()
+        self.work, self.plan, self.threads = work, plan, threads
+        self.cwd = os.getcwd()
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """Pack the parts ``rank``, ``rank + world_size``, …, but none that the limit of its source makes needless."""
+        # Paths may be relative, and a pool of workers may be older than the folder they start from.
+        os.chdir(self.cwd)
+        if multiprocess.parent_process() is not None:
+            # Ctrl-C reaches all processes of the terminal; the one that shows the progress ends these.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        with self.plan.open("rb") as file:
+            plan: Plan = pickle.load(file)
+        tally = Tally(self.work.tallies)
+        finished = FinishedParts(plan.all_parts, self.work.parts)
+        tokenizer = _tokenizer(plan.all_parts[0].options)
+        for part in plan.parts[rank::world_size]:
+            if finished.are_enough(part, plan.limits.get(part.source, NO_LIMIT)):
+                continue
+            try:
+                pack_part(part, plan.opened, tokenizer, self.work.parts, workers=self.threads, tally=tally)
+            except InputError as error:
+                (self.work.errors / f"{part.number:08d}").write_text(str(error), encoding="utf-8")
+                raise
+            tally.finish_part(part.bytes)
+            result = finished.result(part)
+            assert result is not None
+            self.stat_update("documents", value=result.documents, unit="part")
+            self.stat_update("tokens", value=result.tokens, unit="part")
+        yield from ()
+
+
+def pack_parts(plan: Plan, work: WorkFolder, execution: Execution) -> None:
+    """Pack the plan's parts that are not finished yet, and show the progress.
+
+    Raises:
+        InputError: for the first part that cannot be packed, or if tasks ended without telling why.
+    """
+    work.planned = len(plan.all_parts)
+    finished = FinishedParts(plan.all_parts, work.parts)
+
+    def missing() -> list[Part]:
+        return [
+            part
+            for part in plan.parts
+            if finished.result(part) is None and not finished.are_enough(part, plan.limits.get(part.source, NO_LIMIT))
+        ]
+
+    runs = {"local": _run_locally, "slurm": _run_on_slurm, "ray": _run_on_ray}
+    job = _SlurmJob(work)
+    if execution.executor == "slurm" and job.is_active():
+        with Progress(work.tallies, _bytes(plan.parts), Done()):
+            job.wait()
+    work.begin()
+    parts = missing()
+    if not parts:
+        return
+    done = [part for part in plan.parts if part not in parts]
+    results = [result for result in map(finished.result, done) if result is not None]
+    before = Done(
+        documents=sum(result.documents for result in results),
+        tokens=sum(result.tokens for result in results),
+        read=_bytes(done),
+    )
+    folder = work.runs / f"{time.time_ns()}"
+    folder.mkdir()
+    file = folder / "plan.pickle"
+    file.write_bytes(pickle.dumps(dataclasses.replace(plan, parts=parts)))
+    tasks = min(len(parts), execution.tasks or len(parts))
+    with Progress(work.tallies, _bytes(plan.parts), before):
+        hint = runs[execution.executor](execution, work, file, tasks, _bytes(parts))
+    if (error := work.error()) is not None:
+        raise InputError(error)
+    if left := missing():
+        raise InputError(f"{len(left)} of {len(plan.parts)} parts were not packed: {hint}")
+
+
+def _tokenizer(options: PackOptions) -> DocumentTokenizer:
+    tokenizer = DocumentTokenizer(Path(options.tokenizer), options.eos_token)
+    if tokenizer.record.sha256 != options.tokenizer_sha256:
+        raise InputError(f"--tokenizer {options.tokenizer} has changed since packing began: start again")
+    return tokenizer
+
+
+def _bytes(parts: Sequence[Part]) -> int:
+    return sum(part.bytes for part in parts)
+
+
+def _run_locally(execution: Execution, work: WorkFolder, plan: Path, tasks: int, size: int) -> str:
+    cores = execution.workers or CORES
+    processes = max(1, min(cores, tasks, size // PROCESS_BYTES))
+    step = PackParts(work, plan, threads=max(1, cores // processes))
+    # What the processes import is imported once, in the one that they are forked from.
+    multiprocess.get_context("forkserver").set_forkserver_preload([__name__])
+    LocalPipelineExecutor([step], tasks=tasks, workers=processes, logging_dir=str(plan.parent)).run()
+    return "start again to go on"
+
+
+def _run_on_ray(execution: Execution, work: WorkFolder, plan: Path, tasks: int, _size: int) -> str:
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError("--executor ray: ray is not installed: pip install 'exact-titan[ray]'") from error
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    options = execution.slurm
+    RayPipelineExecutor(
+        [PackParts(work, plan, threads=options.cpus_per_task)],
+        tasks=tasks,
+        workers=execution.workers or tasks,
+        logging_dir=str(plan.parent),
+        cpus_per_task=options.cpus_per_task,
+        mem_per_cpu_gb=options.mem_per_cpu_gb,
+    ).run()
+    return f"see the logs in {plan.parent / 'logs'}, and start again to go on"
+
+
+def _run_on_slurm(execution: Execution, work: WorkFolder, plan: Path, tasks: int, _size: int) -> str:
+    options = execution.slurm
+    executor = _SlurmExecutor(
+        [PackParts(work, plan, threads=options.cpus_per_task)],
+        tasks=tasks,
+        tasks_per_job=-(-tasks // MOST_SLURM_JOBS),
+        workers=execution.workers or -1,
+        time=options.time,
+        partition=options.partition or "",
+        cpus_per_task=options.cpus_per_task,
+        mem_per_cpu_gb=options.mem_per_cpu_gb,
+        qos=None,
+        job_name=f"pack-{work.path.name.strip('.').removesuffix('.partial')}",
+        sbatch_args=dict(_sbatch_option(text) for text in options.sbatch),
+        # This environment's programs, whether it is activated or not.
+        env_command=f'export PATH="{Path(sys.executable).parent}:$PATH"',
+        logging_dir=str(plan.parent.absolute()),
+    )
+    try:
+        executor.run()
+    except subprocess.CalledProcessError as error:
+        raise InputError(
+            f"--executor slurm: sbatch refused the job, exit code {error.returncode}, see above"
+        ) from error
+    job = _SlurmJob(work)
+    job.submitted(str(executor.job_id))
+    print(f"packing: Slurm job {executor.job_id}, {tasks} tasks", file=sys.stderr, flush=True)
+    job.wait()
+    return f"the Slurm job has ended, see its logs in {executor.slurm_logs_folder}, and start again to go on"
+
+
+def _sbatch_option(text: str) -> tuple[str, str]:
+    name, equals, value = text.removeprefix("--").partition("=")
+    if not name or (equals and not value):
+        raise InputError(f"--slurm.sbatch {text}: write NAME=VALUE, such as account=ml")
+    return name, value
+
+
+class _SlurmExecutor(SlurmPipelineExecutor):
+    """datatrove's, in the cluster's default partition if none is named, and without its job that adds up statistics."""
+
+    def get_sbatch_args(self, max_array: int = 1) -> dict:
+        arguments = super().get_sbatch_args(max_array)
+        return {name: value for name, value in arguments.items() if name != "partition" or value}
+
+    def launch_merge_stats(self) -> None:
+        pass
+
+
+class _SlurmJob:
+    """The job that packs the parts. Its number is kept, so that it is waited for by whoever comes next."""
+
+    def __init__(self, work: WorkFolder) -> None:
+        self._work = work
+        self._file = work.path / "slurm-job"
+
+    def submitted(self, number: str) -> None:
+        """Keep the number of a new job."""
+        self._file.write_text(number, encoding="utf-8")
+
+    def is_active(self) -> bool:
+        """Whether there is a job that Slurm has not ended."""
+        if not self._file.is_file():
+            return False
+        command = ["squeue", "--noheader", "--jobs", self._file.read_text(encoding="utf-8"), "--format", "%i"]
+        found = subprocess.run(command, capture_output=True, text=True, check=False)
+        # It does not know a job that ended long ago; a controller that does not answer is no end.
+        return bool(found.stdout.strip()) or (found.returncode != 0 and "Invalid job id" not in found.stderr)
+
+    def wait(self) -> None:
+        """Until all tasks have ended, or one has failed: the others are cancelled then."""
+        while self.is_active():
+            if self._work.error() is not None:
+                subprocess.run(["scancel", self._file.read_text(encoding="utf-8")], check=False)
+            time.sleep(POLL_SECONDS)
+        self._file.unlink(missing_ok=True)

@@ -1,0 +1,103 @@
+"""Finished parts to one dataset: shards are moved, counts added up, and no token is read again."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from exact_titan.dataset.lengths import LengthWriter, lengths_file, read_lengths
+from exact_titan.dataset.manifest import SourceRecord, SplitRecord
+from exact_titan.documents.digests import digest_of_all
+from exact_titan.packing.part import PartResult, SourceShare, part_folder
+from exact_titan.packing.parts import Part
+
+SPLITS = ("train", "val")
+
+
+def source_records(names: Sequence[tuple[str, bool]], results: Sequence[PartResult]) -> list[SourceRecord]:
+    """What the manifest says of the sources.
+
+    Args:
+        names: of each source its name, and whether its digest is that of a single file.
+        results: of the parts, in their order.
+    """
+    records = []
+    for index, (name, is_file) in enumerate(names):
+        shares = [result.sources[str(index)] for result in results if str(index) in result.sources]
+        files = [file for share in shares for file in share.files]
+        records.append(
+            SourceRecord(
+                name=name,
+                files=len(files),
+                bytes=sum(file.bytes for file in files),
+                sha256=files[0].sha256 if is_file and files else digest_of_all(files),
+                documents=sum(share.documents for share in shares),
+                tokens=sum(share.tokens for share in shares),
+                dropped=_dropped(shares),
+            )
+        )
+    return records
+
+
+def _dropped(shares: Sequence[SourceShare]) -> dict[str, int]:
+    dropped: dict[str, int] = {}
+    for share in shares:
+        for reason, documents in share.dropped.items():
+            dropped[reason] = dropped.get(reason, 0) + documents
+    return dropped
+
+
+def move_parts(
+    parts: Sequence[tuple[Part, PartResult]], folder: Path, dataset: Path, before: dict[str, SplitRecord]
+) -> dict[str, SplitRecord]:
+    """Move the parts' shards into a dataset, behind those that it has.
+
+    Args:
+        parts: finished parts with their results.
+        folder: where they lie.
+        dataset: the dataset's folder. What it had stays as it is, but that the lengths' files grow.
+        before: the splits that it has.
+
+    Returns:
+        The splits that it has now.
+    """
+    records: dict[str, SplitRecord] = {}
+    for split in SPLITS:
+        old = before.get(split)
+        gained = [(part, result.splits[split]) for part, result in parts if split in result.splits]
+        shards = list(old.shards) if old else []
+        for part, record in gained:
+            for shard in record.shards:
+                name = f"{split}-{len(shards):05d}.safetensors"
+                os.replace(part_folder(folder, part) / shard.file, dataset / name)
+                shards.append(replace(shard, file=name))
+        all_records = ([old] if old else []) + [record for _, record in gained]
+        if not all_records:
+            continue
+        _join_lengths(split, [part_folder(folder, part) for part, _ in gained], [r for _, r in gained], dataset, old)
+        records[split] = SplitRecord(
+            windows=sum(record.windows for record in all_records),
+            tokens=sum(record.tokens for record in all_records),
+            targets=sum(record.targets for record in all_records),
+            padding=sum(record.padding for record in all_records),
+            documents=sum(record.documents for record in all_records),
+            bucket_counts=[sum(counts) for counts in zip(*(r.bucket_counts for r in all_records), strict=True)],
+            shards=shards,
+            parts=[documents for record in all_records for documents in record.parts],
+        )
+    return records
+
+
+def _join_lengths(
+    split: str, folders: Sequence[Path], records: Sequence[SplitRecord], dataset: Path, old: SplitRecord | None
+) -> None:
+    """The documents' lengths behind those that the dataset has; the file is replaced in one step."""
+    new = dataset / f".{split}-lengths.new"
+    new.unlink(missing_ok=True)
+    writer = LengthWriter(new)
+    if old is not None:
+        writer.extend(read_lengths(dataset, split, old.documents))
+    for folder, record in zip(folders, records, strict=True):
+        writer.extend(read_lengths(folder, split, record.documents))
+    writer.flush()
+    os.replace(new, lengths_file(dataset, split))

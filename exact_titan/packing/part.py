@@ -1,0 +1,380 @@
+"""One part of a corpus: read ahead, tokenize, and lay into shards, in a folder that appears when it is whole."""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import repeat, takewhile
+from pathlib import Path
+from secrets import token_hex
+from typing import TypeVar
+
+import numpy as np
+
+from exact_titan.dataset.lengths import lengths_file
+from exact_titan.dataset.manifest import SplitRecord, parse_record
+from exact_titan.dataset.writer import SplitWriter
+from exact_titan.documents.sources import FileDigest, Source
+from exact_titan.documents.token_files import TokenFile, ended_documents
+from exact_titan.documents.tokenizer import DocumentTokenizer
+from exact_titan.errors import InputError
+from exact_titan.packing.corpus import CorpusSource, Limit
+from exact_titan.packing.parts import Part, Piece
+from exact_titan.packing.progress import Tally
+
+BATCH_BYTES = 1_500_000
+BATCH_DOCUMENTS = 512
+READ_AHEAD = 4
+# One batch is converted to arrays while the others keep the tokenizer's threads busy, also when they are long documents
+# that one thread each works on.
+MAX_IN_FLIGHT = 16
+SPLIT_KEY = b"exact_titan validation split"
+RESULT = "part.json"
+NO_TEXT, TOO_SHORT = "no text", "shorter than two tokens"
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass
+class SourceShare:
+    """What a part took of a source: the files it read, documents and tokens, and documents dropped by reason."""
+
+    files: list[FileDigest] = field(default_factory=list)
+    documents: int = 0
+    tokens: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass
+class PartResult:
+    """What a finished part holds: by index of the source, and by split. A split without a window is not there."""
+
+    sources: dict[str, SourceShare]
+    splits: dict[str, SplitRecord]
+
+    @property
+    def documents(self) -> int:
+        """Documents packed."""
+        return sum(share.documents for share in self.sources.values())
+
+    @property
+    def tokens(self) -> int:
+        """Their tokens, end-of-text included."""
+        return sum(share.tokens for share in self.sources.values())
+
+    @classmethod
+    def read(cls, folder: Path) -> "PartResult | None":
+        """The result of the part in a folder; None if it is not finished."""
+        file = folder / RESULT
+        if not file.is_file():
+            return None
+        result = parse_record(cls, json.loads(file.read_text(encoding="utf-8")), file)
+        files = [folder / shard.file for record in result.splits.values() for shard in record.shards]
+        files += [lengths_file(folder, split) for split in result.splits]
+        return result if all(one.is_file() for one in files) else None
+
+    def write(self, folder: Path) -> None:
+        """Say that the part in the folder is finished."""
+        (folder / RESULT).write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
+
+
+def part_folder(parts: Path, part: Part) -> Path:
+    """Where the finished part lies in the folder of all of them."""
+    return parts / part.key
+
+
+def pack_part(
+    part: Part,
+    opened: dict[int, Source | TokenFile],
+    tokenizer: DocumentTokenizer,
+    parts: Path,
+    *,
+    workers: int,
+    tally: Tally,
+) -> None:
+    """Pack one part into its folder among ``parts``.
+
+    It is made beside that and renamed, so that a part is whole or not there, and two that make the same one at the same
+    time do not meet.
+
+    Args:
+        part: what to pack.
+        opened: its sources by their index.
+        tokenizer: the one of its options.
+        parts: folder of all parts.
+        workers: threads of the tokenizer. The library reads the number once in a process: later calls keep the first.
+        tally: is told of every batch.
+
+    Raises:
+        InputError: for what cannot be read, or written.
+    """
+    os.environ["RAYON_NUM_THREADS"] = str(workers)
+    os.environ["TOKENIZERS_PARALLELISM"] = "true"
+    folder = parts / f"{part.key}.{socket.gethostname()}.{os.getpid()}.{token_hex(4)}"
+    try:
+        folder.mkdir()
+        _Packer(part, opened, tokenizer, folder, workers, tally).run().write(folder)
+        try:
+            folder.rename(part_folder(parts, part))
+        except OSError:
+            # Another task was quicker, or what lies there is not whole: a shard was taken out of it.
+            if PartResult.read(part_folder(parts, part)) is None:
+                shutil.rmtree(part_folder(parts, part), ignore_errors=True)
+                folder.rename(part_folder(parts, part))
+    except OSError as error:
+        raise InputError(f"{parts.parent} cannot be written: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@dataclass
+class _Batch:
+    """Documents of one source on their way, as texts or as ids.
+
+    ``validation`` has one entry per document, ``read`` is how many of the part's bytes have been read until its end,
+    ``no_text`` and ``files`` are the documents without text and the files that were met since the batch before.
+    """
+
+    source: int
+    texts: list[str] = field(default_factory=list)
+    validation: list[bool] = field(default_factory=list)
+    text_bytes: int = 0
+    ids: list[np.ndarray] = field(default_factory=list)
+    read: float = 0.0
+    no_text: int = 0
+    files: list[FileDigest] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Found:
+    """What reading comes upon: a document as text or ids, a file, or documents without text.
+
+    ``read`` is how many of the part's bytes have been read by then.
+    """
+
+    source: int
+    read: float
+    document: str | np.ndarray | None = None
+    no_text: int = 0
+    file: FileDigest | None = None
+
+
+class _Packer:
+    """Packs one part into a folder that is there."""
+
+    def __init__(
+        self,
+        part: Part,
+        opened: dict[int, Source | TokenFile],
+        tokenizer: DocumentTokenizer,
+        folder: Path,
+        workers: int,
+        tally: Tally,
+    ) -> None:
+        options = part.options
+        self._part, self._opened, self._tokenizer = part, opened, tokenizer
+        self._workers, self._tally = workers, tally
+        self._splits = ("train", "val") if options.val_fraction else ("train",)
+        self._writers = [
+            SplitWriter(folder, split, options.seq_len, tokenizer.dtype, options.shard_tokens, options.policy)
+            for split in self._splits
+        ]
+        self._shares = {
+            index: SourceShare(dropped=dict.fromkeys(_reasons(source, opened[index]), 0))
+            for index, source in part.sources.items()
+        }
+
+    def run(self) -> PartResult:
+        taken = _Taken(self._part.limit)
+        read = self._batches()
+        batches = _tokenized(read, self._tokenizer, self._workers)
+        try:
+            for batch in batches:
+                share = self._shares[batch.source]
+                share.files += batch.files
+                tokens = self._take(batch, share, taken)
+                self._tally.add(len(batch.ids), tokens, batch.text_bytes, batch.read)
+                if taken.is_full:
+                    break
+        finally:
+            # The threads stop before what they read is closed.
+            batches.close()
+            read.close()
+        records = {split: writer.finish() for split, writer in zip(self._splits, self._writers, strict=True)}
+        return PartResult(
+            {str(index): share for index, share in self._shares.items()},
+            {split: record for split, record in records.items() if record is not None},
+        )
+
+    def _take(self, batch: _Batch, share: SourceShare, taken: "_Taken") -> int:
+        """Give the batch's documents to the windows, up to the part's limit; how many tokens that are."""
+        source = self._part.sources[batch.source]
+        before = share.tokens
+        for ids_m, validation in zip(batch.ids, batch.validation, strict=True):
+            if (reason := _reason_to_drop(len(ids_m), source)) is not None:
+                share.dropped[reason] += 1
+                continue
+            if not taken.take(len(ids_m)):
+                break
+            share.documents += 1
+            share.tokens += len(ids_m)
+            self._writers[validation].add(ids_m)
+        else:
+            if batch.no_text:
+                share.dropped[NO_TEXT] += batch.no_text
+        return share.tokens - before
+
+    def _batches(self) -> Generator[_Batch, None, None]:
+        """What was read, in batches of one source, bounded by their bytes and by their number."""
+        batch, size = None, 0
+        for found in self._read():
+            if batch is not None and (
+                batch.source != found.source or size >= BATCH_BYTES or len(batch.validation) == BATCH_DOCUMENTS
+            ):
+                yield batch
+                batch = None
+            if batch is None:
+                batch, size = _Batch(found.source), 0
+            batch.read = found.read
+            batch.no_text += found.no_text
+            if found.file is not None:
+                batch.files.append(found.file)
+            if isinstance(found.document, str):
+                content = memoryview(found.document.encode())
+                batch.texts.append(found.document)
+                batch.text_bytes += content.nbytes
+            elif found.document is not None:
+                content = found.document.data
+                batch.ids.append(found.document)
+            else:
+                continue
+            batch.validation.append(_hash_fraction(content) < self._part.options.val_fraction)
+            size += content.nbytes
+        if batch is not None:
+            yield batch
+
+    def _read(self) -> Iterator[_Found]:
+        """The documents and files of all pieces, in their order."""
+        begin = 0.0
+        for piece in self._part.pieces:
+            source = self._opened[piece.source]
+            read_piece = self._read_ids if isinstance(source, TokenFile) else self._read_texts
+            yield from read_piece(source, piece, begin)  # type: ignore[arg-type]
+            begin += piece.bytes
+
+    def _read_texts(self, source: Source, piece: Piece, begin: float) -> Iterator[_Found]:
+        assert piece.file is not None
+        with source.open(piece.file) as reader:
+            # Of a part that is cut, which files are read is known where they begin; and they are digested twice.
+            if self._part.is_cut:
+                yield _Found(piece.source, begin, file=reader.digest())
+            for text in reader.texts():
+                yield _Found(piece.source, begin + reader.progress * piece.bytes, text)
+            end = begin + piece.bytes
+            yield _Found(piece.source, end, no_text=reader.no_text)
+            if not self._part.is_cut:
+                yield _Found(piece.source, end, file=reader.digest())
+
+    def _read_ids(self, source: TokenFile, piece: Piece, begin: float) -> Iterator[_Found]:
+        if piece.first == 0:
+            for file in source.digests():
+                yield _Found(piece.source, begin, file=file)
+        record = self._tokenizer.record
+        documents = ended_documents(
+            source,
+            eos_id=record.eos_id,
+            vocab_size=record.vocab_size,
+            dtype=self._tokenizer.dtype,
+            first=piece.first,
+            last=piece.last,
+        )
+        step = piece.bytes / (piece.last - piece.first)
+        for number, ids_m in enumerate(documents, 1):
+            yield _Found(piece.source, begin + number * step, ids_m)
+
+
+@dataclass
+class _Taken:
+    """The documents that were taken, up to a limit."""
+
+    limit: Limit
+    documents: int = 0
+    tokens: int = 0
+    is_full: bool = False
+
+    def take(self, tokens: int) -> bool:
+        """Take the next document, if the limit has room for it; after the first that it has none for, no other."""
+        most_tokens, most_documents = self.limit.tokens, self.limit.documents
+        self.is_full |= most_tokens is not None and self.tokens + tokens > most_tokens
+        self.is_full |= most_documents is not None and self.documents == most_documents
+        if not self.is_full:
+            self.documents += 1
+            self.tokens += tokens
+        return not self.is_full
+
+
+def _reasons(source: CorpusSource, opened: Source | TokenFile) -> list[str]:
+    """Why documents of a source may be dropped."""
+    reasons = [] if isinstance(opened, TokenFile) else [NO_TEXT]
+    reasons.append(TOO_SHORT)
+    if source.min_document_tokens is not None:
+        reasons.append(f"shorter than {source.min_document_tokens} tokens")
+    if source.max_document_tokens is not None:
+        reasons.append(f"longer than {source.max_document_tokens} tokens")
+    return reasons
+
+
+def _reason_to_drop(tokens: int, source: CorpusSource) -> str | None:
+    if tokens < 2:
+        return TOO_SHORT
+    if source.min_document_tokens is not None and tokens < source.min_document_tokens:
+        return f"shorter than {source.min_document_tokens} tokens"
+    if source.max_document_tokens is not None and tokens > source.max_document_tokens:
+        return f"longer than {source.max_document_tokens} tokens"
+    return None
+
+
+def _hash_fraction(document: memoryview) -> float:
+    """A number in [0, 1) that depends on the document's text, or ids, alone."""
+    digest = hashlib.blake2b(document, digest_size=6, key=SPLIT_KEY).digest()
+    return int.from_bytes(digest, "big") / 2**48
+
+
+def _tokenized(batches: Iterator[_Batch], tokenizer: DocumentTokenizer, workers: int) -> Generator[_Batch, None, None]:
+    """The batches in their order, with ids in the place of texts; one thread reads, others tokenize."""
+
+    def encode(batch: _Batch | None) -> _Batch:
+        assert batch is not None
+        if batch.texts:
+            batch.ids = tokenizer.encode(batch.texts)
+            batch.texts = []
+        return batch
+
+    in_flight = min(workers + 1, MAX_IN_FLIGHT)
+    reading, encoding = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(in_flight, "encoding")
+    try:
+        ahead = _in_order(reading, lambda _: next(batches, None), repeat(None), READ_AHEAD)
+        yield from _in_order(encoding, encode, takewhile(lambda batch: batch is not None, ahead), in_flight)
+    finally:
+        for pool in (reading, encoding):
+            pool.shutdown(cancel_futures=True)
+
+
+def _in_order(
+    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
+) -> Iterator[Result]:
+    """``function`` of each item in the items' order, with up to ``depth`` of them under way."""
+    pending: deque[Future[Result]] = deque()
+    for item in items:
+        pending.append(pool.submit(function, item))
+        if len(pending) >= depth:
+            yield pending.popleft().result()
+    while pending:
+        yield pending.popleft().result()

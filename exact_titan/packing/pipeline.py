@@ -1,0 +1,222 @@
+"""Documents to a packed dataset.
+
+The way of the documents is the way through the modules: a corpus (:mod:`corpus`) is divided into parts (:mod:`plan`),
+which datatrove's executors (:mod:`executors`) have packed one by one (:mod:`part`); of these as many are taken as the
+sources' shares want (:mod:`selection`), and put together (:mod:`merge`).
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, SourceRecord, SplitRecord
+from exact_titan.dataset.policies import POLICIES
+from exact_titan.documents.sources import Source
+from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.tokenizer import DocumentTokenizer
+from exact_titan.errors import InputError
+from exact_titan.packing.corpus import Corpus, CorpusSource
+from exact_titan.packing.executors import Execution, Plan, pack_parts
+from exact_titan.packing.merge import move_parts, source_records
+from exact_titan.packing.part import NO_TEXT
+from exact_titan.packing.parts import PART_BYTES, PackOptions, plan_parts
+from exact_titan.packing.selection import first_limits, select
+from exact_titan.packing.work_folder import WorkFolder, work_folder
+
+__all__ = ["Corpus", "CorpusSource", "Execution", "append", "pack"]
+
+SHARD_TOKENS = 2**25
+
+
+def pack(
+    corpus: Corpus | Sequence[str | Path],
+    *,
+    tokenizer: Path,
+    seq_len: int,
+    out: Path,
+    val_fraction: float = 0.0,
+    policy: str = "concat",
+    text_key: str = "text",
+    eos_token: str | None = None,
+    workers: int | None = None,
+    execution: Execution | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+    part_bytes: int = PART_BYTES,
+) -> Manifest:
+    """Pack documents into windows of ``seq_len`` inputs and write the dataset to ``out``.
+
+    The result is the same, byte for byte, whoever packs it in however many tasks. Parts that are finished are kept in
+    ``.NAME.partial`` beside ``out`` until all are, and are found there by a later call, whatever ended the one
+    before. The dataset appears in one step at the end.
+
+    Args:
+        corpus: files, folders and URLs of documents (:mod:`exact_titan.documents.sources`) and token files
+            (:mod:`exact_titan.documents.token_files`), in this order, a corpus TOML, or a corpus.
+        tokenizer: Hugging Face tokenizer folder or ``tokenizer.json``; of token files, the one they were made with.
+        seq_len: inputs per window, at least 2.
+        out: the new folder; its missing parents are made.
+        val_fraction: expected share of the documents that go to the split ``val``, in [0, 1). A document goes there
+            by a hash of its text, or of its ids if it comes from a token file, so that equal documents never stand on
+            both sides.
+        policy: how documents are laid into windows, one of :data:`~exact_titan.dataset.policies.POLICIES`.
+        text_key: key (column) of the text in .jsonl and .parquet files.
+        eos_token: end-of-text token, if not the one the tokenizer names.
+        workers: cores of this machine to use (default: all), for an ``execution`` that is not given.
+        execution: who packs the parts.
+        shard_tokens: stored tokens after which a shard is closed.
+        part_bytes: size of a part. Windows and shards do not cross the border of two.
+
+    Returns:
+        The manifest written.
+
+    Raises:
+        InputError: for a value, source or tokenizer that cannot be used, a source of a mix that runs out before its
+            share, an ``out`` that exists or cannot be written, or a training split without a window.
+    """
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
+    execution = execution or Execution(workers=workers)
+    _check(seq_len, out, val_fraction, policy)
+    opened = [source.open(text_key) for source in corpus.sources]
+    document_tokenizer = DocumentTokenizer(tokenizer, eos_token)
+    record = document_tokenizer.record
+    options = PackOptions(
+        str(tokenizer), record.sha256, record.eos_token, seq_len, policy, val_fraction, text_key, shard_tokens
+    )
+    with work_folder(out) as work:
+        new = _Packed(corpus, opened, options, part_bytes, work, execution)
+        work.dataset.mkdir()
+        splits = new.move_to(work.dataset, {})
+        if "train" not in splits:
+            documents = sum(source.documents for source in new.sources)
+            raise InputError(
+                f"the training split has no window: {documents} documents were packed and all went to validation; "
+                "give more documents or a smaller --val-fraction"
+            )
+        document_tokenizer.save(work.dataset / TOKENIZER_FOLDER)
+        manifest = Manifest(
+            sources=new.sources,
+            tokenizer=record,
+            window=seq_len,
+            policy=policy,
+            token_dtype=str(document_tokenizer.dtype),
+            val_fraction=val_fraction,
+            splits=splits,
+        )
+        manifest.write(work.dataset)
+        work.dataset.rename(out)
+    return manifest
+
+
+def append(
+    folder: Path,
+    corpus: Corpus | Sequence[str | Path],
+    *,
+    text_key: str = "text",
+    execution: Execution | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+    part_bytes: int = PART_BYTES,
+) -> Manifest:
+    """Add documents to a packed dataset, as it was packed: its tokenizer, window, policy and validation share.
+
+    Its windows stay as they are and new ones come behind them, so that only the new documents are read. The dataset
+    gets a new fingerprint, in one step at the end: until then, and after an error, it is what it was.
+
+    Args:
+        folder: the dataset.
+        corpus: as for :func:`pack`. The shares of a mix are those of what is added.
+        text_key, execution, shard_tokens, part_bytes: as for :func:`pack`.
+
+    Returns:
+        The manifest that it has now.
+
+    Raises:
+        InputError: as :func:`pack`; also if one of the sources is in the dataset already.
+    """
+    corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
+    manifest = Manifest.read(folder)
+    opened = [source.open(text_key) for source in corpus.sources]
+    tokenizer = folder / TOKENIZER_FOLDER
+    record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token).record
+    if record.sha256 != manifest.tokenizer.sha256:
+        raise InputError(f"{tokenizer} is not the tokenizer that {folder} was packed with: copy the dataset again")
+    options = PackOptions(
+        str(tokenizer),
+        record.sha256,
+        record.eos_token,
+        manifest.window,
+        manifest.policy,
+        manifest.val_fraction,
+        text_key,
+        shard_tokens,
+    )
+    with work_folder(folder) as work:
+        new = _Packed(corpus, opened, options, part_bytes, work, execution or Execution())
+        _check_new(folder, manifest, new.sources)
+        splits = new.move_to(folder, manifest.splits)
+        manifest = replace(manifest, sources=[*manifest.sources, *new.sources], splits=splits)
+        manifest.write(folder)
+    return manifest
+
+
+class _Packed:
+    """A corpus that is packed, in parts that belong to no dataset yet."""
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        opened: Sequence[Source | TokenFile],
+        options: PackOptions,
+        part_bytes: int,
+        work: WorkFolder,
+        execution: Execution,
+    ) -> None:
+        parts = plan_parts(corpus, opened, options, part_bytes)
+        limits = first_limits(corpus) if corpus.is_limited else {}
+        by_index = dict(enumerate(opened))
+        pack_parts(Plan(parts, by_index, limits, parts), work, execution)
+        self._work = work
+        self._parts = select(
+            corpus, parts, work.parts, lambda cut: pack_parts(Plan(cut, by_index, {}, parts), work, execution)
+        )
+        results = [result for _, result in self._parts]
+        self.sources: list[SourceRecord] = source_records(
+            [
+                (entry.name or source.name, isinstance(source, Source) and not source.is_folder)
+                for entry, source in zip(corpus.sources, opened, strict=True)
+            ],
+            results,
+        )
+        cut = {part.source for part, _ in self._parts if part.is_cut}
+        for index, (record, source) in enumerate(zip(self.sources, opened, strict=True)):
+            if isinstance(source, Source) and record.files and index not in cut:
+                _check_text(record, source)
+
+    def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
+        """Put the shards into a dataset's folder; the splits that it has then."""
+        return move_parts(self._parts, self._work.parts, dataset, before)
+
+
+def _check(seq_len: int, out: Path, val_fraction: float, policy: str) -> None:
+    if seq_len < 2:
+        raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens")
+    if not 0 <= val_fraction < 1:
+        raise InputError(f"--val-fraction is {val_fraction}: it is a share of the documents, from 0 to below 1")
+    if policy not in POLICIES:
+        raise InputError(f"--policy is {policy!r}: choose one of {', '.join(POLICIES)}")
+    if os.path.lexists(out):
+        raise InputError(f"--out {out} exists: give a new folder, or remove it")
+
+
+def _check_text(record: SourceRecord, source: Source) -> None:
+    without = record.dropped[NO_TEXT]
+    if not record.documents and without == sum(record.dropped.values()):
+        why = f"{without} documents have none under {source.text_key!r}, see --text-key" if without else "empty"
+        raise InputError(f"source {source.path}: no document with text ({why})")
+
+
+def _check_new(folder: Path, manifest: Manifest, sources: Sequence[SourceRecord]) -> None:
+    known = {source.sha256: source.name for source in manifest.sources}
+    for source in sources:
+        if source.sha256 in known:
+            raise InputError(f"{folder} holds source {source.name} already (as {known[source.sha256]}): leave it out")

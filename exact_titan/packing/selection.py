@@ -1,0 +1,198 @@
+"""How much of each source a dataset takes: its caps, and in a mix its share of the whole.
+
+Of a source that is not taken whole, the first documents are, in the order of its files: whole parts, and of one part
+the first of its documents, which is packed anew for that.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+from exact_titan.errors import InputError
+from exact_titan.packing.corpus import NO_LIMIT, Corpus, Limit
+from exact_titan.packing.part import PartResult, part_folder
+from exact_titan.packing.parts import Part
+
+
+@dataclass
+class _Sum:
+    """Documents and tokens of the first ``parts`` parts of a source, all of them finished."""
+
+    parts: int = 0
+    documents: int = 0
+    tokens: int = 0
+
+    def add(self, result: PartResult) -> None:
+        self.parts += 1
+        self.documents += result.documents
+        self.tokens += result.tokens
+
+    def reaches(self, limit: Limit) -> bool:
+        """Whether no document more is wanted."""
+        enough_tokens = limit.tokens is not None and self.tokens >= limit.tokens
+        return enough_tokens or (limit.documents is not None and self.documents >= limit.documents)
+
+    def exceeds(self, limit: Limit) -> bool:
+        """Whether there is more than is wanted."""
+        tokens = limit.tokens is not None and self.tokens > limit.tokens
+        return tokens or (limit.documents is not None and self.documents > limit.documents)
+
+    def left(self, limit: Limit) -> Limit:
+        """What is wanted beside this."""
+        return Limit(
+            None if limit.tokens is None else limit.tokens - self.tokens,
+            None if limit.documents is None else limit.documents - self.documents,
+        )
+
+
+class FinishedParts:
+    """The results of a corpus's parts, as far as they are there.
+
+    Args:
+        parts: all of them, in their order.
+        folder: where they lie.
+    """
+
+    def __init__(self, parts: Sequence[Part], folder: Path) -> None:
+        self._folder = folder
+        self._by_source: dict[int, list[Part]] = {}
+        for part in parts:
+            self._by_source.setdefault(part.source, []).append(part)
+        self._sums = {source: _Sum() for source in self._by_source}
+
+    def result(self, part: Part) -> PartResult | None:
+        """The part's result, if it is finished."""
+        return PartResult.read(part_folder(self._folder, part))
+
+    def are_enough(self, part: Part, limit: Limit) -> bool:
+        """Whether finished parts before this one, without a gap, already hold all that its source is to give."""
+        if limit == NO_LIMIT or part.is_cut:
+            return False
+        parts, total = self._by_source[part.source], self._sums[part.source]
+        while not total.reaches(limit) and parts[total.parts].number < part.number:
+            result = self.result(parts[total.parts])
+            if result is None:
+                return False
+            total.add(result)
+        return total.reaches(limit) and parts[total.parts - 1].number < part.number
+
+
+def first_limits(corpus: Corpus) -> dict[int, Limit]:
+    """What each source is limited to before anything is read.
+
+    Raises:
+        InputError: for a cap that is less than the source's share.
+    """
+    limits = {}
+    for index, source in enumerate(corpus.sources):
+        limit = source.limit
+        if corpus.is_mix and corpus.total is not None:
+            share = int(corpus.share(index) * corpus.total)
+            cap = getattr(limit, corpus.unit)
+            if cap is not None and cap < share:
+                raise InputError(
+                    f"{corpus.shown}: source {source.path} is capped at {cap:,} {corpus.unit}, its share of "
+                    f"{corpus.total:,} is {share:,}: raise max_{corpus.unit}, or lower its weight or {corpus.unit}"
+                )
+            limit = limit.lowered(corpus.unit, share)
+        limits[index] = limit
+    return limits
+
+
+def select(
+    corpus: Corpus, parts: Sequence[Part], folder: Path, pack: Callable[[list[Part]], None]
+) -> list[tuple[Part, PartResult]]:
+    """The finished parts that make up the dataset, in their order.
+
+    Args:
+        corpus: what is packed.
+        parts: its parts; finished, but for those that the first limits make needless.
+        folder: where they lie.
+        pack: packs parts that take in only some of their documents.
+
+    Raises:
+        InputError: if a source of a mix runs out before its share.
+    """
+    by_source: dict[int, list[Part]] = {}
+    for part in parts:
+        by_source.setdefault(part.source, []).append(part)
+    if not corpus.is_limited:
+        return _results(parts, folder)
+    chosen = _cut(by_source, first_limits(corpus), folder, pack)
+    if not corpus.is_mix:
+        return [pair for pairs in chosen.values() for pair in pairs]
+    amounts = {index: sum(getattr(result, corpus.unit) for _, result in chosen.get(index, [])) for index in by_source}
+    if corpus.total is not None:
+        _check_shares(corpus, by_source, chosen, amounts)
+        return [pair for pairs in chosen.values() for pair in pairs]
+    for index, source in enumerate(corpus.sources):
+        if not amounts.get(index):
+            raise InputError(f"{corpus.shown}: source {source.path} has no document to give, so nothing can be mixed")
+    whole = min(Fraction(amount) / corpus.share(index) for index, amount in amounts.items())
+    limits = {
+        index: limit.lowered(corpus.unit, int(corpus.share(index) * whole))
+        for index, limit in first_limits(corpus).items()
+    }
+    return [pair for pairs in _cut(by_source, limits, folder, pack).values() for pair in pairs]
+
+
+def _cut(
+    by_source: dict[int, list[Part]], limits: dict[int, Limit], folder: Path, pack: Callable[[list[Part]], None]
+) -> dict[int, list[tuple[Part, PartResult]]]:
+    """Of each source the first parts that its limit allows, the last of them cut."""
+    chosen: dict[int, list[Part]] = {}
+    for index, parts in by_source.items():
+        chosen[index] = []
+        total = _Sum()
+        for part, result in zip(parts, _results_until(parts, folder), strict=False):
+            if total.reaches(limits[index]):
+                break
+            left = total.left(limits[index])
+            total.add(result)
+            chosen[index].append(replace(part, limit=left) if total.exceeds(limits[index]) else part)
+            if total.exceeds(limits[index]):
+                break
+    pack([part for parts in chosen.values() for part in parts if part.is_cut])
+    return {index: _results(parts, folder) for index, parts in chosen.items()}
+
+
+def _results_until(parts: Sequence[Part], folder: Path) -> "list[PartResult]":
+    """The results of the first parts, up to one that was not needed."""
+    results = []
+    for part in parts:
+        result = PartResult.read(part_folder(folder, part))
+        if result is None:
+            break
+        results.append(result)
+    return results
+
+
+def _results(parts: Sequence[Part], folder: Path) -> list[tuple[Part, PartResult]]:
+    pairs = []
+    for part in parts:
+        result = PartResult.read(part_folder(folder, part))
+        assert result is not None, f"part {part.number} is not finished"
+        pairs.append((part, result))
+    return pairs
+
+
+def _check_shares(
+    corpus: Corpus,
+    by_source: dict[int, list[Part]],
+    chosen: dict[int, list[tuple[Part, PartResult]]],
+    amounts: dict[int, int],
+) -> None:
+    """That no source has run out: one that has more documents than it gives has its share, to within one of them."""
+    assert corpus.total is not None
+    for index, source in enumerate(corpus.sources):
+        share, amount = int(corpus.share(index) * corpus.total), amounts.get(index, 0)
+        pairs = chosen.get(index, [])
+        has_more = len(pairs) < len(by_source.get(index, [])) or (bool(pairs) and pairs[-1][0].is_cut)
+        if amount < share and not has_more:
+            most = min(Fraction(amounts.get(other, 0)) / corpus.share(other) for other in range(len(corpus.sources)))
+            raise InputError(
+                f"{corpus.shown}: source {source.path} runs out before its share: it has {amount:,} of {share:,} "
+                f"{corpus.unit}, {share - amount:,} are missing: give it more documents or a smaller weight, or set "
+                f"{corpus.unit} to {int(most):,} or less"
+            )

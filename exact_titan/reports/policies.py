@@ -1,0 +1,111 @@
+"""What each packing policy makes of the same documents, worked out from their lengths alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from exact_titan.dataset.lengths import lengths_file, read_lengths
+from exact_titan.dataset.manifest import Manifest
+from exact_titan.dataset.policies import POLICIES, lay_out
+from exact_titan.errors import InputError
+from exact_titan.exposure import Buckets
+from exact_titan.reports.exposure import ExposureReport
+
+WINDOWS_AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class PolicyFigures:
+    """What a policy makes of documents.
+
+    Attributes:
+        policy: its name.
+        window: inputs per window.
+        documents: how many there are.
+        windows: how many they fill.
+        cut: documents that have more than one segment.
+        counts: supervised targets per bucket, int64 ``[len(Buckets(window))]``; their sum is the number of inputs.
+    """
+
+    policy: str
+    window: int
+    documents: int
+    windows: int
+    cut: int
+    counts: torch.Tensor
+
+    @classmethod
+    def measure(cls, policy: str, window: int, lengths_D: np.ndarray, parts: Sequence[int] = ()) -> "PolicyFigures":
+        """Lay documents out and count, a few windows in memory at a time.
+
+        Args:
+            policy: one of :data:`~exact_titan.dataset.policies.POLICIES`.
+            window: inputs per window.
+            lengths_D: tokens of each document, at least 2, int64 ``[D]``.
+            parts: numbers of documents that are laid out for themselves.
+        """
+        buckets = Buckets(window)
+        counts = torch.zeros(len(buckets), dtype=torch.int64)
+        windows = cut = 0
+        layout = lay_out(policy, window, lengths_D, parts)
+        while block := list(islice(layout, WINDOWS_AT_ONCE)):
+            document_S, first_S, inputs_S = np.array(list(chain.from_iterable(block)), dtype=np.int64).T
+            counts += buckets.count_segments(torch.from_numpy(inputs_S))
+            cut += int(((first_S == 0) & (inputs_S < lengths_D[document_S] - 1)).sum())
+            windows += len(block)
+        return cls(policy, window, len(lengths_D), windows, cut, counts)
+
+    @property
+    def padding(self) -> int:
+        """Inputs that the windows lack to be full."""
+        return self.windows * self.window - int(self.counts.sum())
+
+    @property
+    def padding_share(self) -> float:
+        """Padding as a share of all windows' inputs; the rest is the utilisation."""
+        return self.padding / (self.windows * self.window)
+
+
+def measure_policies(folder: Path, manifest: Manifest, split: str) -> list[PolicyFigures]:
+    """What each policy makes of the documents of a packed dataset's split; exact, and quick beside packing them.
+
+    Raises:
+        InputError: if the documents' lengths are missing, or are not those that the dataset was packed from.
+    """
+    record = manifest.splits[split]
+    lengths_D = read_lengths(folder, split, record.documents)
+    figures = [PolicyFigures.measure(policy, manifest.window, lengths_D, record.parts) for policy in POLICIES]
+    for one in figures:
+        found, packed = (one.windows, one.counts.tolist()), (record.windows, record.bucket_counts)
+        if one.policy == manifest.policy and found != packed:
+            raise InputError(
+                f"{lengths_file(folder, split)} does not fit the manifest: copy the dataset again or pack it again"
+            )
+    return figures
+
+
+def policy_table(figures: Sequence[PolicyFigures], threshold: int) -> str:
+    """Policies side by side, as text: share of the targets per bucket and in the tail, windows, cuts, padding.
+
+    Raises:
+        InputError: if no bucket begins at the threshold or after it.
+    """
+    reports = [ExposureReport(one.counts, one.window, threshold) for one in figures]
+    shares = [report.mass_percent()[0].tolist() for report in reports]
+    rows = [("targets, % of all", [one.policy for one in figures])]
+    for label, row in zip(Buckets(figures[0].window).labels(), zip(*shares, strict=True), strict=True):
+        rows.append((label, [f"{share:.2f}" for share in row]))
+    rows += [
+        (f"tail (>= {reports[0].tail_start})", [f"{100 * report.tail_masses[0]:.2f}" for report in reports]),
+        ("windows", [f"{one.windows:,}" for one in figures]),
+        ("documents cut", [f"{one.cut:,}" for one in figures]),
+        ("documents cut, %", [f"{100 * one.cut / one.documents:.2f}" for one in figures]),
+        ("padding, inputs", [f"{one.padding:,}" for one in figures]),
+        ("padding, %", [f"{100 * one.padding_share:.2f}" for one in figures]),
+        ("utilisation, %", [f"{100 * (1 - one.padding_share):.2f}" for one in figures]),
+    ]
+    return "\n".join("  ".join([f"{name:>17}", *(f"{cell:>13}" for cell in cells)]) for name, cells in rows)

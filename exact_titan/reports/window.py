@@ -1,0 +1,91 @@
+"""One window of a packed dataset as text: which documents it holds, how much of each, and where they are cut."""
+
+from itertools import accumulate, islice, pairwise
+from os import PathLike
+
+import numpy as np
+
+from exact_titan.dataset.dataset import NO_LABEL, PackedDataset
+from exact_titan.dataset.lengths import lengths_file, read_lengths
+from exact_titan.dataset.manifest import TOKENIZER_FOLDER
+from exact_titan.dataset.policies import Segment, lay_out
+from exact_titan.dataset.reading import reading_window
+from exact_titan.documents.tokenizer import FILE_NAME, load_tokenizer
+from exact_titan.errors import InputError
+
+_BEGINNING = 12
+"""Tokens of a document that a summary shows."""
+
+
+def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> str:
+    """Window ``k`` with a heading for each segment and its text, decoded with the dataset's own tokenizer.
+
+    The text of a segment is that of its inputs and its last label; special tokens are shown. Which part of which
+    document it is follows from the documents' lengths, which are laid out again up to this window.
+
+    Args:
+        folder: the packed dataset.
+        k: number of the window in the split, from 0.
+        split: ``train`` or ``val``.
+
+    Raises:
+        InputError: if the dataset is not whole, has no such split or window, or its lengths are not those of its
+            windows.
+    """
+    dataset = PackedDataset(folder, split)
+    if not 0 <= k < len(dataset):
+        raise InputError(f"window {k}: {dataset.folder} has the windows 0 … {len(dataset) - 1} in its split {split}")
+    tokenizer = load_tokenizer(dataset.folder / TOKENIZER_FOLDER / FILE_NAME)
+    lengths_D = read_lengths(dataset.folder, split, dataset.record.documents)
+    with reading_window(dataset, k):
+        window = dataset[k]
+    borders = window["cu_seqlens"].tolist()
+    segments = _segments(dataset, k, split, lengths_D, borders)
+    padding = dataset.window - sum(segment.inputs for segment in segments)
+    lines = [
+        f"{dataset.folder}, {split}: window {k} of 0 … {len(dataset) - 1}, policy {dataset.manifest.policy}",
+        f"{dataset.window:,} inputs, {padding:,} of them padding; segments: {len(segments)}",
+    ]
+    for number, (segment, (start, end)) in enumerate(zip(segments, pairwise(borders), strict=False)):
+        ids = [*window["input"][start:end].tolist(), int(window["labels"][end - 1])]
+        lines += [
+            "",
+            f"== segment {number}: inputs {start:,} … {end - 1:,} ({end - start:,}), "
+            f"{_part(segment, int(lengths_D[segment.document]))}",
+            tokenizer.decode(ids, skip_special_tokens=False),
+        ]
+    return "\n".join(lines)
+
+
+def window_summary(dataset: PackedDataset, k: int) -> str:
+    """Window ``k`` of a dataset in one line: its number, and of every document in it the tokens and how it begins."""
+    tokenizer = load_tokenizer(dataset.folder / TOKENIZER_FOLDER / FILE_NAME)
+    window = dataset[k]
+    borders = window["cu_seqlens"].tolist()
+    parts = []
+    for start, end in pairwise(borders):
+        if (window["labels"][start:end] != NO_LABEL).any():  # the last segment may be padding
+            begin = tokenizer.decode(window["input"][start : min(end, start + _BEGINNING)].tolist())
+            parts.append(f"{end - start:,} tokens from {' '.join(begin.split())!r}")
+    documents = "1 document" if len(parts) == 1 else f"{len(parts)} documents"
+    return f"window {k} of {dataset.folder}: {documents}, {'; '.join(parts)}"
+
+
+def _segments(dataset: PackedDataset, k: int, split: str, lengths_D: np.ndarray, borders: list[int]) -> list[Segment]:
+    """The segments of window ``k`` by its policy, which must be those that the window has."""
+    layout = lay_out(dataset.manifest.policy, dataset.window, lengths_D, dataset.record.parts)
+    segments = next(islice(layout, k, None), [])
+    ends = accumulate(segment.inputs for segment in segments)
+    if sorted({0, *ends, dataset.window}) != borders:
+        raise InputError(
+            f"{lengths_file(dataset.folder, split)} does not fit the windows: copy the dataset again or pack it again"
+        )
+    return segments
+
+
+def _part(segment: Segment, tokens: int) -> str:
+    """Which part of its document a segment is; ``tokens`` is the document's length, end of text included."""
+    last = segment.first + segment.inputs  # the last label
+    cuts = ["begins before"] * (segment.first > 0) + ["goes on after"] * (last < tokens - 1)
+    cut = f"cut: it {' and '.join(cuts)} this segment" if cuts else "whole"
+    return f"document {segment.document}, tokens {segment.first:,} … {last:,} of {tokens:,}, {cut}"

@@ -1,0 +1,244 @@
+"""torchtitan dataloader over packed datasets: one global order, host-side varlen metadata, elastic state."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.loss import IGNORE_INDEX
+
+from exact_titan.dataset.dataset import PackedDataset
+from exact_titan.dataset.reading import check_ids, reading_window
+from exact_titan.errors import InputError
+from exact_titan.sampling.balance import Imbalance, attention_work, deal
+from exact_titan.sampling.mixture import Mixture
+from exact_titan.sampling.order import WindowOrder
+
+CHANGES = ("dataset", "seed", "global_batch_size", "seq_len")
+"""What ``allow_changed`` takes."""
+
+
+class PackedDataLoader(BaseDataLoader):
+    """Deals the windows of a packed dataset, or of several mixed by weight, to the data-parallel ranks.
+
+    Place ``k`` of the run holds the same window on any number of ranks, and every optimizer step trains on the next
+    ``global_batch_size`` places however they are divided. Hence the state is one number, where a step starts, and a run
+    may go on with another number of ranks. In a mixture, a schedule says whose turn place ``k`` is (:class:`Mixture`),
+    and each dataset has an order of its own.
+
+    A step's places go to the ranks so that their attention work is level (:mod:`exact_titan.sampling.balance`), which
+    changes neither the step's windows nor, but for the order of its sum, its gradient. Where the trainer has not said
+    how many rounds of one batch per rank a step has, and with ``balance`` off, they go round in their order.
+
+    Reads are synchronous and in the training process: a 16K window takes about 50 µs (docs/benchmarks.md), and a
+    worker process would cost more in passing it over.
+
+    Yields ``({"input", "positions", "cu_seqlens", "max_seqlen"}, labels)`` with ``input``, ``positions`` and ``labels``
+    int64 ``[B, L]`` (label ``IGNORE_INDEX`` where there is no target), ``cu_seqlens`` int32 ``[n+1]`` over the
+    flattened batch and ``max_seqlen`` an int; all on the host.
+    """
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(BaseDataLoader.Config):
+        dataset_path: str = ""
+        """Folder of the packed dataset (made by `exact-titan pack`), or several with weights: web=3,math=1."""
+
+        split: str = "train"
+        """Split to read: train or val."""
+
+        seed: int = 0
+        """Seed of the order of the windows."""
+
+        infinite: bool = True
+        """True: shuffled epochs without end. False: every window once, in order, one dataset after another; of several
+        with weights the same windows as with True, up to where one has none left for its share. The last round is
+        filled up with windows that have no targets, so that all ranks get the same number of batches."""
+
+        balance: bool = True
+        """Deal the windows of a step to ranks and microbatches so that their attention work is level. Off: in order."""
+
+        allow_changed: list[str] = field(default_factory=list)
+        """What may differ from the checkpoint that the run goes on from: any of dataset, seed, global_batch_size and
+        seq_len. Another dataset (or mixture) or seed is another order, which starts at its first window."""
+
+        varlen_metadata: bool = True
+        """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which hands all it gets to the model."""
+
+    def __init__(
+        self,
+        config: Config,
+        *,
+        dp_world_size: int,
+        dp_rank: int,
+        seq_len: int,
+        local_batch_size: int,
+        **kwargs: Any,
+    ) -> None:
+        self.config = config
+        self.mixture = open_mixture(config, seq_len)
+        self.dp_world_size = dp_world_size
+        self.dp_rank = dp_rank
+        self.local_batch_size = local_batch_size
+        self.orders = [
+            WindowOrder(len(dataset), dataset.manifest.fingerprint, config.seed) for dataset in self.mixture.datasets
+        ]
+        self.places = None if config.infinite else self.mixture.places_once()
+        """Places of the run; None: without end."""
+
+        self.shuffled = config.infinite or (self.mixture.shares is not None and len(self.orders) > 1)
+        self.consumed = 0
+        """Places of the run in the optimizer steps that were dealt out to their end, over all ranks."""
+
+        self.rounds_per_step: int | None = None
+        """Rounds of one batch per rank in an optimizer step, set by the trainer; None: unknown, each is for itself."""
+
+        self.imbalance = Imbalance()
+        """Of the steps dealt out, where their rounds are known."""
+
+        self.last_places: list[int] = []
+        """Places of the run that the last batch of this rank holds."""
+
+    def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
+        while self.places is None or self.consumed < self.places:
+            places_SRB = self._step(self.consumed)
+            for round_, places_RB in enumerate(places_SRB, start=1):
+                if round_ == len(places_SRB):
+                    self.consumed += places_SRB.size
+                yield self._batch(places_RB[self.dp_rank].tolist())
+
+    def _step(self, first: int) -> np.ndarray:
+        """The places of the optimizer step that begins at ``first``: int64 ``[rounds, ranks, local_batch_size]``."""
+        ranks, batch = self.dp_world_size, self.local_batch_size
+        rounds = self.rounds_per_step or 1
+        if self.places is not None:
+            rounds = min(rounds, -(-(self.places - first) // (ranks * batch)))
+        places_SRB = np.arange(first, first + rounds * ranks * batch).reshape(rounds, ranks, batch)
+        if self.rounds_per_step is None or ranks == 1:
+            return places_SRB
+        work_N = [self._work(place) for place in range(first, first + places_SRB.size)]
+        if self.config.balance and rounds * batch > 1:
+            places_SRB = first + deal(work_N, ranks=ranks, batch=batch)
+        self.imbalance.add(np.array(work_N)[places_SRB - first].sum(axis=2))
+        return places_SRB
+
+    def window_at(self, place: int) -> tuple[PackedDataset, int] | None:
+        """The dataset and the number of its window at a place of the run; None where there is only padding."""
+        found = self._window(place)
+        return None if found is None else (self.mixture.datasets[found[0]], found[1])
+
+    def _window(self, place: int) -> tuple[int, int] | None:
+        """Index in the mixture's datasets and window that stand at a place; None past the last."""
+        if self.places is not None and place >= self.places:
+            return None
+        index, turn = self.mixture[place]
+        return index, self.orders[index][turn] if self.shuffled else turn
+
+    def _work(self, place: int) -> int:
+        found = self._window(place)
+        if found is None:
+            return self.mixture.window**2
+        dataset, k = self.mixture.datasets[found[0]], found[1]
+        with reading_window(dataset, k):
+            return attention_work(dataset, k)
+
+    def _batch(self, places: list[int]) -> tuple[dict[str, Any], torch.Tensor]:
+        self.last_places = places
+        shape = (self.local_batch_size, self.mixture.window)
+        input_BL, labels_BL, positions_BL = (np.empty(shape, dtype=np.int64) for _ in range(3))
+        offsets = []
+        for row, place in enumerate(places):
+            found = self._window(place)
+            if found is None:
+                input_BL[row], labels_BL[row], positions_BL[row] = 0, IGNORE_INDEX, np.arange(shape[1])
+                cu_seqlens = np.array([0, shape[1]], dtype=np.int32)
+            else:
+                dataset, window = self.mixture.datasets[found[0]], found[1]
+                with reading_window(dataset, window):
+                    cu_seqlens = dataset.read(window, input_BL[row], labels_BL[row], positions_BL[row])
+                check_ids(dataset, window, input_BL[row], labels_BL[row])
+            offsets.append(cu_seqlens[:-1] + row * shape[1])
+        inputs: dict[str, Any] = {"input": torch.from_numpy(input_BL), "positions": torch.from_numpy(positions_BL)}
+        if self.config.varlen_metadata:
+            packed = np.concatenate([*offsets, [shape[0] * shape[1]]]).astype(np.int32)
+            inputs |= {"cu_seqlens": torch.from_numpy(packed), "max_seqlen": int(np.diff(packed).max())}
+        return inputs, torch.from_numpy(labels_BL)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The place in the run, and what it is a place of; the same on all ranks."""
+        rounds = self.rounds_per_step or 0
+        return {
+            "windows": self.consumed,
+            "fingerprint": self.mixture.fingerprint,
+            "seed": self.config.seed,
+            # 0: unknown, under torchtitan's own trainer.
+            "global_batch_size": rounds * self.dp_world_size * self.local_batch_size,
+            "seq_len": self.mixture.window,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on at the saved place, or at the first one of another order that ``allow_changed`` lets in.
+
+        Raises:
+            InputError: if the checkpoint was trained on other datasets, with other weights, in another order or in
+                other steps, and ``allow_changed`` does not say so.
+        """
+        if not state_dict:
+            return
+        changes = self._changes(state_dict)
+        refused = {name: change for name, change in changes.items() if name not in self.config.allow_changed}
+        if refused:
+            allowed = [*self.config.allow_changed, *refused]
+            raise InputError(
+                f"{self.config.dataset_path}: the checkpoint was trained with {'; '.join(refused.values())}: go on "
+                f"with that, start in another dump_folder, or allow it with --dataloader.allow_changed "
+                f"{','.join(allowed)}"
+            )
+        self.consumed = 0 if changes.keys() & {"dataset", "seed"} else state_dict["windows"]
+
+    def _changes(self, saved: dict[str, Any]) -> dict[str, str]:
+        """What differs from the saved state, by its name in ``allow_changed``."""
+        now = self.state_dict()
+        changes = {}
+        if saved["fingerprint"] != now["fingerprint"]:
+            changes["dataset"] = self.mixture.difference(saved["fingerprint"])
+        for name in ("seed", "global_batch_size", "seq_len"):
+            if saved[name] != now[name] and (name == "seed" or (saved[name] and now[name])):
+                changes[name] = f"{name} {saved[name]}, not {now[name]}"
+        return changes
+
+
+def open_mixture(config: PackedDataLoader.Config, seq_len: int) -> Mixture:
+    """The datasets that a loader with this config reads.
+
+    Raises:
+        InputError: for a dataset that is missing or not whole, datasets that do not go together, another window length
+            than ``seq_len``, or epochs without end over datasets without weights.
+    """
+    for name in config.allow_changed:
+        if name not in CHANGES:
+            raise InputError(f"dataloader.allow_changed has {name!r}: it takes any of {', '.join(CHANGES)}")
+    if not config.dataset_path:
+        raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
+    mixture = Mixture(config.dataset_path, config.split)
+    check_window(mixture.datasets[0], seq_len)
+    if config.infinite and mixture.shares is None:
+        raise InputError(
+            f"dataset_path is {config.dataset_path}: to mix datasets give each its weight, "
+            f"{mixture.datasets[0].folder}=NUMBER,…"
+        )
+    return mixture
+
+
+def check_window(dataset: PackedDataset, seq_len: int) -> None:
+    """Refuse a dataset that is packed for another window length.
+
+    Raises:
+        InputError: naming both lengths.
+    """
+    if dataset.window != seq_len:
+        raise InputError(
+            f"{dataset.folder} is packed in windows of {dataset.window} tokens, but training.seq_len is {seq_len}: "
+            f"set it to {dataset.window} or pack again with --seq-len {seq_len}"
+        )

@@ -1,0 +1,208 @@
+"""An architecture as a torchtitan model spec, from torchtitan's own components, with document attention."""
+
+import math
+from dataclasses import dataclass
+from functools import partial
+
+from torch import nn
+from torchtitan.models.common import Embedding, Linear, RMSNorm
+from torchtitan.models.common.attention import GQAttention, QKVLinear
+from torchtitan.models.common.config_utils import make_ffn_config
+from torchtitan.models.common.decoder import Decoder
+from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
+from torchtitan.models.llama3 import Llama3Model, parallelize_llama
+from torchtitan.models.llama3.model import Llama3TransformerBlock
+from torchtitan.protocols.model_spec import ModelSpec
+
+from exact_titan.errors import InputError
+from exact_titan.models.architecture import Architecture
+from exact_titan.titan.model.attention import DocumentAttention
+from exact_titan.titan.model.rope import HalfRoPE
+from exact_titan.titan.model.state_dict import HuggingFaceAdapter
+
+
+class DecoderModel(Llama3Model):
+    """torchtitan's Llama, whose config knows the :class:`Architecture` it was made from."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(Llama3Model.Config):
+        architecture: Architecture
+
+
+@dataclass(kw_only=True, slots=True)
+class LlamaSizes:
+    """Sizes of a Llama that is trained from scratch."""
+
+    dim: int = 256
+    """Width of the residual stream."""
+
+    n_layers: int = 4
+    """Number of transformer blocks."""
+
+    n_heads: int = 8
+    """Attention heads; must divide dim."""
+
+    n_kv_heads: int = 4
+    """Key and value heads (grouped-query attention); must divide n_heads."""
+
+    ffn_dim: int = 768
+    """Inner width of the feed-forward (SwiGLU)."""
+
+    vocab_size: int = 0
+    """Rows of the embedding; 0: as many as the dataset's tokenizer has ids."""
+
+    rope_theta: float = 500_000.0
+    """Base of the rotary embedding."""
+
+    tie_embeddings: bool = True
+    """Use the embedding as the output layer too."""
+
+    def architecture(self, *, seq_len: int, tokenizer_vocab: int) -> Architecture:
+        """The whole architecture.
+
+        Args:
+            seq_len: longest position, the window length.
+            tokenizer_vocab: ids of the dataset's tokenizer, used where ``vocab_size`` is 0.
+
+        Raises:
+            InputError: if the sizes do not fit together, naming the option.
+        """
+        for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim"):
+            if getattr(self, name) < 1:
+                raise InputError(f"architecture.{name} is {getattr(self, name)}: it must be 1 or more")
+        for name in ("dim", "n_layers", "ffn_dim", "vocab_size"):
+            if getattr(self, name) >= 2**31:
+                raise InputError(f"architecture.{name} is {getattr(self, name)}: no model is that large")
+        if not 0 < self.rope_theta < math.inf:
+            raise InputError(f"architecture.rope_theta is {self.rope_theta}: it must be more than 0")
+        if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
+            raise InputError(
+                f"architecture.n_heads is {self.n_heads}: architecture.dim ({self.dim}) over it must be an even "
+                f"whole number"
+            )
+        if self.n_heads % self.n_kv_heads:
+            raise InputError(
+                f"architecture.n_kv_heads is {self.n_kv_heads}: it must divide architecture.n_heads ({self.n_heads})"
+            )
+        return Architecture(
+            family="llama",
+            dim=self.dim,
+            n_layers=self.n_layers,
+            n_heads=self.n_heads,
+            n_kv_heads=self.n_kv_heads,
+            head_dim=self.dim // self.n_heads,
+            ffn_dim=self.ffn_dim,
+            vocab_size=self.vocab_size or tokenizer_vocab,
+            max_positions=seq_len,
+            rope_theta=self.rope_theta,
+            norm_eps=1e-5,
+            tie_embeddings=self.tie_embeddings,
+        )
+
+
+def check_vocabulary(model: Decoder.Config, *, tokenizer_vocab: int) -> None:
+    """Refuse a model that lacks some of the dataset's ids.
+
+    Raises:
+        InputError: naming both sizes.
+    """
+    if model.vocab_size < tokenizer_vocab:
+        raise InputError(
+            f"the model's vocabulary has {model.vocab_size} ids, but the dataset's tokenizer {tokenizer_vocab}: pack "
+            f"with the model's own tokenizer (from scratch: set architecture.vocab_size to 0 to take the tokenizer's)"
+        )
+
+
+def decoder_spec(architecture: Architecture) -> ModelSpec:
+    """Model spec with this architecture, initialised as torchtitan's Llama 3 but for a tied output layer."""
+    rope = HalfRoPE.Config(
+        dim=architecture.head_dim, max_seq_len=architecture.max_positions, theta=architecture.rope_theta
+    )
+    if architecture.rope_scaling is not None:
+        rope.scaling = "llama"
+        rope.scaling_factor = architecture.rope_scaling.factor
+        rope.low_freq_factor = architecture.rope_scaling.low_freq_factor
+        rope.high_freq_factor = architecture.rope_scaling.high_freq_factor
+        rope.original_max_position_embeddings = architecture.rope_scaling.original_positions
+    dim, tied = architecture.dim, architecture.tie_embeddings
+    embedding_init = {"weight": skip_param_init if tied else partial(nn.init.normal_, std=1.0)}
+    return ModelSpec(
+        name=architecture.family,
+        flavor=f"{architecture.n_layers}x{dim}",
+        model=DecoderModel.Config(
+            architecture=architecture,
+            dim=dim,
+            vocab_size=architecture.vocab_size,
+            enable_weight_tying=tied,
+            tok_embeddings=Embedding.Config(
+                num_embeddings=architecture.vocab_size, embedding_dim=dim, param_init=embedding_init
+            ),
+            norm=_norm(architecture),
+            lm_head=Linear.Config(
+                in_features=dim,
+                out_features=architecture.vocab_size,
+                # A tied output layer of torchtitan's size predicts the input token itself at first, at a loss near 15.
+                param_init=_normal(0.02 if tied else dim**-0.5),
+            ),
+            layers=[_block(architecture, layer, rope) for layer in range(architecture.n_layers)],
+        ),
+        parallelize_fn=parallelize_llama,
+        pipelining_fn=None,
+        post_optimizer_build_fn=None,
+        state_dict_adapter=HuggingFaceAdapter,
+    )
+
+
+def _normal(std: float) -> dict:
+    return {"weight": partial(nn.init.trunc_normal_, std=std), "bias": nn.init.zeros_}
+
+
+def _norm(architecture: Architecture) -> RMSNorm.Config:
+    return RMSNorm.Config(
+        normalized_shape=architecture.dim, eps=architecture.norm_eps, param_init={"weight": nn.init.ones_}
+    )
+
+
+def _block(architecture: Architecture, layer: int, rope: HalfRoPE.Config) -> Llama3TransformerBlock.Config:
+    depth_init = _normal(depth_scaled_std(0.02, layer))
+    return Llama3TransformerBlock.Config(
+        attention_norm=_norm(architecture),
+        ffn_norm=_norm(architecture),
+        attention=_attention(architecture, rope, depth_init),
+        feed_forward=make_ffn_config(
+            dim=architecture.dim,
+            hidden_dim=architecture.ffn_dim,
+            w1_param_init=_normal(0.02),
+            w2w3_param_init=depth_init,
+        ),
+    )
+
+
+def _attention(architecture: Architecture, rope: HalfRoPE.Config, output_init: dict) -> GQAttention.Config:
+    def projection(heads: int) -> Linear.Config:
+        return Linear.Config(
+            in_features=architecture.dim,
+            out_features=heads * architecture.head_dim,
+            bias=architecture.qkv_bias,
+            param_init=_normal(0.02),
+        )
+
+    return GQAttention.Config(
+        dim=architecture.dim,
+        n_heads=architecture.n_heads,
+        n_kv_heads=architecture.n_kv_heads,
+        head_dim=architecture.head_dim,
+        # Not torchtitan's fused projection: its checkpoint hooks gather the whole weight on every rank, and keep it.
+        qkv_linear=QKVLinear.Config(
+            head_dim=architecture.head_dim,
+            wq=projection(architecture.n_heads),
+            wkv=projection(architecture.n_kv_heads),
+        ),
+        wo=Linear.Config(
+            in_features=architecture.n_heads * architecture.head_dim,
+            out_features=architecture.dim,
+            param_init=output_init,
+        ),
+        inner_attention=DocumentAttention.Config(),
+        rope=rope,
+    )

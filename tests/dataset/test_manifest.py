@@ -1,0 +1,105 @@
+import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from exact_titan.dataset.manifest import Manifest, ShardRecord, SourceRecord, SplitRecord, TokenizerRecord
+from exact_titan.errors import InputError
+
+MANIFEST = Manifest(
+    sources=[SourceRecord("books", 2, 1000, "ab", 10, 500, {"no text": 1, "shorter than two tokens": 0})],
+    tokenizer=TokenizerRecord("llama", "cd", 128256, "<|end_of_text|>", 128001),
+    window=16,
+    policy="concat",
+    token_dtype="uint32",
+    val_fraction=0.5,
+    splits={
+        "train": SplitRecord(1, 16, 16, 0, 5, [7, 9], [ShardRecord("train-00000.safetensors", 9, "ef", 1, 17, 1)], [5])
+    },
+)
+
+
+def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
+    MANIFEST.write(tmp_path)
+    assert Manifest.read(tmp_path) == MANIFEST
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    assert content["format_version"] == 2
+    assert content["fingerprint"] == MANIFEST.fingerprint
+
+
+def test_fingerprint_is_over_everything() -> None:
+    assert len(MANIFEST.fingerprint) == 64
+    for change in ({"window": 17}, {"policy": "best_fit"}, {"sources": []}, {"val_fraction": 0.25}):
+        assert dataclasses.replace(MANIFEST, **change).fingerprint != MANIFEST.fingerprint
+
+
+def _set(*keys: str | int, to: object) -> Callable[[dict], None]:
+    def change(content: dict) -> None:
+        for key in keys[:-1]:
+            content = content[key]
+        if to is None:
+            del content[keys[-1]]
+        else:
+            content[keys[-1]] = to
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (_set("format_version", to=1), "format_version is 1, this version of exact_titan reads 2"),
+        (_set("format_version", to=None), "format_version is None"),
+        (_set("window", to=None), "key 'window' is missing"),
+        (_set("window", to="16"), "key 'window' must be an integer, it is '16'"),
+        (_set("window", to=True), "key 'window' must be an integer, it is True"),
+        (_set("splits", to=[]), r"key 'splits' must be an object"),
+        (_set("tokenizer", "eos_id", to=None), r"key 'tokenizer\.eos_id' is missing"),
+        (_set("sources", 0, "name", to=3), r"key 'sources\[0\]\.name' must be a string"),
+        (
+            _set("splits", "train", "bucket_counts", 1, to=0.5),
+            r"key 'splits\.train\.bucket_counts\[1\]' must be an integer",
+        ),
+        (_set("splits", "train", "shards", to={}), r"key 'splits\.train\.shards' must be a list"),
+        (_set("splits", "train", "windows", to=2), "the fingerprint does not match"),
+        (_set("window", to=-1), r"key 'window' is -1: it must be from 0 to 2\^63 - 1"),
+        (_set("splits", "train", "bucket_counts", 0, to=2**63), r"key 'splits\.train\.bucket_counts\[0\]' is 9223"),
+        (_set("fingerprint", to=None), "the fingerprint does not match"),
+        (_set("extra", to=1), "the fingerprint does not match"),
+    ],
+)
+def test_what_was_changed_is_named(tmp_path: Path, change: Callable[[dict], None], message: str) -> None:
+    MANIFEST.write(tmp_path)
+    file = tmp_path / "manifest.json"
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match=message):
+        Manifest.read(tmp_path)
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        Manifest.read(tmp_path / "none")
+
+
+def test_a_folder_without_manifest(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"is not a packed dataset: it has no manifest\.json"):
+        Manifest.read(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "\udcff"])
+def test_not_json(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text, errors="surrogateescape")
+    with pytest.raises(InputError, match="is not "):
+        Manifest.read(tmp_path)
+
+
+def test_parts_that_are_not_the_split(tmp_path: Path) -> None:
+    record = replace(MANIFEST.splits["train"], parts=[2, 10**12])
+    replace(MANIFEST, splits={"train": record}).write(tmp_path)
+    with pytest.raises(InputError, match=r"the parts of train have 1000000000002 documents, and the split 5"):
+        Manifest.read(tmp_path)

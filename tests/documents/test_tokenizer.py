@@ -1,0 +1,99 @@
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tokenizers import Tokenizer
+
+from exact_titan.documents.tokenizer import DocumentTokenizer
+from exact_titan.errors import InputError
+
+pytest_plugins = ["tests.text_fixtures"]
+
+BOS, END = 0, 1
+
+
+def test_begins_and_ends_as_the_tokenizer_says(bpe_tokenizer: Path) -> None:
+    tokenizer = DocumentTokenizer(bpe_tokenizer)
+    plain = Tokenizer.from_file(str(bpe_tokenizer / "tokenizer.json"))
+    texts = ["The quick fox", "東京", "ends by itself<end>", ""]
+    ids = [document.tolist() for document in tokenizer.encode(texts)]
+    assert ids[0] == [BOS, *plain.encode("The quick fox", add_special_tokens=False).ids, END]
+    assert ids[2][-2:] != [END, END]
+    assert ids[2][-1] == END
+    assert ids[3] == [BOS, END]
+    assert plain.decode(ids[1]) == "東京"
+    assert tokenizer.record.eos_id == END
+    assert tokenizer.record.vocab_size == 1 + max(plain.get_vocab().values())
+
+
+def test_stored_truncation_and_padding_are_off(bpe_tokenizer: Path, tmp_path: Path) -> None:
+    stored = Tokenizer.from_file(str(bpe_tokenizer / "tokenizer.json"))
+    stored.enable_truncation(4)
+    stored.enable_padding(length=64)
+    stored.save(str(tmp_path / "tokenizer.json"))
+    found, expected = (
+        DocumentTokenizer(folder, "<end>").encode(["fox " * 99, "a"]) for folder in (tmp_path, bpe_tokenizer)
+    )
+    for left, right in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_smallest_type_that_holds_the_ids(bpe_tokenizer: Path, tmp_path: Path) -> None:
+    content = json.loads((bpe_tokenizer / "tokenizer.json").read_text())
+    assert DocumentTokenizer(bpe_tokenizer).dtype == np.uint16
+    for top, dtype in ((2**16 - 1, np.uint16), (2**16, np.uint32)):
+        added = content | {
+            "model": {"type": "WordLevel", "vocab": {"<bos>": 0, "<end>": 1, "top": top}, "unk_token": "<bos>"}
+        }
+        (tmp_path / "tokenizer.json").write_text(json.dumps(added))
+        tokenizer = DocumentTokenizer(tmp_path, "<end>")
+        assert tokenizer.dtype == dtype
+        assert tokenizer.record.vocab_size == top + 1
+        assert tokenizer.encode(["top"])[0].tolist() == [BOS, top, END]
+
+
+def test_where_the_end_token_comes_from(bpe_tokenizer: Path, word_tokenizer: Path, tmp_path: Path) -> None:
+    assert DocumentTokenizer(bpe_tokenizer, "<bos>").record.eos_id == BOS
+    assert DocumentTokenizer(word_tokenizer / "tokenizer.json").record.eos_id == 0, "</s> is a known one"
+    shutil.copy(bpe_tokenizer / "tokenizer.json", tmp_path)
+    with pytest.raises(InputError, match="names no end-of-text token: name it with --eos-token"):
+        DocumentTokenizer(tmp_path)
+    config = tmp_path / "tokenizer_config.json"
+    config.write_text('{"eos_token": "<end>"}')
+    assert DocumentTokenizer(tmp_path / "tokenizer.json").record.eos_id == END
+    config.write_text('{"eos_token": "<none>"}')
+    with pytest.raises(InputError, match="eos_token '<none>' is not in the vocabulary: see --eos-token"):
+        DocumentTokenizer(tmp_path)
+    config.write_text("{")
+    with pytest.raises(InputError, match="is not a JSON object"):
+        DocumentTokenizer(tmp_path)
+    config.write_text('{"eos_token": "<end>"}')
+    chat = json.loads((bpe_tokenizer / "tokenizer.json").read_text())
+    chat["added_tokens"].append(chat["added_tokens"][0] | {"id": 400, "content": "<|endoftext|>"})
+    (tmp_path / "tokenizer.json").write_text(json.dumps(chat))
+    assert DocumentTokenizer(tmp_path).record.eos_token == "<|endoftext|>", "<end> may end a chat turn"
+    with pytest.raises(InputError, match="--eos-token '<none>' is not in the vocabulary"):
+        DocumentTokenizer(bpe_tokenizer, "<none>")
+
+
+def test_what_does_not_load_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--tokenizer .*none: no such file or folder"):
+        DocumentTokenizer(tmp_path / "none")
+    with pytest.raises(InputError, match=r"the folder has no tokenizer\.json"):
+        DocumentTokenizer(tmp_path)
+    for content in (b"{}", b"\xff", b"[1]"):
+        (tmp_path / "tokenizer.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"tokenizer\.json is not a Hugging Face tokenizer\.json"):
+            DocumentTokenizer(tmp_path)
+
+
+def test_the_copy_works_in_torchtitan(bpe_tokenizer: Path, tmp_path: Path) -> None:
+    from torchtitan.components.tokenizer import HuggingFaceTokenizer
+
+    DocumentTokenizer(bpe_tokenizer).save(tmp_path / "tokenizer")
+    loaded = HuggingFaceTokenizer(HuggingFaceTokenizer.Config(), tokenizer_path=str(tmp_path / "tokenizer"))
+    document = DocumentTokenizer(bpe_tokenizer).encode(["The quick fox"])[0].tolist()
+    assert loaded.encode("The quick fox", add_bos=True, add_eos=True) == document
+    assert loaded.eos_id == END

@@ -1,0 +1,93 @@
+"""A corpus of several files, and packing it in another process."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support import ROOT, word_tokenizer
+
+
+class Documents:
+    """Sources of random documents in a folder, whose ids and lengths are known.
+
+    Attributes:
+        folder: the folder, with ``tokenizer.json``.
+        ids: of each source its documents' token ids, in their order.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.ids: dict[str, list[list[int]]] = {}
+        word_tokenizer(folder / "tokenizer.json", 300)
+
+    def write(self, name: str, files: int, documents: int, longest: int, seed: int = 0) -> Path:
+        """A source: a folder with so many files of so many documents."""
+        draw = random.Random(f"{name} {seed}")
+        folder = self.folder / name
+        folder.mkdir()
+        self.ids[name] = []
+        for number in range(files):
+            lines = []
+            for _ in range(documents):
+                ids = [draw.randrange(1, 300) for _ in range(draw.randrange(1, longest))]
+                self.ids[name].append([*ids, 0])
+                lines.append(json.dumps({"text": " ".join(map(str, ids))}) + "\n")
+            (folder / f"{number:03d}.jsonl").write_text("".join(lines))
+        return folder
+
+
+@pytest.fixture
+def documents(tmp_path: Path) -> Documents:
+    """An empty folder to write sources to."""
+    return Documents(tmp_path)
+
+
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from exact_titan.packing import Execution, executors, pack
+from exact_titan.slurm_options import SlurmOptions
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    executors.PROCESS_BYTES = 1
+    slurm = SlurmOptions(**given.pop("slurm", {}))
+    execution = Execution(slurm=slurm, **given.pop("execution"))
+    manifest = pack(given.pop("sources"), tokenizer=Path("tokenizer.json"), out=Path(given.pop("out")),
+                    execution=execution, **given)
+    print(manifest.fingerprint)
+"""
+
+
+def packing(folder: Path, **given: object) -> subprocess.Popen[str]:
+    """``pack`` in a process of its own, in ``folder``; small files get processes of their own, too."""
+    (folder / "program.py").write_text(PROGRAM)
+    command = [sys.executable, "program.py", json.dumps(given)]
+    environment = {"PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=os.environ | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a folder."""
+    return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
+
+
+def finished(folder: Path) -> dict[int, Path]:
+    """Shards of the parts that are finished, by their inode, which they keep when they are moved."""
+    return {
+        file.stat().st_ino: file
+        for file in folder.glob(".out.partial/parts/*/*.safetensors")
+        if "." not in file.parent.name
+    }

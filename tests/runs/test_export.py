@@ -1,0 +1,191 @@
+"""Weights in, through real runs, and out again."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torchtitan.models.common.attention import create_varlen_metadata_for_document
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from exact_titan.errors import InputError
+from exact_titan.runs.export import export
+from tests.checkpoints import load_decoder, transformers_model
+from tests.support import ROOT, torchrun
+
+RUNNER = ROOT / "tests/titan/recorded_runs.py"
+MODELS = {"llama": "llama with scaled RoPE", "qwen2": "qwen2 tied"}
+
+
+def arguments(dataset, *options: str) -> list[str]:
+    return [
+        *["--config", "from_scratch", "--dataloader.dataset_path", str(dataset.folder)],
+        *["--training.seq_len", str(dataset.window), "--training.steps", "1", "--validator.no-enable"],
+        *["--training.mixed-precision-param", "float32", "--training.global_batch_size", "2", *options],
+    ]
+
+
+def unchanged(name: str, model: Path, out: Path, dataset) -> dict:
+    """A run of one step that leaves the weights as they are."""
+    options = ["--model", str(model), "--dump_folder", str(out), "--optimizer.lr", "0.0"]
+    return {"name": name, "trainer": "exact", "argv": arguments(dataset, *options)}
+
+
+def launch(nproc: int, runs: list[dict], folder: Path) -> dict:
+    (folder / f"{nproc}.json").write_text(json.dumps(runs))
+    done = torchrun(nproc, str(RUNNER), str(folder / f"{nproc}.json"), str(folder / f"{nproc}.out"), cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads((folder / f"{nproc}.out").read_text())
+
+
+@pytest.fixture(scope="module")
+def runs(dataset, tmp_path_factory) -> Path:
+    """``<family>`` in bfloat16 shards, ``<family>-<ranks>`` runs from it, ``stage2`` one after these."""
+    folder = tmp_path_factory.mktemp("runs")
+    for family, name in MODELS.items():
+        model = transformers_model(name).to(torch.bfloat16)
+        model.save_pretrained(folder / family, max_shard_size="30KB")
+        assert len(list((folder / family).glob("*.safetensors"))) > 2
+    for nproc in (1, 2):
+        specs = [unchanged(family, folder / family, folder / f"{family}-{nproc}", dataset) for family in MODELS]
+        if nproc == 2:
+            options = ["--start_from", str(folder / "llama-2"), "--dump_folder", str(folder / "stage2")]
+            argv = arguments(dataset, *options, "--training.steps", "2", "--lr_scheduler.warmup_steps", "1")
+            specs.append({"name": "stage2", "trainer": "exact", "argv": argv})
+            hsdp = unchanged("hsdp", folder / "llama", folder / "hsdp", dataset)
+            hsdp["argv"] += ["--parallelism.data_parallel_replicate_degree", "2"]
+            hsdp["argv"] += ["--parallelism.data_parallel_shard_degree", "1"]
+            specs.append(hsdp)
+        launch(nproc, specs, folder)
+    return folder
+
+
+def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    return {name: tensor for file in folder.glob("*.safetensors") for name, tensor in load_file(file).items()}
+
+
+def equal(one: Path, other: Path) -> bool:
+    ours, theirs = tensors(one), tensors(other)
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("nproc", [1, 2])
+def test_weights_that_went_in_come_out_bit_for_bit_from_any_number_of_ranks(runs, tmp_path, family, nproc):
+    files = export(runs / f"{family}-{nproc}", tmp_path / "out")
+    assert [file.name for file in files] == ["model.safetensors"]
+    assert all(tensor.dtype == torch.bfloat16 for tensor in tensors(tmp_path / "out").values())
+    assert equal(tmp_path / "out", runs / family)
+
+
+def test_weights_go_in_and_out_of_replicas(runs, tmp_path):
+    export(runs / "hsdp", tmp_path / "out")
+    assert equal(tmp_path / "out", runs / "llama")
+
+
+def test_what_is_exported_goes_in_again(runs, tmp_path):
+    export(runs / "qwen2-2", tmp_path / "out")
+    first, again = load_decoder(runs / "qwen2"), load_decoder(tmp_path / "out")
+    assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in first.state_dict().items())
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_transformers_generates_the_same_text_from_it(runs, tmp_path, family):
+    export(runs / f"{family}-2", tmp_path / "out")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    prompt = tokenizer("17 18 19 20", return_tensors="pt").input_ids
+    texts = []
+    for folder in (runs / family, tmp_path / "out"):
+        model = AutoModelForCausalLM.from_pretrained(folder)
+        assert model.dtype == torch.bfloat16
+        texts.append(tokenizer.decode(model.generate(prompt, max_new_tokens=40, do_sample=False, eos_token_id=None)[0]))
+    assert texts[0] == texts[1]
+    assert len(texts[0]) > 40
+
+
+def test_large_exports_are_sharded_with_an_index(runs, tmp_path):
+    files = export(runs / "llama-2", tmp_path / "out", max_shard_size="60KB")
+    assert len(files) > 2
+    index = json.loads((tmp_path / "out/model.safetensors.index.json").read_text())
+    assert {file.name for file in files} == set(index["weight_map"].values())
+    assert index["metadata"]["total_size"] == sum(tensor.nbytes for tensor in tensors(tmp_path / "out").values())
+    assert equal(tmp_path / "out", runs / "llama")
+    AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_the_dtype_is_asked_for_and_stands_in_the_config(runs, tmp_path, dtype):
+    export(runs / "llama-1", tmp_path / "out", dtype=dtype)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == getattr(torch, dtype)
+
+
+def test_the_config_keeps_what_it_had(runs, tmp_path):
+    export(runs / "llama-1", tmp_path / "out")
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (runs / "llama", tmp_path / "out"))
+    assert before == after
+
+
+def test_a_stage_starts_from_the_weights_of_the_one_before(runs, tmp_path):
+    export(runs / "stage2", tmp_path / "step2")
+    assert not equal(tmp_path / "step2", runs / "llama")
+    distance = {
+        name: (tensor.float() - tensors(runs / "llama")[name].float()).abs().max().item()
+        for name, tensor in tensors(tmp_path / "step2").items()
+    }
+    # Two steps of AdamW move a weight by little more than twice the learning rate; bfloat16 rounds.
+    assert max(distance.values()) < 0.02
+
+
+def test_a_step_is_asked_for_by_number_or_folder(runs, tmp_path):
+    export(runs / "llama-1", tmp_path / "a", step=1)
+    export(runs / "llama-1/checkpoint/step-1", tmp_path / "b")
+    assert equal(tmp_path / "a", tmp_path / "b")
+    with pytest.raises(InputError, match=r"has no complete checkpoint of step 7: there are 1"):
+        export(runs / "llama-1", tmp_path / "c", step=7)
+
+
+def test_a_run_from_scratch_exports_at_its_end_when_asked(dataset, tmp_path):
+    options = ["--dump_folder", "out-{rule}", "--export", "hf-{rule}", "--training.global_batch_size", "1"]
+    sizes = ["--architecture.dim", "32", "--architecture.n_layers", "2", "--architecture.n_heads", "4"]
+    command = [sys.executable, "-m", "exact_titan.train", *arguments(dataset, *options, *sizes)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "The weights are in hf-exact" in done.stdout + done.stderr
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf-exact", dtype=torch.float32)
+    assert model.generation_config.eos_token_id == dataset.manifest.tokenizer.eos_id
+    tokens = torch.randint(256, (1, 64), generator=torch.Generator().manual_seed(0))
+    positions = torch.arange(64)[None]
+    with torch.no_grad():
+        ours = load_decoder(tmp_path / "hf-exact")(tokens, positions, create_varlen_metadata_for_document(positions))
+        torch.testing.assert_close(ours, model(tokens).logits, rtol=0, atol=1e-4)
+    assert AutoTokenizer.from_pretrained(tmp_path / "hf-exact")("17").input_ids == [17]
+
+
+def test_nothing_is_written_over_and_nothing_half_made_is_left(runs, tmp_path):
+    (tmp_path / "out").mkdir()
+    with pytest.raises(InputError, match="out is there already"):
+        export(runs / "llama-1", tmp_path / "out")
+    with pytest.raises(InputError, match="nowhere: no such folder"):
+        export(tmp_path / "nowhere", tmp_path / "new")
+    with pytest.raises(InputError, match="has no complete checkpoint: the run has not saved one yet"):
+        export(tmp_path, tmp_path / "new")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_run_that_kept_no_config_is_named(runs, tmp_path):
+    (tmp_path / "run/checkpoint").mkdir(parents=True)
+    (tmp_path / "run/checkpoint/step-1").symlink_to(runs / "llama-1/checkpoint/step-1")
+    with pytest.raises(InputError, match="run/model is missing, which says what the model is"):
+        export(tmp_path / "run", tmp_path / "out")
+
+
+def test_a_checkpoint_of_another_model_is_named(runs, tmp_path):
+    (tmp_path / "run/checkpoint").mkdir(parents=True)
+    (tmp_path / "run/checkpoint/step-1").symlink_to(runs / "llama-1/checkpoint/step-1")
+    (tmp_path / "run/model").symlink_to(runs / "qwen2-1/model")
+    with pytest.raises(InputError, match=r"the tensor .*wk.weight is 32 x 64, but this model.s is 64 x 64"):
+        export(tmp_path / "run", tmp_path / "out")
