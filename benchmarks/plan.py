@@ -40,6 +40,7 @@ from torchtitan.tools.logging import logger
 from benchmarks.step import SHAPES, device_name, free_memory, local, profiled_events, random_config
 from exact_titan.planning.memory import MemoryPlan, plan_memory
 from exact_titan.titan import cpu, torch_versions
+from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.trainer import ExactTrainer
 
 KINDS = ("none", "selective", "full")
@@ -47,9 +48,7 @@ _LOSS = "benchmarks.plan: loss"
 _WARMUP_STEPS = 2
 
 
-def run_config(
-    shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype: str, folder: Path
-) -> ExactTrainer.Config:
+def run_config(shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype: str, folder: Path) -> RunConfig:
     """A run on random documents of 64 tokens to four windows, with everything off that a step does not need.
 
     Args:
@@ -68,7 +67,7 @@ def run_config(
     return dataclasses.replace(config, activation_checkpoint=checkpointing)
 
 
-def compare(config: ExactTrainer.Config) -> dict[str, dict[str, int]]:
+def compare(config: RunConfig) -> dict[str, dict[str, int]]:
     """Bytes by line, ``{"measured": …, "planned": …}`` each; a process group must not be there yet."""
     free_memory()
     trainer = config.build()

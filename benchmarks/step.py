@@ -57,6 +57,7 @@ from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.metrics import ExposureMetrics
 from exact_titan.titan.model.decoder import LlamaSizes
 from exact_titan.titan.model.flops import attention_flops, attention_pairs, attention_shape, matmul_flops_per_token
+from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.trainer import ExactTrainer
 from exact_titan.titan.validate import ExposureValidator
 
@@ -90,9 +91,7 @@ class Side:
     peak_bytes: int = 0
 
 
-def random_config(
-    shape: str, *, seq_len: int, windows: int, dtype: str, compute_dtype: str, folder: Path
-) -> ExactTrainer.Config:
+def random_config(shape: str, *, seq_len: int, windows: int, dtype: str, compute_dtype: str, folder: Path) -> RunConfig:
     """A run on random documents with everything switched off that a step does not need.
 
     Args:

@@ -1,4 +1,4 @@
-"""The command line ``exact-titan``. Each command imports what it needs itself, so that ``--help`` is quick."""
+"""The command line ``exact-titan``. Each command imports its modules itself, so that ``--help`` is fast."""
 
 import itertools
 import os
@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -16,11 +17,34 @@ from exact_titan.errors import InputError
 from exact_titan.slurm_options import SlurmOptions
 
 if TYPE_CHECKING:
-    from exact_titan.dataset.manifest import Manifest
+    from exact_titan.dataset import Manifest
+    from exact_titan.packing import Execution as PackingExecution
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """Options of ``pack`` and ``append``: who runs the packing tasks."""
+
+    executor: Literal["local", "slurm", "ray"] = "local"
+    """Where the tasks run: on this machine, or through datatrove on Slurm (start from a login node) or on Ray."""
+
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """local: cores of this machine to use. slurm and ray: tasks that run at one time."""
+
+    tasks: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each part)")] = None
+    """Number of tasks for the parts of the corpus. A part is up to 512 MiB of files, or one larger file."""
+
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    """Options of the Slurm jobs. With ray, the cores and the memory of a task."""
+
+
+Sources = Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCES…", help_behavior_hint="")]
+Mirror = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: from the hub)")]
+Execution = Annotated[ExecutionOptions, arg(name="")]
 
 
 def pack(
-    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCES…", help_behavior_hint="")],
+    sources: Sources,
     *,
     tokenizer: Path,
     out: Path,
@@ -29,43 +53,37 @@ def pack(
     policy: Literal["concat", "best_fit"] = "concat",
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: found there)")] = None,
-    mirror: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: from the hub)")] = None,
-    executor: Literal["local", "slurm", "ray"] = "local",
-    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None,
-    tasks: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each part)")] = None,
-    slurm: SlurmOptions = SlurmOptions(),  # noqa: B008
+    mirror: Mirror = None,
+    execution: Execution = ExecutionOptions(),
 ) -> None:
     """Pack documents into windows for training.
 
-    What is finished is kept beside --out: after an interruption the same command goes on from there. The result does
-    not depend on the executor, the workers or the tasks.
+    Finished parts are kept beside --out. After an interruption the same command resumes with the unfinished parts. The
+    result does not depend on the executor, the workers or the tasks.
 
     Example: exact-titan pack books.jsonl.gz more/ --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/books-16k
 
     Args:
-        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of these, URLs
-            of either (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and datatrove
-            (.ds), or one corpus TOML.
-        tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json. Of token files, the one they were made with.
+        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
+            URLs of files or folders (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and
+            datatrove (.ds), or one corpus TOML.
+        tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json. For token files: the tokenizer that made
+            them.
         out: New folder for the packed dataset.
         seq_len: Window length in tokens, training.seq_len of the runs.
-        val_fraction: Share of the documents to keep for validation, from 0 to below 1.
-        policy: How documents are laid into windows: concat, end to end, cut at window borders; best_fit, none cut
-            that fits a window, longer ones into full windows and a rest, short windows padded.
+        val_fraction: Share of the documents for validation, from 0 to below 1.
+        policy: How documents are laid into windows. concat: end to end, cut at window borders. best_fit: a document
+            that fits a window is not cut; a longer document fills full windows and a rest; short windows are padded.
         text_key: Key or column of the text in .jsonl and .parquet files.
-        eos_token: Token of the tokenizer that ends every document; without it the end of text of base models.
+        eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
-        executor: Who packs: this machine, or through datatrove Slurm (started on a login node) or Ray.
-        workers: Cores of this machine to use; with slurm and ray, tasks at a time.
-        tasks: Tasks that the parts of the corpus, of 512 MiB or one larger file each, are dealt to.
-        slurm: Of the tasks with slurm, and their cores and memory with ray.
+        execution: See ExecutionOptions.
     """
-    from exact_titan.packing import Corpus, Execution
-    from exact_titan.packing import pack as pack_documents
+    from exact_titan import packing
 
     begin = _begin_packing()
-    corpus = Corpus.of(sources).mirrored(mirror)
-    manifest = pack_documents(
+    corpus = packing.Corpus.of(sources).mirrored(mirror)
+    manifest = packing.pack(
         corpus,
         tokenizer=tokenizer,
         seq_len=seq_len,
@@ -74,7 +92,7 @@ def pack(
         policy=policy,
         text_key=text_key,
         eos_token=eos_token,
-        execution=Execution(executor, workers, tasks, slurm),
+        execution=_execution(execution),
     )
     tokens = sum(source.tokens for source in manifest.sources)
     _show_packed(manifest, out, time.monotonic() - begin, tokens, by_source=corpus.is_mix)
@@ -82,53 +100,54 @@ def pack(
 
 def append(
     folder: Annotated[Positional[Path], arg(metavar="DATASET")],
-    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCES…", help_behavior_hint="")],
+    sources: Sources,
     *,
     text_key: str = "text",
-    mirror: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: from the hub)")] = None,
-    executor: Literal["local", "slurm", "ray"] = "local",
-    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None,
-    tasks: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each part)")] = None,
-    slurm: SlurmOptions = SlurmOptions(),  # noqa: B008
+    mirror: Mirror = None,
+    execution: Execution = ExecutionOptions(),
 ) -> None:
-    """Add documents to a packed dataset, packed as it was. Its windows stay, and its fingerprint becomes another.
+    """Add documents to a packed dataset, with the dataset's own tokenizer, window and policy.
+
+    The windows of the dataset stay. The dataset gets a new fingerprint.
 
     Example: exact-titan append packed/books-16k new-books.jsonl.gz
 
     Args:
         folder: The packed dataset.
-        sources: As of pack.
+        sources: The same kinds as for pack.
         text_key: Key or column of the text in .jsonl and .parquet files.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
-        executor: Who packs: this machine, or through datatrove Slurm (started on a login node) or Ray.
-        workers: Cores of this machine to use; with slurm and ray, tasks at a time.
-        tasks: Tasks that the parts of what is added, of 512 MiB or one larger file each, are dealt to.
-        slurm: Of the tasks with slurm, and their cores and memory with ray.
+        execution: See ExecutionOptions.
     """
-    from exact_titan.dataset.manifest import Manifest
-    from exact_titan.packing import Corpus, Execution
-    from exact_titan.packing import append as append_documents
+    from exact_titan import packing
+    from exact_titan.dataset import Manifest
 
     begin = _begin_packing()
-    before = sum(source.tokens for source in Manifest.read(folder).sources)
-    manifest = append_documents(
+    tokens_before = sum(source.tokens for source in Manifest.read(folder).sources)
+    manifest = packing.append(
         folder,
-        Corpus.of(sources).mirrored(mirror),
+        packing.Corpus.of(sources).mirrored(mirror),
         text_key=text_key,
-        execution=Execution(executor, workers, tasks, slurm),
+        execution=_execution(execution),
     )
-    tokens = sum(source.tokens for source in manifest.sources) - before
+    tokens = sum(source.tokens for source in manifest.sources) - tokens_before
     _show_packed(manifest, folder, time.monotonic() - begin, tokens, by_source=True)
 
 
+def _execution(options: ExecutionOptions) -> "PackingExecution":
+    from exact_titan.packing import Execution
+
+    return Execution(options.executor, options.workers, options.tasks, options.slurm)
+
+
 def _begin_packing() -> float:
-    # A batch system ends a job with SIGTERM: clean up then, too.
+    # A batch system ends a job with SIGTERM. An exit by exception cleans up.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     return time.monotonic()
 
 
 def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int, *, by_source: bool) -> None:
-    """What a dataset holds, and how fast its last ``tokens`` were packed."""
+    """Print what a dataset holds, and the speed at which ``tokens`` were packed."""
     from exact_titan.exposure import default_threshold
     from exact_titan.reports.exposure import ExposureReport
 
@@ -164,21 +183,22 @@ def inspect(
     png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none is drawn)")] = None,
     threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
 ) -> None:
-    """Show how much left context the targets of a packed dataset have, and what EXACT makes of it.
+    """Show the left context of the targets of a packed dataset, and their loss weights under EXACT.
 
     Example: exact-titan inspect packed/books-16k --png exposure.png
 
     Args:
         folder: The packed dataset.
         split: train or val.
-        compare: Show what each packing policy makes of the same documents, too.
-        png: Draw the histogram into this file, too.
+        compare: Also show the windows that each packing policy would make of the same documents.
+        png: Also draw the histogram into this file.
         threshold: First context length of the tail, in tokens.
     """
     from exact_titan.dataset.dataset import split_record
     from exact_titan.dataset.manifest import Manifest
     from exact_titan.exposure import default_threshold
     from exact_titan.reports.exposure import ExposureReport
+    from exact_titan.reports.figures import save_png
     from exact_titan.reports.policies import measure_policies, policy_table
 
     manifest = Manifest.read(folder)
@@ -189,7 +209,7 @@ def inspect(
     title = f"{folder.resolve().name}, {split}: {windows}"
     policies = measure_policies(folder, manifest, split) if compare else []
     if png is not None:
-        report.plot(png, title)
+        save_png(report.figure(title), png)
     print(f"{title}, fingerprint {manifest.fingerprint[:12]}")
     print(report.table())
     if policies:
@@ -200,13 +220,13 @@ def inspect(
 def window(
     folder: Positional[Path], number: Annotated[Positional[int], arg(metavar="N")], *, split: str = "train"
 ) -> None:
-    """Show the documents in one window of a packed dataset as text, with their lengths and where they are cut.
+    """Show the documents of one window of a packed dataset as text, with their lengths and their cuts.
 
     Example: exact-titan window packed/books-16k 17 | less
 
     Args:
         folder: The packed dataset.
-        number: The window, counted from 0 as it stands in the dataset.
+        number: Number of the window in the split, from 0.
         split: train or val.
     """
     from exact_titan.reports.window import window_report
@@ -215,7 +235,7 @@ def window(
 
 
 def verify(folder: Positional[Path]) -> None:
-    """Check a packed dataset to the last byte: digests, segments, counts.
+    """Check every byte of a packed dataset: digests, segments, counts.
 
     Example: exact-titan verify packed/books-16k
 
@@ -240,16 +260,17 @@ def compare(
     Example: exact-titan compare outputs/standard outputs/exact --png compare.png
 
     Args:
-        runs: The runs' dump folders; differences are from the first.
-        png: Draw the table into this file, too.
-        threshold: First context length of the tail that the picture shades, in tokens.
+        runs: The dump folders of the runs. Differences are from the first run.
+        png: Also draw the table into this file.
+        threshold: First context length of the tail, in tokens. The figure shades the tail.
     """
-    from exact_titan.reports import runs as study
+    from exact_titan.reports import runs as report
+    from exact_titan.reports.figures import save_png
 
-    validations = study.read_validations(runs)
+    validations = report.read_validations(runs)
     if png is not None:
-        study.figure(validations, png, threshold=threshold)
-    print(study.table(validations))
+        save_png(report.figure(validations, threshold=threshold), png)
+    print(report.table(validations))
 
 
 def export(
@@ -259,15 +280,15 @@ def export(
     step: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the last)")] = None,
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
 ) -> None:
-    """Write a run's weights as a Hugging Face folder, which transformers and vLLM load.
+    """Write the weights of a run as a Hugging Face folder for transformers and vLLM.
 
     Example: exact-titan export outputs/books --out books-135M
 
     Args:
-        run: The run's dump folder, or one checkpoint in it.
+        run: The dump folder of the run, or one checkpoint in it.
         out: New folder for config.json, the tokenizer and the safetensors.
-        step: Take the checkpoint of this step.
-        dtype: Of all weights.
+        step: Step of the checkpoint.
+        dtype: Data type of all weights.
     """
     from exact_titan.runs.export import export as export_run
 
@@ -284,18 +305,18 @@ def plan(
     mfu: float = 0.35,
     peak_tflops: float = 989.0,
 ) -> int:
-    """Show what a training run will need: memory of a GPU, FLOPs and hours. Needs no GPU and no dataset.
+    """Show the needs of a training run: memory of a GPU, FLOPs and hours. This needs no GPU and no dataset.
 
-    The exit code is 1 if it does not fit.
+    The exit code is 1 if the run does not fit.
 
     Example: exact-titan plan --config train_configs/run.toml --nproc 8 --memory 80GiB --training.seq_len 8192
 
     Args:
-        options: Options of the run, as of exact_titan.train, which win over the config's.
+        options: Options of the run, as of exact_titan.train. They override the config.
         config: Recipe, or TOML file of a run.
-        nproc: GPUs in all, on all nodes.
+        nproc: Number of GPUs over all nodes.
         memory: Memory of one GPU, such as 80GiB.
-        mfu: Share of the peak that the run is taken to reach (torchtitan on H100, Llama 3.1 8B: 0.33 to 0.39).
+        mfu: Assumed share of the peak FLOP/s that the run reaches (torchtitan on H100, Llama 3.1 8B: 0.33 to 0.39).
         peak_tflops: Dense bfloat16 TFLOP/s of one GPU (H100 SXM and H200: 989, A100: 312).
     """
     from exact_titan.config import load_config
@@ -332,7 +353,7 @@ _PLAN_OPTIONS = ("--config", "--nproc", "--memory", "--mfu", "--peak-tflops")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; the exit code is 2 for wrong input, 130 after Ctrl-C."""
+    """Run one command. The exit code is 2 for wrong input and 130 after Ctrl-C."""
     try:
         code = tyro.extras.subcommand_cli_from_dict(
             COMMANDS,
@@ -346,27 +367,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("exact-titan: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # head and less close it when they have enough
+    except BrokenPipeError:  # head and less close the pipe early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     return code or 0
 
 
 def _run_options_last(arguments: Sequence[str]) -> list[str]:
-    """``plan``'s arguments with those that are not its own behind ``--``, where the parser leaves them as they are."""
+    """Move the run's options among the arguments of ``plan`` after a ``--``. The parser does not touch them there."""
     if not arguments or arguments[0] != "plan":
         return list(arguments)
-    own, others = ["plan"], []
+    plan_options, run_options = ["plan"], []
     rest = iter(arguments[1:])
     for argument in rest:
         name, _, value = argument.partition("=")
         if name in ("-h", "--help"):
-            own.append(argument)
+            plan_options.append(argument)
         elif name.replace("_", "-") in _PLAN_OPTIONS:
-            own += [argument] if value else [argument, *itertools.islice(rest, 1)]
+            plan_options += [argument] if value else [argument, *itertools.islice(rest, 1)]
         elif argument != "--":
-            others.append(argument)
-    return [*own, "--", *others]
+            run_options.append(argument)
+    return [*plan_options, "--", *run_options]
 
 
 if __name__ == "__main__":

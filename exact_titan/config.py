@@ -27,12 +27,13 @@ from torchtitan.config.manager import ConfigManager, custom_registry
 
 from exact_titan import config_registry
 from exact_titan.errors import InputError
+from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.trainer import ExactTrainer
 
 _SUBCOMMAND = re.compile(r"activation[-_]checkpoint:[a-z-]+")
 
 
-def recipes() -> dict[str, Callable[[], ExactTrainer.Config]]:
+def recipes() -> dict[str, Callable[[], RunConfig]]:
     """Every recipe of :mod:`exact_titan.config_registry` by name."""
     functions = inspect.getmembers(config_registry, inspect.isfunction)
     return {
@@ -40,7 +41,7 @@ def recipes() -> dict[str, Callable[[], ExactTrainer.Config]]:
     }
 
 
-def load_config(argv: list[str]) -> ExactTrainer.Config:
+def load_config(argv: list[str]) -> RunConfig:
     """Config from ``--config NAME_OR_TOML`` and the options in ``argv``, which win over the file's.
 
     Raises:
@@ -55,7 +56,7 @@ def load_config(argv: list[str]) -> ExactTrainer.Config:
         logging.disable(logging.NOTSET)
 
 
-def _load(name: str, options: list[str]) -> ExactTrainer.Config:
+def _load(name: str, options: list[str]) -> RunConfig:
     ConfigManager.register_tyro_rules(custom_registry)
     file_options: list[str] = []
     if name.endswith(".toml"):
@@ -124,7 +125,7 @@ def _arguments(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
             yield str(value)
 
 
-def _parse(arguments: list[str], default: ExactTrainer.Config, *, where: str) -> ExactTrainer.Config:
+def _parse(arguments: list[str], default: RunConfig, *, where: str) -> RunConfig:
     # tyro wants a subcommand behind all the options that are not its own.
     subcommands = [argument for argument in arguments if _SUBCOMMAND.fullmatch(argument)]
     ordered = [argument for argument in arguments if argument not in subcommands] + subcommands[-1:]
@@ -150,7 +151,7 @@ def _first_message(box: str) -> str:
     return " ".join(parts[1 if len(parts) > 2 else 0].split())
 
 
-def _unknown_message(argument: str, default: ExactTrainer.Config) -> str:
+def _unknown_message(argument: str, default: RunConfig) -> str:
     if not argument.startswith("--"):
         return (
             f"{argument!r} belongs to no option: an option with a value takes one, and switches are --x.y and --x.no-y"
@@ -165,6 +166,8 @@ def _unknown_message(argument: str, default: ExactTrainer.Config) -> str:
 def _option_names(config: Any, prefix: str = "") -> Iterator[str]:
     for field in fields(config):
         value = getattr(config, field.name)
+        if field.name.startswith("_"):
+            continue
         if is_dataclass(value) and field.name != "model_spec":
             yield from _option_names(value, f"{prefix}{field.name}.")
         else:

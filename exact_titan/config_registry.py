@@ -15,12 +15,13 @@ from exact_titan.titan.metrics import ExposureMetrics
 from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.model.decoder import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
+from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 from exact_titan.titan.trainer import ExactTrainer
 from exact_titan.titan.validate import ExposureValidator
 
 
-def from_scratch() -> ExactTrainer.Config:
+def from_scratch() -> RunConfig:
     """A small Llama from scratch, on whatever dataset ``dataloader.dataset_path`` names."""
     return ExactTrainer.Config(
         architecture=LlamaSizes(),
@@ -42,7 +43,7 @@ def from_scratch() -> ExactTrainer.Config:
     )
 
 
-def quickstart() -> ExactTrainer.Config:
+def quickstart() -> RunConfig:
     """The run of scripts/quickstart.sh: a tiny Llama on the standard library's sources, for two CPU processes."""
     config = from_scratch()
     config.architecture = LlamaSizes(dim=128, n_layers=3, n_heads=4, n_kv_heads=2, ffn_dim=384)
@@ -64,7 +65,7 @@ def quickstart() -> ExactTrainer.Config:
     return config
 
 
-def _stage(seq_len: int, *, threshold: int, global_batch_size: int, local_batch_size: int) -> ExactTrainer.Config:
+def _stage(seq_len: int, *, threshold: int, global_batch_size: int, local_batch_size: int) -> RunConfig:
     """One stage of the paper's table: a pretrained model goes on in windows of ``seq_len``.
 
     From the paper: windows, thresholds, alpha, gamma, AdamW, a linear warmup and then a constant rate. Everything that
@@ -99,16 +100,16 @@ def _stage(seq_len: int, *, threshold: int, global_batch_size: int, local_batch_
     )
 
 
-def stage_4k() -> ExactTrainer.Config:
+def stage_4k() -> RunConfig:
     """Windows of 4K, tail from 1K."""
     return _stage(4096, threshold=1024, global_batch_size=128, local_batch_size=4)
 
 
-def stage_8k() -> ExactTrainer.Config:
+def stage_8k() -> RunConfig:
     """Windows of 8K, tail from 2K."""
     return _stage(8192, threshold=2048, global_batch_size=64, local_batch_size=2)
 
 
-def stage_16k() -> ExactTrainer.Config:
+def stage_16k() -> RunConfig:
     """Windows of 16K, tail from 4K."""
     return _stage(16_384, threshold=4096, global_batch_size=32, local_batch_size=1)

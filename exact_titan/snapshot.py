@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from exact_titan.errors import InputError
 
 if TYPE_CHECKING:
-    from exact_titan.titan.trainer import ExactTrainer
+    from exact_titan.titan.run_config import RunConfig
 
 FOLDER = "slurm"
 
@@ -52,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def write_snapshot(config: "ExactTrainer.Config", options: list[str], folder: Path) -> None:
+def write_snapshot(config: "RunConfig", options: list[str], folder: Path) -> None:
     """Write what a run is started with.
 
     ``command.txt`` has the options, ``config.json`` all that came of them, ``config.toml`` is a copy of the TOML if

@@ -12,7 +12,7 @@ from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write
 from exact_titan.titan.signals import StopSignals
 
 if TYPE_CHECKING:
-    from exact_titan.titan.trainer import ExactTrainer
+    from exact_titan.titan.run_config import RunConfig
 
 _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
 
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         write_exit_code(Path(config.dump_folder), code)
 
 
-def _train(argv: list[str], signals: StopSignals) -> "tuple[ExactTrainer.Config, int]":
+def _train(argv: list[str], signals: StopSignals) -> "tuple[RunConfig, int]":
     """Train to the end or to where the run is stopped; the config and the exit code."""
     from exact_titan.config import load_config
     from exact_titan.titan.preflight import with_rule
@@ -69,18 +69,18 @@ def _train(argv: list[str], signals: StopSignals) -> "tuple[ExactTrainer.Config,
     return config, code
 
 
-def _run(config: "ExactTrainer.Config", signals: StopSignals) -> int:
+def _run(config: "RunConfig", signals: StopSignals) -> int:
     import torch.distributed as dist
     from torchtitan.observability import structured_logger
     from torchtitan.tools.logging import init_logger, logger
 
     from exact_titan.titan.preflight import complete
 
-    config = complete(config)
     init_logger()
     first = os.environ["RANK"] == "0"
     if not first:
         logger.setLevel(logging.ERROR)
+    config = complete(config)
     structured_logger.init_structured_logger(
         source="training", output_dir=config.dump_folder, enable=config.debug.enable_structured_logging
     )
@@ -107,7 +107,7 @@ def _run(config: "ExactTrainer.Config", signals: StopSignals) -> int:
     return code
 
 
-def _export(config: "ExactTrainer.Config") -> None:
+def _export(config: "RunConfig") -> None:
     from torchtitan.tools.logging import logger
 
     from exact_titan.runs.export import export

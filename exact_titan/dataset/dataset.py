@@ -1,5 +1,6 @@
 """Random access to the windows of a packed dataset."""
 
+import stat
 from collections import OrderedDict
 from functools import cached_property
 from itertools import accumulate
@@ -26,6 +27,7 @@ class PackedDataset:
     Args:
         folder: the packed dataset.
         split: ``train`` or ``val``.
+        manifest: the folder's manifest, if the caller has read it already.
 
     Attributes:
         folder: the packed dataset.
@@ -40,9 +42,9 @@ class PackedDataset:
             size it was written with. Contents are not read: ``exact-titan verify`` does that.
     """
 
-    def __init__(self, folder: str | PathLike[str], split: str = "train") -> None:
+    def __init__(self, folder: str | PathLike[str], split: str = "train", *, manifest: Manifest | None = None) -> None:
         self.folder = Path(folder)
-        self.manifest = Manifest.read(self.folder)
+        self.manifest = manifest or Manifest.read(self.folder)
         self.record = split_record(self.manifest, split, self.folder)
         for shard in self.record.shards:
             check_size(self.folder / shard.file, shard.bytes)
@@ -176,10 +178,15 @@ def split_record(manifest: Manifest, split: str, folder: Path) -> SplitRecord:
 
 def check_size(file: Path, size: int) -> None:
     """Raise an :class:`InputError` unless the shard has the size that the manifest gives."""
-    if not file.is_file():
+    # One stat a file: a dataset may have many thousands of shards on a network file system.
+    try:
+        found = file.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        found = None
+    if found is None or not stat.S_ISREG(found.st_mode):
         raise InputError(f"shard {file} is missing: copy the dataset again or pack it again")
-    if file.stat().st_size != size:
+    if found.st_size != size:
         raise InputError(
-            f"shard {file} is cut short or changed: it has {file.stat().st_size} bytes, the manifest says {size}; "
+            f"shard {file} is cut short or changed: it has {found.st_size} bytes, the manifest says {size}; "
             "copy the dataset again or pack it again"
         )

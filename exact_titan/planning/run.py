@@ -15,14 +15,14 @@ from exact_titan.titan.loader import open_mixture
 from exact_titan.titan.model.decoder import decoder_spec
 from exact_titan.titan.model.flops import attention_shape
 from exact_titan.titan.preflight import check_options
-from exact_titan.titan.trainer import ExactTrainer
+from exact_titan.titan.run_config import RunConfig
 
 
 @dataclass(frozen=True)
 class RunPlan:
     """Memory and work of a run, and what they follow from."""
 
-    config: ExactTrainer.Config
+    config: RunConfig
     name: str
     vocab_size: int
     nproc: int
@@ -37,7 +37,7 @@ class RunPlan:
     compute: ComputePlan
 
 
-def plan_run(config: ExactTrainer.Config, *, nproc: int) -> RunPlan:
+def plan_run(config: RunConfig, *, nproc: int) -> RunPlan:
     """Plan a run on ``nproc`` GPUs. Needs neither GPUs nor weights, and a packed dataset only for the exact FLOPs.
 
     Raises:
@@ -84,7 +84,7 @@ def plan_run(config: ExactTrainer.Config, *, nproc: int) -> RunPlan:
     )
 
 
-def _model_spec(config: ExactTrainer.Config, tokenizer_vocab: int | None) -> ModelSpec:
+def _model_spec(config: RunConfig, tokenizer_vocab: int | None) -> ModelSpec:
     if config.model_spec is not None and not config.model and not config.start_from:
         return config.model_spec
     architecture = start.resolve_architecture(config, tokenizer_vocab=tokenizer_vocab)
@@ -98,20 +98,11 @@ def _even(seq_len: int, documents: int) -> list[int]:
     return [length] * (documents - 1) + [seq_len - length * (documents - 1)]
 
 
-def _checked(config: ExactTrainer.Config, nproc: int) -> ExactTrainer.Config:
+def _checked(config: RunConfig, nproc: int) -> RunConfig:
     """The config with ``{rule}`` filled in, after the checks of a run that need no dataset."""
     if nproc < 1:
         raise InputError(f"--nproc is {nproc}: it must be 1 or more")
     config = check_options(config, ranks=nproc)
-    replicate, shard = (
-        config.parallelism.data_parallel_replicate_degree,
-        config.parallelism.data_parallel_shard_degree,
-    )
-    if replicate < 1 or nproc % replicate or shard not in (-1, nproc // replicate):
-        raise InputError(
-            f"parallelism.data_parallel_replicate_degree ({replicate}) times data_parallel_shard_degree ({shard}, "
-            f"-1 is the rest) must be --nproc ({nproc})"
-        )
     if config.training.enable_cpu_offload:
         raise InputError("training.enable_cpu_offload is on: plan knows only runs whose states stay on the GPU")
     if isinstance(config.activation_checkpoint, MemoryBudgetAC.Config):

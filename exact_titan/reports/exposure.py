@@ -1,7 +1,7 @@
 """The exposure histogram of a split: how many targets have how much left context, and what EXACT makes of them."""
 
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -9,6 +9,10 @@ from exact_titan.dataset.manifest import SplitRecord
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets, bucket_weights, tail_mass
 from exact_titan.exposure.allocation import MIN_COUNT
+from exact_titan.reports.figures import Bars, bucket_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -88,42 +92,13 @@ class ExposureReport:
         )
         return "\n".join(lines)
 
-    def plot(self, file: Path, title: str) -> None:
-        """Draw both rules' loss mass per bucket side by side, the tail shaded, as a PNG.
-
-        Raises:
-            InputError: if the file cannot be written.
-        """
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        labels = Buckets(self.window).labels()
+    def figure(self, title: str) -> "Figure":
+        """Draw the loss mass per bucket under both rules side by side."""
         standard, exact = self.mass_percent()
-        first = Buckets(self.window).lower_bounds.tolist().index(self.tail_start)
-        figure = Figure(figsize=(max(6.4, 0.8 * len(labels) + 2), 5), dpi=150, layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.add_subplot()
-        axes.axvspan(first - 0.5, len(labels) - 0.5, color="#f0e6d2", label="tail", zorder=0)
-        where = range(len(labels))
-        left = axes.bar([x - 0.2 for x in where], standard.tolist(), 0.4, color="#8c96a3", label="standard", zorder=2)
-        right = axes.bar([x + 0.2 for x in where], exact.tolist(), 0.4, color="#c2542d", label="exact", zorder=2)
-        for bars in (left, right):
-            axes.bar_label(bars, fmt="%.1f", fontsize=7, padding=1)
         plain_tail, exact_tail = (100 * mass for mass in self.tail_masses)
-        axes.set_title(
-            f"{title}\ntail (context ≥ {self.tail_start}): {plain_tail:.1f} % of the loss under standard, "
-            f"{exact_tail:.1f} % under exact",
-            fontsize=10,
+        return bucket_figure(
+            Buckets(self.window).labels(),
+            [Bars("share of the loss mass, %", {"standard": standard.tolist(), "exact": exact.tolist()}, "%.1f")],
+            threshold=self.tail_start,
+            title=f"{title}\ntail: {plain_tail:.1f} % of the loss under standard, {exact_tail:.1f} % under exact",
         )
-        axes.set_xticks(list(where), [label.replace("-", "–") for label in labels], rotation=35, ha="right", fontsize=8)
-        axes.set_xlabel("effective left context of the target, tokens")
-        axes.set_ylabel("share of the loss mass, %")
-        axes.set_xlim(-0.6, len(labels) - 0.4)
-        axes.margins(y=0.12)
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=1)
-        axes.legend(loc="upper left", frameon=False)
-        axes.spines[["top", "right"]].set_visible(False)
-        try:
-            figure.savefig(file, format="png")
-        except OSError as error:
-            raise InputError(f"--png {file} cannot be written: {error.strerror}") from error

@@ -1,32 +1,105 @@
-"""The picture of a validation that goes to TensorBoard: cross-entropy per bucket, side by side."""
+"""The bar figure of all reports: a value per bucket of effective context, with the tail shaded.
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+matplotlib is imported when a figure is drawn. A rank that draws nothing does not import matplotlib.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from exact_titan.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COLORS = ("#8c96a3", "#c2542d", "#3b6ea5", "#5a8f4e", "#8a5aa8", "#b08d2e")
+"""Grey for the run or rule that the others are compared with."""
+
+_TAIL_COLOR = "#f0e6d2"
+_MOST_NUMBERS = 2
+"""Series of a panel that get their numbers above the bars. Numbers of more series would overlap."""
 
 
-def loss_by_context_figure(by_context: dict[str, float], *, threshold: int, title: str) -> Figure:
-    """Bars of the plain cross-entropy of each bucket, the tail shaded.
+@dataclass(frozen=True)
+class Bars:
+    """One panel of the figure: a group of bars for each bucket, one bar a series.
 
     Args:
-        by_context: nats by bucket (``<lo>-<hi>``, ascending).
-        threshold: first context length of the tail, in tokens.
+        ylabel: name and unit of the values.
+        series: values by the name of their series, each with one value a bucket.
+        number_format: format of the numbers above the bars, such as ``%.3f``.
+        from_zero: whether the axis starts at 0. Otherwise the axis starts just below the lowest value, for values that
+            differ by a small part of their height.
+        first_color: place of the first series' color in the palette, so that a series keeps its color in all panels.
     """
-    labels = list(by_context)
-    first_of_tail = sum(int(label.split("-")[0]) < threshold for label in labels)
-    figure = Figure(figsize=(7, 3.6), dpi=120, layout="constrained")
+
+    ylabel: str
+    series: dict[str, list[float]]
+    number_format: str
+    from_zero: bool = True
+    first_color: int = 0
+
+
+def bucket_figure(labels: Sequence[str], panels: Sequence[Bars], *, threshold: int, title: str) -> "Figure":
+    """Draw panels of bars, one below the other, over the same buckets.
+
+    Args:
+        labels: ``<lo>-<hi>`` of the buckets, ascending.
+        panels: at least one.
+        threshold: first context length of the tail, in tokens.
+        title: text above the figure.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = (max(7.0, 0.8 * len(labels) + 2), 1.4 + 2.9 * len(panels))
+    figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.axvspan(first_of_tail - 0.5, len(labels) - 0.5, color="#f0e6d2", zorder=0)
-    bars = axes.bar(range(len(labels)), list(by_context.values()), 0.7, color="#c2542d", zorder=2)
-    axes.bar_label(bars, fmt="%.3f", fontsize=8, padding=1)
-    # From just below the lowest bar: the buckets differ by little of their height.
-    low, high = min(by_context.values()), max(by_context.values())
-    margin = max(0.05 * high, high - low)
-    axes.set_ylim(low - margin, high + 0.3 * margin)
-    axes.set_xlim(-0.5, len(labels) - 0.5)
-    axes.set_xticks(range(len(labels)), labels, rotation=30, ha="right", fontsize=8)
-    axes.set_xlabel("effective left context of the target, tokens (shaded: the tail)")
-    axes.set_ylabel("cross-entropy (nats)")
-    axes.set_title(title, fontsize=10)
-    axes.spines[["top", "right"]].set_visible(False)
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    first_of_tail = sum(int(label.split("-")[0]) < threshold for label in labels)
+    for axes, panel in zip(all_axes, panels, strict=True):
+        axes.axvspan(first_of_tail - 0.5, len(labels) - 0.5, color=_TAIL_COLOR, zorder=0)
+        _draw(axes, panel)
+        axes.set_ylabel(panel.ylabel)
+        axes.set_xlim(-0.5, len(labels) - 0.5)
+        axes.grid(axis="y", color="#dddddd", linewidth=0.6, zorder=1)
+        axes.spines[["top", "right"]].set_visible(False)
+        if len(panel.series) > 1:
+            axes.legend(frameon=False, loc="best", fontsize=8)
+    all_axes[0].set_title(title, fontsize=10)
+    all_axes[-1].set_xticks(range(len(labels)), labels, rotation=35, ha="right", fontsize=8)
+    all_axes[-1].set_xlabel(f"effective left context of the target, tokens (shaded: the tail, {threshold:,} and more)")
     return figure
+
+
+def save_png(figure: "Figure", file: Path) -> None:
+    """Write a figure as a PNG.
+
+    Raises:
+        InputError: if the file cannot be written.
+    """
+    try:
+        figure.savefig(file, format="png")
+    except OSError as error:
+        raise InputError(f"--png {file} cannot be written: {error.strerror}") from error
+
+
+def _draw(axes: "Axes", panel: Bars) -> None:
+    colors = islice(cycle(_COLORS), panel.first_color, None)
+    width = 0.8 / len(panel.series)
+    for number, (name, values) in enumerate(panel.series.items()):
+        left = [bucket - 0.4 + width * (number + 0.5) for bucket in range(len(values))]
+        bars = axes.bar(left, values, width, color=next(colors), label=name, zorder=2)
+        if len(panel.series) <= _MOST_NUMBERS:
+            axes.bar_label(bars, fmt=panel.number_format, fontsize=7, padding=1)
+    values = [value for series in panel.series.values() for value in series]
+    low, high = min(values), max(values)
+    if panel.from_zero:
+        axes.axhline(0, color="0.3", linewidth=0.8, zorder=3)
+        axes.margins(y=0.15)
+    else:
+        margin = max(0.05 * abs(high), high - low)
+        axes.set_ylim(low - margin, high + 0.3 * margin)

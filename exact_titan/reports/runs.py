@@ -1,21 +1,24 @@
-"""The last validation of several runs, per bucket of effective context: a table and a figure."""
+"""Runs side by side: a table and a figure of the last validation of each, per bucket of effective context."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from exact_titan.errors import InputError
 from exact_titan.exposure import default_threshold
+from exact_titan.reports.figures import Bars, bucket_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _TAG = "validation_loss_by_context/"
 _TOTAL = "validation_metrics/loss"
-_COLORS = ("#8c96a3", "#c2542d", "#3b6ea5", "#5a8f4e", "#8a5aa8", "#b08d2e")
 
 
 @dataclass(frozen=True)
 class Validation:
-    """A run's last validation: plain cross-entropy in nats, in total and by bucket (``<lo>-<hi>``, ascending)."""
+    """The last validation of a run: plain cross-entropy in nats, in total and by bucket (``<lo>-<hi>``, ascending)."""
 
     name: str
     step: int
@@ -24,10 +27,12 @@ class Validation:
 
 
 def read_validation(run: Path) -> Validation:
-    """Last validation in the TensorBoard files below a run's ``dump_folder``; a resumed run has several of them.
+    """Read the last validation from the TensorBoard files below the ``dump_folder`` of a run.
+
+    A resumed run has several TensorBoard files. For a step that stands in several files, the latest value counts.
 
     Raises:
-        InputError: if there is none.
+        InputError: if no file has a validation.
     """
     from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
 
@@ -51,10 +56,10 @@ def read_validation(run: Path) -> Validation:
 
 
 def read_validations(runs: Sequence[Path]) -> list[Validation]:
-    """:func:`read_validation` of every run.
+    """Read the last validation of every run.
 
     Raises:
-        InputError: if no run is given, one has no validation, or they were validated in windows of different lengths.
+        InputError: if no run is given, a run has no validation, or the windows of two validations differ in length.
     """
     if not runs:
         raise InputError("no run given: name the dump folders of the runs to compare")
@@ -68,7 +73,7 @@ def read_validations(runs: Sequence[Path]) -> list[Validation]:
 
 
 def table(runs: list[Validation]) -> str:
-    """Plain cross-entropy per bucket, a column a run, and what each differs by from the first."""
+    """The plain cross-entropy per bucket, one column a run, and the differences from the first run."""
     others = runs[1:]
     head = [run.name for run in runs] + [f"{run.name} - {runs[0].name}" for run in others]
     width = max(12, *(len(text) + 2 for text in head))
@@ -85,50 +90,34 @@ def table(runs: list[Validation]) -> str:
     return "\n".join(lines)
 
 
-def figure(runs: list[Validation], file: Path, *, threshold: int | None = None) -> None:
-    """PNG: cross-entropy per bucket of every run, and below it what each differs by from the first; the tail shaded.
+def figure(runs: list[Validation], *, threshold: int | None = None) -> "Figure":
+    """Draw the cross-entropy per bucket of every run. A second panel has the differences from the first run.
 
     Args:
-        threshold: first context length of the tail, in tokens; None: a quarter of the window.
-
-    Raises:
-        InputError: if the file cannot be written.
+        runs: the validations, of at least one run.
+        threshold: first context length of the tail, in tokens. None: a quarter of the window.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     labels = list(runs[0].by_context)
     if threshold is None:
         threshold = default_threshold(int(labels[-1].split("-")[1]))
-    first_of_tail = next((i for i, label in enumerate(labels) if int(label.split("-")[0]) >= threshold), len(labels))
-    fig = Figure(figsize=(9, 6.5), dpi=150, layout="constrained")
-    FigureCanvasAgg(fig)
-    top, bottom = fig.subplots(2, 1, sharex=True, height_ratios=[3, 2])
-    places = range(len(labels))
-    colors = dict(zip((run.name for run in runs), cycle(_COLORS), strict=False))
-    for run in runs:
-        top.plot(places, [run.by_context[label] for label in labels], "o-", color=colors[run.name], label=run.name)
-    width = 0.8 / max(1, len(runs) - 1)
-    for number, run in enumerate(runs[1:]):
-        differences = [run.by_context[label] - runs[0].by_context[label] for label in labels]
-        left = [place - 0.4 + width * (number + 0.5) for place in places]
-        bottom.bar(left, differences, width, color=colors[run.name], zorder=2)
-    for axes in (top, bottom):
-        axes.axvspan(first_of_tail - 0.5, len(labels) - 0.5, color="#f0e6d2", zorder=0)
-        axes.grid(axis="y", color="#dddddd")
-        axes.spines[["top", "right"]].set_visible(False)
-    top.set_xlim(-0.5, len(labels) - 0.5)
-    top.set_ylabel("cross-entropy (nats)")
-    top.set_title(
-        f"Plain cross-entropy on the validation windows by effective context\nshaded: the tail, {threshold} and more",
-        fontsize=10,
+    first, others = runs[0], runs[1:]
+    panels = [
+        Bars(
+            "cross-entropy (nats)",
+            {run.name: list(run.by_context.values()) for run in runs},
+            "%.3f",
+            from_zero=False,
+            first_color=0 if others else 1,
+        )
+    ]
+    if others:
+        differences = {
+            run.name: [run.by_context[label] - first.by_context[label] for label in labels] for run in others
+        }
+        panels.append(Bars(f"difference from {first.name}", differences, "%+.4f", first_color=1))
+    return bucket_figure(
+        labels,
+        panels,
+        threshold=threshold,
+        title="Plain cross-entropy on the validation windows by effective context",
     )
-    top.legend(frameon=False)
-    bottom.axhline(0, color="0.3", linewidth=0.8)
-    bottom.set_ylabel(f"difference from {runs[0].name}")
-    bottom.set_xticks(list(places), labels, rotation=35, ha="right")
-    bottom.set_xlabel("effective left context of the target, tokens")
-    try:
-        fig.savefig(file)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be written: {error}") from error

@@ -1,13 +1,16 @@
 """The packed datasets of a run as one: which window of which dataset stands at every place, and what they hold."""
 
 from bisect import bisect_right
+from collections.abc import Mapping
 from fractions import Fraction
 from itertools import accumulate, combinations
 from math import lcm
+from pathlib import Path
 
 import torch
 
 from exact_titan.dataset.dataset import PackedDataset
+from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.sampling.dataset_path import Entry, parse
 from exact_titan.sampling.shares import Shares
@@ -22,8 +25,10 @@ class Mixture:
     Args:
         dataset_path: a folder or several (:mod:`exact_titan.sampling.dataset_path`).
         split: ``train`` or ``val``, of all of them.
+        manifests: manifests by folder that the caller has read already.
 
     Attributes:
+        dataset_path, split: as given.
         datasets: in the order of their fingerprints.
         shares: the schedule; None for datasets one after another.
         window: inputs per window (L).
@@ -34,9 +39,13 @@ class Mixture:
             twice, or the weights' ratio is too fine (:data:`~exact_titan.sampling.shares.LONGEST_PERIOD`).
     """
 
-    def __init__(self, dataset_path: str, split: str = "train") -> None:
+    def __init__(
+        self, dataset_path: str, split: str = "train", *, manifests: Mapping[Path, Manifest] | None = None
+    ) -> None:
+        self.dataset_path, self.split = dataset_path, split
         entries = parse(dataset_path)
-        named = [PackedDataset(entry.folder, split) for entry in entries]
+        known = manifests or {}
+        named = [PackedDataset(entry.folder, split, manifest=known.get(entry.folder)) for entry in entries]
         _check_alike(named)
         pairs = sorted(zip(named, entries, strict=True), key=lambda pair: pair[0].manifest.fingerprint)
         self.datasets = [dataset for dataset, _ in pairs]
@@ -57,6 +66,11 @@ class Mixture:
         if self.shares is None:
             return self._first_places[-1]
         return min(self.shares.place(index, len(dataset)) for index, dataset in enumerate(self.datasets))
+
+    @property
+    def manifests(self) -> dict[Path, Manifest]:
+        """The manifest of each dataset by its folder."""
+        return {dataset.folder: dataset.manifest for dataset in self.datasets}
 
     @property
     def counts(self) -> torch.Tensor:

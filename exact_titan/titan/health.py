@@ -30,14 +30,14 @@ class Health:
         self._rank, self._ranks = dist.get_rank(), dist.get_world_size()
         self._first: tuple[int, float] | None = None
 
-    def own(self) -> list[float]:
-        """This rank's times in their place among zeros, in the place of the others': summed up, it is those of all."""
+    def local_times(self) -> list[float]:
+        """Times of this rank, with zeros for the other ranks. The sum over the ranks has the times of all ranks."""
         times = [0.0] * (self._ranks * len(PARTS))
         times[self._rank * len(PARTS) : (self._rank + 1) * len(PARTS)] = self._clock.take()
         return times
 
     def scalars(self, step: int, summed: Sequence[float]) -> dict[str, float]:
-        """Tags and values at a log step; ``summed`` is the sum over the ranks of what :meth:`own` gave."""
+        """Tags and values at a log step; ``summed`` is the sum over the ranks of the :meth:`local_times`."""
         now = time.perf_counter()
         times_RP = torch.tensor(summed, dtype=torch.float64).view(self._ranks, len(PARTS))
         slowest_P = times_RP.amax(dim=0)

@@ -1,15 +1,18 @@
 """torchtitan dataloader over packed datasets: one global order, host-side varlen metadata, elastic state."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+import tyro
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX
 
 from exact_titan.dataset.dataset import PackedDataset
+from exact_titan.dataset.manifest import Manifest
 from exact_titan.dataset.reading import check_ids, reading_window
 from exact_titan.errors import InputError
 from exact_titan.sampling.balance import Imbalance, attention_work, deal
@@ -65,6 +68,10 @@ class PackedDataLoader(BaseDataLoader):
 
         varlen_metadata: bool = True
         """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which hands all it gets to the model."""
+
+        # torchtitan leaves names with an underscore out when it writes a config down.
+        _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
+        """The datasets of dataset_path and split, if they are open already (:func:`open_mixture`)."""
 
     def __init__(
         self,
@@ -209,8 +216,15 @@ class PackedDataLoader(BaseDataLoader):
         return changes
 
 
-def open_mixture(config: PackedDataLoader.Config, seq_len: int) -> Mixture:
-    """The datasets that a loader with this config reads.
+def open_mixture(
+    config: PackedDataLoader.Config, seq_len: int, *, manifests: Mapping[Path, Manifest] | None = None
+) -> Mixture:
+    """Open the datasets that a loader with this config reads, unless the config carries them.
+
+    Args:
+        config: the loader's.
+        seq_len: length of the run's windows, in tokens.
+        manifests: manifests by folder that the caller has read already.
 
     Raises:
         InputError: for a dataset that is missing or not whole, datasets that do not go together, another window length
@@ -221,7 +235,9 @@ def open_mixture(config: PackedDataLoader.Config, seq_len: int) -> Mixture:
             raise InputError(f"dataloader.allow_changed has {name!r}: it takes any of {', '.join(CHANGES)}")
     if not config.dataset_path:
         raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
-    mixture = Mixture(config.dataset_path, config.split)
+    mixture = config._mixture
+    if mixture is None or (mixture.dataset_path, mixture.split) != (config.dataset_path, config.split):
+        mixture = Mixture(config.dataset_path, config.split, manifests=manifests)
     check_window(mixture.datasets[0], seq_len)
     if config.infinite and mixture.shares is None:
         raise InputError(

@@ -1,14 +1,24 @@
-"""EXACT as a torchtitan loss: plain cross-entropy per target, weighted by the bucket of its effective context."""
+"""EXACT as a torchtitan loss: the cross-entropy of each target, weighted by the bucket of its effective context.
 
+1. :class:`ExactLoss` finds the bucket and the weight of each target of a window, from ``positions``.
+2. torchtitan's chunked loss splits hidden states, labels, buckets and weights along the sequence.
+3. :class:`BucketCrossEntropy` computes the weighted sum of each chunk.
+4. :class:`BucketSums` adds up the plain cross-entropy per bucket for the log.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+import tyro
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper
 from torchtitan.config import CompileConfig
 
+from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.exposure import (
     Buckets,
@@ -26,18 +36,18 @@ from exact_titan.sampling.mixture import Mixture
 def weighted_cross_entropy(
     logits_BLV: torch.Tensor, labels_BL: torch.Tensor, weights_BL: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """``sum_i w_i CE_i`` over the supervised targets, and every target's own plain cross-entropy.
+    """Return ``sum_i w_i CE_i`` over the supervised targets, and the plain cross-entropy of each target.
 
-    With weights of 1 the sum and its gradient are bit for bit those of ``F.cross_entropy(reduction="sum")``: the
-    weighted terms go through the very kernel that reduces there, as a one-class ``nll_loss``.
+    With weights of 1 the sum and its gradient equal ``F.cross_entropy(reduction="sum")`` bit for bit, because the same
+    kernel does the reduction: the weighted terms are the input of an ``nll_loss`` with one class.
 
     Args:
-        logits_BLV: any float dtype, made float32 as in torchtitan.
+        logits_BLV: any float dtype, converted to float32 as in torchtitan.
         labels_BL: int64, ``IGNORE_INDEX`` where there is no target.
         weights_BL: float32.
 
     Returns:
-        The scalar sum, and the detached cross-entropies float32 ``[B, L]`` (0 where there is no target).
+        The scalar sum, and the detached cross-entropies, float32 ``[B, L]``, 0 where there is no target.
     """
     labels_T = labels_BL.flatten()
     ce_T = F.cross_entropy(logits_BLV.flatten(0, 1).float(), labels_T, reduction="none", ignore_index=IGNORE_INDEX)
@@ -48,7 +58,7 @@ def weighted_cross_entropy(
 
 
 class BucketSums:
-    """Plain cross-entropy and number of targets per bucket, summed on the device until they are read.
+    """Sums of plain cross-entropy and numbers of targets per bucket. The sums stay on the device until they are read.
 
     Args:
         n: number of buckets.
@@ -60,38 +70,48 @@ class BucketSums:
         self.sums_2n = torch.zeros(2, n, dtype=torch.float64, device=device)
 
     def add(self, ce_BL: torch.Tensor, index_BL: torch.Tensor, valid_BL: torch.Tensor) -> None:
-        """Add one batch; ``index_BL`` is each target's bucket. A matrix product: its order is fixed on CUDA too."""
+        """Add one batch. ``index_BL`` is the bucket of each target.
+
+        The sum is a matrix product, because its order is fixed on CUDA too.
+        """
         n = self.sums_2n.shape[1]
         one_hot_Tn = (index_BL.flatten()[:, None] == torch.arange(n, device=index_BL.device)).to(torch.float64)
         valid_T = valid_BL.flatten().to(torch.float64)
         self.sums_2n += torch.stack([ce_BL.flatten() * valid_T, valid_T]) @ one_hot_Tn
 
     def total(self, group: dist.ProcessGroup | None = None) -> torch.Tensor:
-        """All ranks' sums since the last :meth:`take`, float64 ``[2, n]``, which goes on summing: a collective."""
+        """Return the sums of all ranks since the last :meth:`take`, float64 ``[2, n]``, and keep them. A collective."""
         total = self.sums_2n.clone()
         if dist.is_initialized():
             dist.all_reduce(total, group=group)
         return total
 
-    def take(self, group: dist.ProcessGroup | None = None, *, beside_m: torch.Tensor | None = None) -> torch.Tensor:
-        """All ranks' sums since the last call, float64 ``[2, n]``, and start again from 0: a collective.
+    def take(self, group: dist.ProcessGroup | None = None) -> torch.Tensor:
+        """Return the sums of all ranks since the last call, float64 ``[2, n]``, and restart from 0. A collective."""
+        return self.take_with(self.sums_2n.new_empty(0), group)[0]
+
+    def take_with(
+        self, extra_m: torch.Tensor, group: dist.ProcessGroup | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As :meth:`take`, and sum further numbers over the ranks in the same collective.
 
         Args:
-            beside_m: float64 on the same device, replaced by its sum over the ranks in the same collective.
+            extra_m: numbers of this rank, float64 ``[m]``, on the device of the sums.
+            group: the ranks; None: all.
+
+        Returns:
+            The sums, float64 ``[2, n]``, and the sum of ``extra_m`` over the ranks, float64 ``[m]``.
         """
-        if beside_m is None:
-            beside_m = self.sums_2n.new_empty(0)
-        total = torch.cat([self.sums_2n.flatten(), beside_m])
+        total = torch.cat([self.sums_2n.flatten(), extra_m])
         self.sums_2n.zero_()
         if dist.is_initialized():
             dist.all_reduce(total, group=group)
-        sums, beside = total.split([self.sums_2n.numel(), beside_m.numel()])
-        beside_m.copy_(beside)
-        return sums.view_as(self.sums_2n)
+        sums, summed_m = total.split([self.sums_2n.numel(), extra_m.numel()])
+        return sums.view_as(self.sums_2n), summed_m
 
 
 class BucketCrossEntropy(BaseLoss):
-    """The loss of one chunk of logits: weighted when the weights are handed over, plain cross-entropy otherwise."""
+    """The loss of one chunk of logits: weighted if the caller gives weights, plain cross-entropy otherwise."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
@@ -112,7 +132,7 @@ class BucketCrossEntropy(BaseLoss):
         sums: BucketSums | None = None,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """``sum w CE / global_valid_tokens``; ``bucket`` and ``sums`` say where to add the plain cross-entropies."""
+        """Return ``sum w CE / global_valid_tokens``. The plain cross-entropies are added to ``sums`` by ``bucket``."""
         if weights is None:
             weights = torch.ones_like(labels, dtype=torch.float32)
         loss, ce = self.fn(pred, labels, weights)
@@ -126,13 +146,15 @@ class BucketCrossEntropy(BaseLoss):
 class ExactLoss(ChunkedLossWrapper):
     """``sum_i m_i w_b(i) CE_i / sum_i m_i`` over the optimizer step, in chunks of the sequence (EXACT, equation 6).
 
-    The divisor is torchtitan's ``global_valid_tokens``: the step's supervised targets, over ranks and accumulation. The
-    weights come from the packed dataset's bucket counts, for a mixture from those to expect of it. With
-    ``refresh_steps`` the targets seen in training are counted as well, and every ``refresh_steps`` steps the weights
-    are made anew from all that was counted so far: the sum over the ranks starts after one step and is taken up before
-    the next, by every rank alike.
+    The divisor is torchtitan's ``global_valid_tokens``: the supervised targets of the step, over all ranks and
+    accumulation steps. The weights come from the bucket counts of the packed dataset. For a mixture they come from the
+    expected counts of the mixture.
 
-    Without ``positions`` (validation in torchtitan's own trainer) it is the plain cross-entropy.
+    With ``refresh_steps`` the targets of the training are counted as well. Every ``refresh_steps`` steps the weights
+    are recomputed from all targets counted so far. The sum over the ranks starts at the end of one step. Every rank
+    applies the new weights before the next step.
+
+    Without ``positions`` (validation in torchtitan's own trainer) the loss is the plain cross-entropy.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -140,11 +162,11 @@ class ExactLoss(ChunkedLossWrapper):
         loss_fn: BaseLoss.Config = field(default_factory=BucketCrossEntropy.Config)
 
         dataset_path: str = ""
-        """Packed dataset whose training split is counted for the weights, or several, mixed as in the dataloader;
-        empty: the dataloader's."""
+        """Packed dataset whose training split is counted for the weights, or several, mixed as in the dataloader.
+        Empty: the dataloader's."""
 
         rule: Rule = "exact"
-        """How targets are weighted: standard (all 1) or exact."""
+        """Weighting rule of the targets: standard (all 1) or exact."""
 
         alpha: float = ALPHA
         """Mean extra weight of the tail's targets (the paper's value)."""
@@ -162,18 +184,20 @@ class ExactLoss(ChunkedLossWrapper):
         """A tail bucket with fewer targets than this gets the tail's mean weight, 1 + alpha."""
 
         refresh_steps: int = 0
-        """Make the weights anew from the targets counted while training, every so many steps; 0: never."""
+        """Recompute the weights from the targets counted during training, every so many steps; 0: never."""
+
+        # torchtitan leaves names with an underscore out when it writes a config down.
+        _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
+        """The datasets of dataset_path, if they are open already (:func:`open_counts`)."""
 
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
         super().__init__(config, compile_config=compile_config)
-        if not config.dataset_path:
-            raise InputError("loss.dataset_path is empty: name the packed dataset whose bucket counts give the weights")
-        mixture = Mixture(config.dataset_path)
+        mixture = open_counts(config)
         self.threshold = check_config(config, window=mixture.window)
         self.config = config
         self.fingerprint = mixture.fingerprint
         self.buckets: Buckets = mixture.buckets
-        # Beside the counts, or every refresh would copy it to the device and wait.
+        # On the device of the counts. A refresh would copy the bounds to the device and wait otherwise.
         self.lower_bounds_n = self.buckets.lower_bounds
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
@@ -181,7 +205,7 @@ class ExactLoss(ChunkedLossWrapper):
         self._refresh_due = False
 
     def to(self, device: torch.device) -> None:
-        """Move the buffers, before anything is counted: torchtitan builds a loss without telling it the device."""
+        """Move the buffers before the first count. torchtitan builds a loss without its device."""
         if self.weights_n.device != device:
             self.weights_n = self.weights_n.to(device)
             self.lower_bounds_n = self.lower_bounds_n.to(device)
@@ -210,10 +234,13 @@ class ExactLoss(ChunkedLossWrapper):
         positions: torch.Tensor | None = None,
         **loss_inputs: Any,
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Loss of one microbatch; ``pred`` are hidden states ``[B, L, D]``, see :class:`ChunkedLossWrapper`.
+        """Return the loss of one microbatch.
 
         Args:
-            positions: int64 ``[B, L]``, index of each input in its visible document segment; None: plain cross-entropy.
+            pred: hidden states ``[B, L, D]``, see :class:`ChunkedLossWrapper`.
+            labels: int64 ``[B, L]``, ``IGNORE_INDEX`` where there is no target.
+            global_valid_tokens: supervised targets of the optimizer step, over all ranks and accumulation steps.
+            positions: int64 ``[B, L]``, index of each input in its visible document segment. None: plain cross-entropy.
         """
         if positions is None:
             return super().__call__(pred, labels, global_valid_tokens, **loss_inputs)
@@ -234,27 +261,30 @@ class ExactLoss(ChunkedLossWrapper):
     def measure(
         self, pred: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor, sums: BucketSums
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Plain cross-entropy of a validation batch, added to ``sums`` per bucket; nothing is weighted or counted."""
+        """Return the plain cross-entropy of a validation batch, and add it to ``sums`` per bucket.
+
+        No weights apply, and no target is counted.
+        """
         bucket_BL = self.buckets.index(effective_context(positions))
         return super().__call__(pred, labels, bucket=bucket_BL, sums=sums)
 
     def start_step(self) -> None:
-        """Before an optimizer step: take up the sum that the last step's :meth:`end_step` started."""
+        """Before an optimizer step: apply the weights of a refresh that :meth:`end_step` of the last step started."""
         if self._refresh_due:
             self.counter.finish_reduce()
             self.weights_n.copy_(self._weights(self.counter.reduced))
             self._refresh_due = False
 
     def end_step(self, step: int) -> None:
-        """After optimizer step ``step`` (counted from 1): start a refresh where one is due."""
+        """After optimizer step ``step``, counted from 1: start a refresh if a refresh is due."""
         if self.config.refresh_steps and step % self.config.refresh_steps == 0:
             self.counter.start_reduce()
             self._refresh_due = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, counts, what was summed up since the last log step, and what it belongs to.
+        """Weights, counts, the sums since the last log step, and the fingerprint of the dataset that they belong to.
 
-        A collective: every rank saves, and all get the sums over all ranks.
+        A collective: every rank calls it, and every rank gets the sums over all ranks.
         """
         self.counter.reduce()
         return {
@@ -266,16 +296,16 @@ class ExactLoss(ChunkedLossWrapper):
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was taken, on any number of ranks.
+        """Restore the state of :meth:`state_dict`, on any number of ranks.
 
-        A loss over another dataset begins with that dataset's weights and counts nothing yet. Without refreshes the
-        weights are those of the config.
+        A loss over another dataset starts with the weights of that dataset and with empty counters. Without refreshes
+        the weights follow from the config.
         """
         if state["fingerprint"] != self.fingerprint:
             return
         device = self.weights_n.device
         self.counter.load_state_dict({"counts": torch.tensor(state["counts"], device=device)})
-        # One rank goes on with the sum of all.
+        # One rank takes the sum over all ranks, and the others start from 0.
         if not dist.is_initialized() or dist.get_rank() == 0:
             self.sums.sums_2n.copy_(torch.tensor(state["sums"], dtype=torch.float64))
         if self.config.refresh_steps:
@@ -283,8 +313,26 @@ class ExactLoss(ChunkedLossWrapper):
             self._refresh_due = state["refresh_due"]
 
 
+def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] | None = None) -> Mixture:
+    """Open the datasets whose training splits are counted for the weights, unless the config carries them.
+
+    Args:
+        config: the loss's.
+        manifests: manifests by folder that the caller has read already.
+
+    Raises:
+        InputError: if ``dataset_path`` is empty, or for a dataset that is missing or not whole.
+    """
+    if not config.dataset_path:
+        raise InputError("loss.dataset_path is empty: name the packed dataset whose bucket counts give the weights")
+    mixture = config._mixture
+    if mixture is None or (mixture.dataset_path, mixture.split) != (config.dataset_path, "train"):
+        mixture = Mixture(config.dataset_path, manifests=manifests)
+    return mixture
+
+
 def check_config(config: ExactLoss.Config, *, window: int) -> int:
-    """Refuse option values that the method is not defined for; the threshold in force, in tokens.
+    """Refuse option values that the method is not defined for. Return the threshold in force, in tokens.
 
     Raises:
         InputError: naming the option.

@@ -1,4 +1,4 @@
-"""What EXACT adds to torchtitan's metrics: exposure, weight and plain cross-entropy per bucket of effective context."""
+"""torchtitan's metrics with exposure, weight and plain cross-entropy per bucket of effective context."""
 
 import sys
 from dataclasses import dataclass
@@ -41,21 +41,21 @@ def by_context(sums_2n: torch.Tensor, labels: list[str], tag: str) -> dict[str, 
 
 
 class ExposureMetrics(MetricsProcessor):
-    """torchtitan's metrics plus, at every log step, what was seen since the one before:
+    """torchtitan's metrics and, at every log step, these values over the steps since the last log step:
 
     ========================================  ==================================================================
-    ``loss_metrics/cross_entropy``            plain cross-entropy of all targets; compare runs by this
+    ``loss_metrics/cross_entropy``            plain cross-entropy of all targets; compare runs by this value
     ``loss_by_context/<lo>-<hi>``             plain cross-entropy of the bucket's targets
     ``exposure/share/<lo>-<hi>``              share of the supervised targets
     ``exposure/weight/<lo>-<hi>``             weight of a target
-    ``exposure/tail_loss_mass``               share of the weighted targets that lies in the tail
-    ``step_time/``, ``imbalance/``,           what :class:`Health` says of the run
+    ``exposure/tail_loss_mass``               share of the loss mass in the tail
+    ``step_time/``, ``imbalance/``,           the scalars of :class:`Health`
     ``progress/``
     ========================================  ==================================================================
 
-    torchtitan's ``loss_metrics/global_avg_loss`` is the weighted loss of the log step alone. Its ``tflops`` and
-    ``mfu(%)`` are per device, here with the attention of the documents that all ranks saw: torchtitan counts full
-    windows, without a mask.
+    torchtitan's ``loss_metrics/global_avg_loss`` is the weighted loss of the log step alone. torchtitan's ``tflops``
+    and ``mfu(%)`` are per device. They count the attention inside the documents of all ranks here; torchtitan counts
+    full windows, without a mask.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -63,25 +63,25 @@ class ExposureMetrics(MetricsProcessor):
         pass
 
     health: Health
-    """Set by the trainer, which builds its parts after the metrics."""
+    """Set by the trainer. torchtitan builds the metrics first."""
 
     exact_loss: ExactLoss
-    """Set by the trainer, which builds the loss after the metrics."""
+    """Set by the trainer. torchtitan builds the metrics before the loss."""
 
     attention_pairs: int
-    """Query-key pairs of this rank's documents since the last log, counted by the trainer."""
+    """Query-key pairs of this rank's documents since the last log step. The trainer counts them."""
 
     writers: list[SummaryWriter]
-    """The TensorBoard files of this rank, if it writes any."""
+    """The TensorBoard files that this rank writes."""
 
     def __init__(self, config: Config, **kwargs: Any) -> None:
-        # Colours are for terminals; a log file or a Slurm log would get the escape codes.
+        # Only a terminal shows colours. A log file would get the escape codes.
         config.disable_color_printing = config.disable_color_printing or not sys.stdout.isatty()
         super().__init__(config, **kwargs)
         self.attention_pairs = 0
 
     def count_flops(self, config: Decoder.Config, model: nn.Module) -> None:
-        """Take the model's sizes, for the FLOPs of a step; ``model`` is built from ``config``."""
+        """Take the sizes of the model for the FLOPs of a step. ``model`` is built from ``config``."""
         self.matmul_flops_per_token = matmul_flops_per_token(config, model)
         self.attention_shape = attention_shape(config)
 
@@ -101,15 +101,15 @@ class ExposureMetrics(MetricsProcessor):
         grad_norm: float,
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
-        """As torchtitan's; every rank calls it, and the bucket sums are added up over the ranks here."""
+        """Log as torchtitan does. Every rank calls this; the bucket sums are summed over the ranks here."""
         loss = self.exact_loss
-        beside_m = torch.tensor(
-            [self.ntokens_since_last_log, self.attention_pairs, *self.health.own()],
+        extra_m = torch.tensor(
+            [self.ntokens_since_last_log, self.attention_pairs, *self.health.local_times()],
             dtype=torch.float64,
             device=loss.sums.sums_2n.device,
         )
-        sums_2n = loss.sums.take(beside_m=beside_m).cpu()
-        tokens, pairs, *times = beside_m.tolist()
+        sums_2n, summed_m = (summed.cpu() for summed in loss.sums.take_with(extra_m))
+        tokens, pairs, *times = summed_m.tolist()
         # torchtitan multiplies this by the tokens per second.
         attention_per_token = attention_flops(int(pairs), **self.attention_shape) / tokens
         self.num_flops_per_token = self.matmul_flops_per_token + attention_per_token
@@ -133,6 +133,6 @@ class ExposureMetrics(MetricsProcessor):
         logger.info(f"step: {step:2}  cross entropy: {cross_entropy:8.5f}  tail's loss mass: {mass:.1%}{left}")
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
-        """As torchtitan's, which starts to count tokens and time anew here."""
+        """Log as torchtitan does. torchtitan restarts its count of tokens and time here."""
         super().log_validation(loss, step, extra_metrics)
         self.attention_pairs = 0

@@ -1,59 +1,59 @@
-"""Before anything is started: what the packed dataset says goes into the config, and what cannot work is refused."""
+"""The checks before a run starts, and the values that the packed dataset and the model fill in.
+
+:func:`complete` runs once per rank, before any process group exists:
+
+1. Check the options against each other (:func:`check_options`).
+2. Open the packed datasets. Each manifest is read once, and the size of each shard is looked at once. The completed
+   config carries the open datasets to the dataloader, the loss and the validator.
+3. Resolve the architecture and the first weights (:mod:`exact_titan.titan.start`).
+4. Choose the attention kernel.
+"""
 
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torchtitan.tools.logging import logger
 
-from exact_titan.dataset import Manifest
-from exact_titan.dataset.manifest import TOKENIZER_FOLDER
+from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest
 from exact_titan.errors import InputError
 from exact_titan.runs.export import check_out
 from exact_titan.sampling.dataset_path import Entry, join, parse
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan import start
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
-from exact_titan.titan.loss import ExactLoss, check_config
+from exact_titan.titan.loss import ExactLoss, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
 from exact_titan.titan.model.decoder import check_vocabulary, decoder_spec
+from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.torch_versions import SPMD_BACKEND
-
-if TYPE_CHECKING:
-    from exact_titan.titan.trainer import ExactTrainer
+from exact_titan.titan.validate import ExposureValidator
 
 
-def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
-    """The config with dataset paths, model and tokenizer filled in, checked before any process group is set up.
+def complete(config: RunConfig) -> RunConfig:
+    """Return the config with dataset paths, open datasets, model and tokenizer filled in.
 
     Raises:
-        InputError: naming the option or the file, and what to do.
+        InputError: naming the option or the file, and the way out.
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     config = check_options(config, ranks=ranks)
     _check_assets(config)
-    loader, loss, validator = config.dataloader, config.loss, config.validator
+    loader = config.dataloader
     if loader.dataset:
         raise InputError(
             f"dataloader.dataset is {loader.dataset!r}, which names torchtitan's own datasets: name a packed dataset's "
             f"folder in dataloader.dataset_path"
         )
-    mixture = open_mixture(loader, config.training.seq_len)
+    seq_len = config.training.seq_len
+    mixture = open_mixture(loader, seq_len)
     _check_supply(config, mixture, ranks)
+    loss = _with_counts(config.loss, loader, mixture, seq_len)
+    validator = _with_validation_windows(config.validator, loader, mixture, seq_len)
 
-    loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path)
-    check_window(Mixture(loss.dataset_path).datasets[0], config.training.seq_len)
-    check_config(loss, window=mixture.window)
-    if validator.enable and isinstance(validator.dataloader, PackedDataLoader.Config):
-        dataloader = replace(validator.dataloader, infinite=validator.steps != -1)
-        dataloader = replace(dataloader, dataset_path=_validation_path(dataloader, loader.dataset_path))
-        open_mixture(dataloader, config.training.seq_len)
-        validator = replace(validator, dataloader=dataloader)
-
-    vocabulary = mixture.datasets[0].manifest.tokenizer.vocab_size
     tokenizer = packed_tokenizer(config)
+    vocabulary = mixture.datasets[0].manifest.tokenizer.vocab_size
     model_spec = config.model_spec
     if model_spec is None or config.model or config.start_from:
         architecture = start.resolve_architecture(config, tokenizer_vocab=vocabulary)
@@ -66,7 +66,7 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
     set_implementation(model_spec.model, config.attention)
     completed = replace(
         config,
-        dataloader=replace(loader, varlen_metadata=True),
+        dataloader=replace(loader, varlen_metadata=True, _mixture=mixture),
         loss=loss,
         validator=validator,
         hf_assets_path=config.hf_assets_path or str(tokenizer),
@@ -75,8 +75,13 @@ def complete(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
     return completed
 
 
-def check_options(config: "ExactTrainer.Config", *, ranks: int) -> "ExactTrainer.Config":
-    """The config with ``{rule}`` filled in, after all checks that need neither a dataset nor a model.
+def is_complete(config: RunConfig) -> bool:
+    """Whether :func:`complete` has returned this config."""
+    return isinstance(config.dataloader, PackedDataLoader.Config) and config.dataloader._mixture is not None
+
+
+def check_options(config: RunConfig, *, ranks: int) -> RunConfig:
+    """Return the config with ``{rule}`` filled in, after all checks that need neither a dataset nor a model.
 
     Args:
         ranks: number of processes.
@@ -90,8 +95,8 @@ def check_options(config: "ExactTrainer.Config", *, ranks: int) -> "ExactTrainer
     return config
 
 
-def with_rule(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
-    """The config with the loss's rule for ``{rule}``, so that runs paired by one option keep apart.
+def with_rule(config: RunConfig) -> RunConfig:
+    """Return the config with the loss's rule in the place of ``{rule}``. Paired runs get different folders by it.
 
     Raises:
         InputError: for a config with another loss or dataloader than this package's.
@@ -102,12 +107,12 @@ def with_rule(config: "ExactTrainer.Config") -> "ExactTrainer.Config":
     return replace(config, **{name: getattr(config, name).replace("{rule}", config.loss.rule) for name in names})
 
 
-def packed_tokenizer(config: "ExactTrainer.Config") -> Path:
-    """Folder of the tokenizer that the training windows were packed with."""
+def packed_tokenizer(config: RunConfig) -> Path:
+    """Folder of the tokenizer of the training windows: the copy in the first packed dataset."""
     return parse(config.dataloader.dataset_path)[0].folder / TOKENIZER_FOLDER
 
 
-def _check_export(config: "ExactTrainer.Config") -> None:
+def _check_export(config: RunConfig) -> None:
     if not config.export:
         return
     check_out(Path(config.export))
@@ -118,15 +123,14 @@ def _check_export(config: "ExactTrainer.Config") -> None:
         )
 
 
-def _check_supply(config: "ExactTrainer.Config", mixture: Mixture, ranks: int) -> None:
-    """Say how often the run reads each dataset, and refuse a mixture that is to be read once and is too small."""
+def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:
+    """Log how often the run reads each dataset. Refuse a mixture that is read at most once and is too small."""
     training = config.training
     batch = training.global_batch_size if training.global_batch_size > 0 else training.local_batch_size * ranks
     if mixture.shares is None:
         return
     short = []
     for dataset, turns in zip(mixture.datasets, mixture.shares.turns(training.steps * batch), strict=True):
-        # Before torchtitan's logger is set up nothing is shown: of the calls in a run, only the trainer's says it.
         logger.info(
             f"{dataset.folder}: {turns:,} of the run's {training.steps * batch:,} windows, "
             f"{turns / len(dataset):.3g} epochs of its {len(dataset):,}"
@@ -136,33 +140,54 @@ def _check_supply(config: "ExactTrainer.Config", mixture: Mixture, ranks: int) -
                 f"{dataset.folder} has {len(dataset):,} of the {turns:,} windows of its share, "
                 f"{turns - len(dataset):,} too few"
             )
-    # A single dataset ends the run where it ends, as everywhere in torchtitan.
+    # A single dataset without epochs ends the run at its last window, as in torchtitan.
     if short and len(mixture.datasets) > 1 and not config.dataloader.infinite:
         raise InputError(
-            f"dataloader.infinite is off and {'; '.join(short)}: give that less weight, train fewer steps, or let it "
-            f"come again with --dataloader.infinite"
+            f"dataloader.infinite is off and {'; '.join(short)}: lower the weight of these datasets, train fewer "
+            f"steps, or repeat them with --dataloader.infinite"
         )
 
 
-def _validation_path(loader: PackedDataLoader.Config, training_path: str) -> str:
-    """``loader``'s datasets to validate on; unless it names some, those of the training that have the split.
+def _with_counts(
+    loss: ExactLoss.Config, loader: PackedDataLoader.Config, mixture: Mixture, seq_len: int
+) -> ExactLoss.Config:
+    """The loss's config with its open datasets: the run's own, unless it names others."""
+    loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path)
+    if loss.dataset_path == mixture.dataset_path and mixture.split == "train":
+        loss = replace(loss, _mixture=mixture)
+    counted = open_counts(loss, manifests=mixture.manifests)
+    check_window(counted.datasets[0], seq_len)
+    check_config(loss, window=mixture.window)
+    return replace(loss, _mixture=counted)
 
-    The whole of each, one after another, or mixed with their weights where validation is cut short.
-    """
-    entries = parse(loader.dataset_path or training_path)
-    having = [entry for entry in entries if loader.split in Manifest.read(entry.folder).splits]
-    if not having or (loader.dataset_path and having != entries):
-        lacking = next(entry.folder for entry in entries if entry not in having)
+
+def _with_validation_windows(
+    validator: ExposureValidator.Config, loader: PackedDataLoader.Config, training: Mixture, seq_len: int
+) -> ExposureValidator.Config:
+    """The validator's config with its datasets named and open. By default they are the training datasets that have the
+    split. A validator with another dataloader stays as it is."""
+    if not validator.enable or not isinstance(validator.dataloader, PackedDataLoader.Config):
+        return validator
+    dataloader = replace(validator.dataloader, infinite=validator.steps != -1)
+    entries = parse(dataloader.dataset_path or loader.dataset_path)
+    known = training.manifests
+    manifests = {entry.folder: known.get(entry.folder) or Manifest.read(entry.folder) for entry in entries}
+    with_split = [entry for entry in entries if dataloader.split in manifests[entry.folder].splits]
+    if not with_split or (dataloader.dataset_path and with_split != entries):
+        without = next(entry.folder for entry in entries if entry not in with_split)
         raise InputError(
-            f"{lacking} has no split {loader.split!r} to validate on: pack with --val-fraction, or train with "
+            f"{without} has no split {dataloader.split!r} to validate on: pack with --val-fraction, or train with "
             f"--validator.no-enable"
         )
-    if loader.dataset_path:
-        return loader.dataset_path
-    return join(having if loader.infinite else [Entry(entry.folder) for entry in having])
+    if not dataloader.dataset_path:
+        # Validation reads each dataset whole, one after another. A fixed number of steps mixes them by weight.
+        named = with_split if dataloader.infinite else [Entry(entry.folder) for entry in with_split]
+        dataloader = replace(dataloader, dataset_path=join(named))
+    mixture = open_mixture(dataloader, seq_len, manifests=manifests)
+    return replace(validator, dataloader=replace(dataloader, _mixture=mixture))
 
 
-def _check_sizes(config: "ExactTrainer.Config", ranks: int) -> None:
+def _check_sizes(config: RunConfig, ranks: int) -> None:
     training = config.training
     for name, value in {
         "training.steps": training.steps,
@@ -186,7 +211,7 @@ def _check_sizes(config: "ExactTrainer.Config", ranks: int) -> None:
         raise InputError(f"loss.num_chunks is {num_chunks}: it must divide training.seq_len ({training.seq_len})")
 
 
-def _check_parallelism(config: "ExactTrainer.Config", ranks: int) -> None:
+def _check_parallelism(config: RunConfig, ranks: int) -> None:
     parallelism = config.parallelism
     for name, reason in _REFUSED.items():
         degree = getattr(parallelism, name)
@@ -196,7 +221,7 @@ def _check_parallelism(config: "ExactTrainer.Config", ranks: int) -> None:
     if replicas < 1 or ranks % replicas or shards not in (-1, ranks // replicas):
         raise InputError(
             f"parallelism.data_parallel_replicate_degree is {replicas} and data_parallel_shard_degree {shards}: their "
-            f"product must be the number of processes ({ranks}), and -1 stands for the shards that makes"
+            f"product must be the number of processes ({ranks}), and -1 means as many shards as that gives"
         )
     if parallelism.spmd_backend != SPMD_BACKEND:
         raise InputError(
@@ -205,7 +230,7 @@ def _check_parallelism(config: "ExactTrainer.Config", ranks: int) -> None:
         )
 
 
-def _check_assets(config: "ExactTrainer.Config") -> None:
+def _check_assets(config: RunConfig) -> None:
     if config.hf_assets_path and not Path(config.hf_assets_path).is_dir():
         raise InputError(
             f"hf_assets_path is {config.hf_assets_path!r}: there is no such folder; leave it empty for the dataset's"

@@ -1,14 +1,12 @@
-"""What a run starts from: its architecture, and the weights to begin with."""
+"""The start of a run: its architecture and its first weights."""
 
 import copy
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tokenizers import Tokenizer
 from torchtitan.tools.logging import logger
 
-from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import PRESETS, REPOSITORIES, Architecture
@@ -21,16 +19,14 @@ from exact_titan.runs.run_folder import (
     write_model_folder,
 )
 from exact_titan.titan.model.decoder import DecoderModel, LlamaSizes
-
-if TYPE_CHECKING:
-    from exact_titan.titan.trainer import ExactTrainer
+from exact_titan.titan.run_config import RunConfig
 
 
-def resolve_architecture(config: "ExactTrainer.Config", *, tokenizer_vocab: int | None = None) -> Architecture:
-    """The architecture that ``model``, ``start_from`` or ``architecture`` names, from config files alone.
+def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = None) -> Architecture:
+    """Return the architecture that ``model``, ``start_from`` or ``architecture`` names. Only config files are read.
 
     Args:
-        tokenizer_vocab: ids of the dataset's tokenizer, for a model from scratch without a size of its own.
+        tokenizer_vocab: number of ids of the dataset's tokenizer, for a model from scratch with ``vocab_size`` 0.
 
     Raises:
         InputError: naming the option or the file.
@@ -49,12 +45,12 @@ def resolve_architecture(config: "ExactTrainer.Config", *, tokenizer_vocab: int 
     if config.start_from:
         return hf_config.read_architecture(_previous_model(config))
     if tokenizer_vocab is None and not config.architecture.vocab_size:
-        raise InputError("architecture.vocab_size is 0, the dataset's, and there is no dataset: set it")
+        raise InputError("architecture.vocab_size is 0, which means the dataset's, and there is no dataset: set it")
     return config.architecture.architecture(seq_len=config.training.seq_len, tokenizer_vocab=tokenizer_vocab or 0)
 
 
-def check_positions(config: "ExactTrainer.Config", architecture: Architecture) -> None:
-    """Refuse a window with more positions than the model knows.
+def check_positions(config: RunConfig, architecture: Architecture) -> None:
+    """Refuse a window that is longer than the positions of the model.
 
     Raises:
         InputError: naming both.
@@ -66,18 +62,18 @@ def check_positions(config: "ExactTrainer.Config", architecture: Architecture) -
         )
 
 
-def with_initial_weights(config: "ExactTrainer.Config", architecture: Architecture) -> "ExactTrainer.Config":
-    """The config with the checkpointer told where the first weights are, which are checked here by their headers.
+def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunConfig:
+    """Return the config with the place of the first weights in its checkpoint options. Headers of weights are checked.
 
-    A run that has a checkpoint of its own goes on from that, and what it started from may be gone.
+    A run with a checkpoint of its own resumes from that checkpoint. Its first weights may be gone then.
 
     Raises:
         InputError: naming the option, the file or the tensor.
     """
     checkpoint = config.checkpoint
-    own = _own_checkpoint(config)
-    if own is not None:
-        check_checkpoint(own, architecture)
+    resumed = _last_checkpoint(config)
+    if resumed is not None:
+        check_checkpoint(resumed, architecture)
         return config
     if config.start_from:
         stored = _previous_checkpoint(config)
@@ -94,7 +90,10 @@ def with_initial_weights(config: "ExactTrainer.Config", architecture: Architectu
     else:
         return config
     if not checkpoint.enable:
-        raise InputError("checkpoint.enable is off, and weights are read by it: --checkpoint.load_only saves nothing")
+        raise InputError(
+            "checkpoint.enable is off, and weights are read by it: set --checkpoint.load_only to read weights and to "
+            "save nothing"
+        )
     path = str(initial.resolve())
     if checkpoint.initial_load_path not in (None, path):
         option = "model" if in_hf else "start_from"
@@ -108,24 +107,24 @@ def with_initial_weights(config: "ExactTrainer.Config", architecture: Architectu
     return config
 
 
-def keep_model_folder(config: "ExactTrainer.Config", *, dataset_tokenizer: Path) -> None:
-    """Write ``model/`` into the run's folder, unless it is there: config.json and tokenizer of the model in training.
+def write_model_copy(config: RunConfig, *, dataset_tokenizer: Path, eos_id: int) -> None:
+    """Write ``model/`` into the run's folder, unless the folder is there: config.json and tokenizer of the model.
 
     Args:
-        dataset_tokenizer: the tokenizer's folder in the packed dataset, for a model that brings none.
+        dataset_tokenizer: the tokenizer's folder in the packed dataset, for a model without a tokenizer.
+        eos_id: id of the dataset's end-of-text token, for a model without a config.json.
     """
     run, folder = Path(config.dump_folder), _model_folder(config)
     if folder is not None:
         tokenizer = folder if (folder / "tokenizer.json").is_file() else dataset_tokenizer
         write_model_folder(run, hf_config.read_config(folder), tokenizer)
     elif config.model_spec is not None and isinstance(config.model_spec.model, DecoderModel.Config):
-        eos_id = Manifest.read(dataset_tokenizer.parent).tokenizer.eos_id
         made = hf_config.make_config(config.model_spec.model.architecture, eos_token_id=eos_id)
         write_model_folder(run, made, dataset_tokenizer)
 
 
-def check_tokenizer(config: "ExactTrainer.Config", *, dataset_tokenizer: Path) -> None:
-    """Refuse a dataset whose token ids are not the model's.
+def check_tokenizer(config: RunConfig, *, dataset_tokenizer: Path) -> None:
+    """Refuse a dataset whose token ids differ from the ids of the model's tokenizer.
 
     Raises:
         InputError: naming the first token that differs.
@@ -141,7 +140,7 @@ def check_tokenizer(config: "ExactTrainer.Config", *, dataset_tokenizer: Path) -
         if model.get(token) != token_id:
             raise InputError(
                 f"the dataset was packed with another tokenizer than that of {folder}: {token!r} has the id {token_id} "
-                f"in it, there {model.get(token, 'none')}; pack with --tokenizer {folder}"
+                f"in the dataset and {model.get(token, 'none')} in the model; pack with --tokenizer {folder}"
             )
 
 
@@ -152,25 +151,28 @@ def _vocabulary(file: Path) -> dict[str, int]:
         raise InputError(f"{file} is not a Hugging Face tokenizer.json: {str(error).splitlines()[0]}") from None
 
 
-def _model_folder(config: "ExactTrainer.Config") -> Path | None:
-    """The folder with the model's config.json and tokenizer, if there is one."""
+def _model_folder(config: RunConfig) -> Path | None:
+    """Folder with the config.json and the tokenizer of the model. None for a model from scratch."""
     if config.model and Path(config.model).is_dir():
         return Path(config.model)
     return _previous_model(config) if config.start_from else None
 
 
-def _previous_checkpoint(config: "ExactTrainer.Config") -> Path:
+def _previous_checkpoint(config: RunConfig) -> Path:
     if Path(config.start_from).resolve() == Path(config.dump_folder).resolve():
-        raise InputError(f"start_from is {config.start_from}, this run's own dump_folder: it goes on by itself")
+        raise InputError(
+            f"start_from is {config.start_from}, this run's own dump_folder: leave start_from out, the run resumes "
+            f"without it"
+        )
     return find_checkpoint(Path(config.start_from), checkpoints=config.checkpoint.folder, tell=logger.info)
 
 
-def _previous_model(config: "ExactTrainer.Config") -> Path:
-    own = Path(config.dump_folder) / MODEL_FOLDER
-    return own if own.is_dir() else run_of(_previous_checkpoint(config)) / MODEL_FOLDER
+def _previous_model(config: RunConfig) -> Path:
+    copy_of_model = Path(config.dump_folder) / MODEL_FOLDER
+    return copy_of_model if copy_of_model.is_dir() else run_of(_previous_checkpoint(config)) / MODEL_FOLDER
 
 
-def _own_checkpoint(config: "ExactTrainer.Config") -> Path | None:
+def _last_checkpoint(config: RunConfig) -> Path | None:
     try:
         return find_checkpoint(Path(config.dump_folder), checkpoints=config.checkpoint.folder)
     except InputError:

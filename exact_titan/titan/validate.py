@@ -1,4 +1,4 @@
-"""Validation over the packed validation windows: plain cross-entropy, in total and per bucket of effective context."""
+"""Validation on packed windows: plain cross-entropy, in total and per bucket of effective context."""
 
 import copy
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.validate import Validator
 from torchtitan.tools.logging import logger
 
-from exact_titan.reports.figures import loss_by_context_figure
+from exact_titan.reports.figures import Bars, bucket_figure
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import BucketSums, ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, by_context
@@ -21,9 +21,10 @@ _TAG = "validation_loss_by_context"
 
 
 class ExposureValidator(Validator):
-    """torchtitan's validator, which hands the loss no positions, with the positions kept so that buckets can be told.
+    """torchtitan's validator with the plain cross-entropy per bucket.
 
-    Writes ``validation_loss_by_context/<lo>-<hi>``, and a picture of them, beside torchtitan's
+    torchtitan's validator does not pass the positions to the loss. This one keeps the positions of each batch for the
+    loss. It writes ``validation_loss_by_context/<lo>-<hi>`` and a figure of these values, in addition to torchtitan's
     ``validation_metrics/loss``.
     """
 
@@ -34,33 +35,34 @@ class ExposureValidator(Validator):
         )
 
     stop: StopAgreement
-    """Set by the trainer, which builds it after the validator."""
+    """Set by the trainer. torchtitan builds the validator first."""
 
-    done: Callable[[int], None]
-    """Called with the step when a validation is over; set by the trainer."""
+    on_validated: Callable[[int], None]
+    """Called with the step after a complete validation. Set by the trainer."""
 
     def __init__(
         self, config: Config, *, loss_fn: ExactLoss, metrics_processor: ExposureMetrics, **kwargs: Any
     ) -> None:
-        # With steps = -1 torchtitan warns of ranks that run out of data apart; the packed dataloader's do not.
+        # With steps = -1 torchtitan warns that ranks may have different numbers of batches. The packed dataloader gives
+        # every rank the same number.
         silent = copy.copy(config)
         silent.steps = 1
         super().__init__(silent, loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
         self.config = config
         self.exact_loss = loss_fn
         self.metrics_processor: ExposureMetrics = metrics_processor
-        # The validator moves everything to the device, where reading max_seqlen back would wait for it.
+        # The validator moves the whole batch to the device. A read of max_seqlen would wait for the device there.
         self.dl_config: BaseDataLoader.Config = replace(
             config.dataloader, infinite=config.steps != -1, varlen_metadata=False
         )
         self._positions: torch.Tensor | None = None
 
     def should_validate(self, step: int) -> bool:
-        """Every ``freq`` steps; unlike torchtitan's not after the first step, which says nothing yet."""
+        """Whether a validation follows the step: every ``freq`` steps. torchtitan adds one after the first step."""
         return step % self.config.freq == 0
 
     def post_dataloading_process(self, input_dict, labels, model_parts):
-        """As torchtitan's, keeping the positions for the loss; a point to stop at before every batch."""
+        """As in torchtitan. The positions are kept for the loss. The run can stop here, before every batch."""
         self.stop.check()
         self._positions = input_dict["positions"]
         return super().post_dataloading_process(input_dict, labels, model_parts)
@@ -70,7 +72,7 @@ class ExposureValidator(Validator):
         return self.exact_loss.measure(pred, labels, self._positions, self.sums)
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
-        """Run over the validation windows and log; every rank calls it."""
+        """Run over the validation windows and log the result. Every rank calls this."""
         buckets = self.exact_loss.buckets
         logger.info("Validating")
         self.sums = BucketSums(len(buckets), self.exact_loss.weights_n.device)
@@ -79,8 +81,19 @@ class ExposureValidator(Validator):
         metrics = by_context(sums_2n, buckets.labels(), _TAG)
         self.metrics_processor.logger.log(metrics, step)
         for writer in self.metrics_processor.writers:
-            named = {tag.removeprefix(f"{_TAG}/"): loss for tag, loss in metrics.items()}
-            title = f"Plain cross-entropy on the validation windows, step {step}"
-            figure = loss_by_context_figure(named, threshold=self.exact_loss.threshold, title=title)
+            figure = bucket_figure(
+                [tag.removeprefix(f"{_TAG}/") for tag in metrics],
+                [
+                    Bars(
+                        "cross-entropy (nats)",
+                        {f"step {step}": list(metrics.values())},
+                        "%.3f",
+                        from_zero=False,
+                        first_color=1,
+                    )
+                ],
+                threshold=self.exact_loss.threshold,
+                title=f"Plain cross-entropy on the validation windows, step {step}",
+            )
             writer.add_figure(_TAG, figure, step)
-        self.done(step)
+        self.on_validated(step)

@@ -5,6 +5,7 @@ import torch
 
 from exact_titan.errors import InputError
 from exact_titan.reports.exposure import ExposureReport
+from exact_titan.reports.figures import save_png
 
 COUNTS = torch.tensor([400, 200, 300, 100])  # [0,7], [8,15], [16,31], [32,64]
 
@@ -35,9 +36,13 @@ def test_a_threshold_without_a_tail(threshold: int) -> None:
         ExposureReport(COUNTS, window=64, threshold=threshold)
 
 
-def test_plot(tmp_path: Path) -> None:
+def test_figure(tmp_path: Path) -> None:
     report = ExposureReport(COUNTS, window=64, threshold=16)
-    report.plot(tmp_path / "exposure.png", "four buckets")
+    figure = report.figure("four buckets")
+    standard, exact = report.mass_percent()
+    heights = [bar.get_height() for bar in figure.axes[0].patches[1:]]
+    assert heights == pytest.approx([*standard.tolist(), *exact.tolist()])
+    save_png(figure, tmp_path / "exposure.png")
     assert (tmp_path / "exposure.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"--png .* cannot be written: No such file"):
-        report.plot(tmp_path / "none" / "exposure.png", "four buckets")
+        save_png(figure, tmp_path / "none" / "exposure.png")

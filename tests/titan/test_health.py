@@ -25,7 +25,7 @@ def test_the_slowest_of_three_ranks_and_what_is_left(monkeypatch: pytest.MonkeyP
     for rank in range(3):
         monkeypatch.setattr(dist, "get_rank", lambda rank=rank: rank)
         ranks.append(Health(Clock(rank), imbalance, steps=1000, tokens_per_step=64))
-    summed = torch.tensor([one.own() for one in ranks]).sum(dim=0).tolist()
+    summed = torch.tensor([one.local_times() for one in ranks]).sum(dim=0).tolist()
 
     first = ranks[0].scalars(10, summed)
     assert first == pytest.approx(

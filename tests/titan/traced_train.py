@@ -35,7 +35,7 @@ def main(folder: Path, argv: list[str]) -> None:
         def train_step(self, data_iterator) -> None:
             super().train_step(data_iterator)
             rank = dist.get_rank()
-            record = {"step": self.step, "places": [place for batch in self.finite._places for place in batch]}
+            record = {"step": self.step, "places": [place for batch in self.nonfinite.step_places for place in batch]}
             if rank == 0:
                 record["loss"] = losses[self.step]
             with (folder / f"{os.getppid()}-{rank}.jsonl").open("a") as out:

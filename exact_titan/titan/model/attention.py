@@ -1,8 +1,9 @@
-"""Document attention: every token attends to its own document's prefix, on the CPU and on CUDA from the same config."""
+"""Document attention: each token attends to the prefix of its own document. One config serves the CPU and CUDA."""
 
 import functools
 import importlib
 import importlib.util
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -23,40 +24,40 @@ from exact_titan.errors import InputError
 Implementation = Literal["auto", "fa3", "fa2", "torch"]
 """Attention kernels to ask for:
 
-* ``auto``: on CUDA the first of the others that is there; on the CPU torch's SDPA, one document at a time;
+* ``auto``: on CUDA the first of the kernels below that is installed; on the CPU torch's SDPA, one document at a time;
 * ``fa3``: FlashAttention 3, for Hopper GPUs: the module ``flash_attn_interface``, through torch's own switch;
 * ``fa2``: FlashAttention 2 of the package ``flash-attn``;
-* ``torch``: the FlashAttention 2 that torch brings along.
+* ``torch``: the FlashAttention 2 inside torch.
 """
 
 Kernel = Literal["fa3", "fa2", "torch", "sdpa"]
-"""What an :data:`Implementation` comes down to; ``sdpa`` is torch's SDPA, one document at a time, on any device."""
+"""The kernel behind an :data:`Implementation`. ``sdpa`` is torch's SDPA, one document at a time, on any device."""
 
 _PACKAGES = {
     "fa3": ("flash_attn_interface", "build it from the folder hopper of github.com/Dao-AILab/flash-attention"),
     "fa2": ("flash_attn", "pip install 'exact-titan[flash]'"),
 }
 
-# torch's switch calls fa3's; activation checkpointing saves the output of fa2's.
+# torch's switch calls the operator of fa3. Activation checkpointing saves the output of the operator of fa2.
 _OPERATORS = {"fa3": "flash_attn_3::bwd", "fa2": "flash_attn::_flash_attn_varlen_forward"}
 
 
 def unavailable(kernel: Kernel) -> str | None:
-    """Why a kernel does not run here and the way out, on one line; None if it does."""
+    """Return the reason why a kernel does not run on this machine and the way out, on one line. None if it runs."""
     if kernel == "sdpa":
         return None
     if not torch.cuda.is_available():
-        return "that needs a CUDA GPU, and there is none: use one"
+        return "that needs a CUDA GPU, and this machine has none: use a machine with a GPU"
     if kernel == "torch":
         return None
     module, remedy = _PACKAGES[kernel]
     if not _installed(kernel):
         return f"{module} is not installed: {remedy}"
     if kernel == "fa3" and (torch.version.hip or torch.cuda.get_device_capability()[0] != 9):
-        return "FlashAttention 3 is for Hopper GPUs, and this is none: take fa2 or torch"
+        return "FlashAttention 3 is for Hopper GPUs, and this GPU is not a Hopper: take fa2 or torch"
     try:
         importlib.import_module(module)
-    # What a package raises that was built for another torch or CUDA.
+    # The errors of a package that was built for another torch or CUDA.
     except (ImportError, OSError, RuntimeError) as error:
         return f"{module} cannot be imported ({' '.join(str(error).split())}): {remedy}"
     if not hasattr(*_operator(kernel)):
@@ -69,16 +70,16 @@ def _installed(kernel: Kernel) -> bool:
 
 
 def _operator(kernel: Kernel) -> tuple[Any, str]:
-    """The operator of a package, as arguments for ``getattr``."""
+    """Namespace and name of the operator of a package: the arguments of ``getattr``."""
     namespace, name = _OPERATORS[kernel].split("::")
     return getattr(torch.ops, namespace), name
 
 
 def choose(implementation: Implementation) -> Kernel:
-    """The kernel that runs on this machine. May be asked for before anything is set up.
+    """Return the kernel for this machine. The call needs no process group and no device.
 
     Raises:
-        InputError: if another than ``auto`` is asked for that does not run here.
+        InputError: if a kernel is asked for by name and does not run on this machine.
     """
     if implementation != "auto":
         reason = unavailable(implementation)
@@ -98,7 +99,7 @@ def choose(implementation: Implementation) -> Kernel:
 
 
 def describe(kernel: Kernel) -> str:
-    """The kernel in words, for the log."""
+    """Name of the kernel for the log."""
     if kernel == "fa2":
         return f"flash-attn {importlib.import_module('flash_attn').__version__} (flash_attn package)"
     return {
@@ -109,10 +110,10 @@ def describe(kernel: Kernel) -> str:
 
 
 def set_implementation(config: Decoder.Config, implementation: Implementation) -> None:
-    """Write the kernel that :func:`choose` gives into every document attention of a model.
+    """Write the kernel of :func:`choose` into every document attention of a model.
 
     Raises:
-        InputError: as :func:`choose`; and for a model with another attention, unless the choice is left to it.
+        InputError: as :func:`choose`. Also for a model with another attention, if a kernel is asked for by name.
     """
     kernel = choose(implementation)
     for layer in config.layers:
@@ -127,12 +128,12 @@ def set_implementation(config: Decoder.Config, implementation: Implementation) -
 
 
 def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int, host_offsets: tuple[int, ...] | None) -> VarlenMetadata:
-    """torchtitan's varlen metadata from what the loader knows, so that nothing is searched for on the device.
+    """Return torchtitan's varlen metadata from the values of the loader. No search for borders runs on the device.
 
     Args:
         cu_seqlens: int32 ``[n+1]``, document borders in the flattened batch, 0 to B*L, on the device of the inputs.
         max_seqlen: length of the longest document in the batch, on the host.
-        host_offsets: ``cu_seqlens`` on the host; only the CPU path reads it.
+        host_offsets: ``cu_seqlens`` on the host. Only the CPU path reads it.
     """
     return VarlenMetadata(
         cu_seq_q=cu_seqlens, cu_seq_k=cu_seqlens, max_q=max_seqlen, max_k=max_seqlen, cu_seq_q_host=host_offsets
@@ -140,7 +141,7 @@ def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int, host_offsets: tup
 
 
 def forward_ops() -> dict[Kernel, Any]:
-    """The operator that each kernel's forward pass dispatches, of the kernels that are loaded."""
+    """The operator that the forward pass of each loaded kernel dispatches."""
     ops: dict[Kernel, Any] = {
         "fa3": torch.ops.torch_attn._varlen_attn.default,
         "torch": torch.ops.torch_attn._varlen_attn.default,
@@ -152,10 +153,10 @@ def forward_ops() -> dict[Kernel, Any]:
 
 
 class DocumentAttention(VarlenAttention):
-    """torchtitan's varlen attention with a choice of kernels on CUDA; on the CPU causal SDPA per document.
+    """torchtitan's varlen attention with a choice of kernels on CUDA, and causal SDPA per document on the CPU.
 
-    Takes the place of :class:`VarlenAttention` in any torchtitan config: arguments, shapes and mask are the same.
-    Tensors on the CPU, which has no backward for varlen kernels, always go through SDPA.
+    The class replaces :class:`VarlenAttention` in any torchtitan config: arguments, shapes and mask are the same.
+    Tensors on the CPU always go through SDPA, because varlen kernels have no backward pass on the CPU.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -164,7 +165,7 @@ class DocumentAttention(VarlenAttention):
         """Kernel on CUDA, see :data:`Implementation`."""
 
     def __init__(self, config: Config) -> None:
-        # Past VarlenAttention's, which asks for FlashAttention 3 or 4 by the GPU alone and fails where it is missing.
+        # Not VarlenAttention's __init__: it asks for FlashAttention 3 or 4 by the GPU, and fails without the package.
         super(VarlenAttention, self).__init__()
         self.window_size = config.window_size
         self.kernel: Kernel = "sdpa" if config.implementation == "sdpa" else choose(config.implementation)
@@ -187,58 +188,55 @@ class DocumentAttention(VarlenAttention):
         scale: float | None = None,
         **kwargs: Any,
     ) -> torch.Tensor:
-        """Attention output ``[B, L, N, H]`` in the dtype of ``q_BLNH``; see :class:`VarlenAttention`."""
+        """Return the attention output ``[B, L, N, H]`` in the dtype of ``q_BLNH``. See :class:`VarlenAttention`."""
+        attend: Callable[..., torch.Tensor]
         if self.kernel == "sdpa" or q_BLNH.device.type == "cpu":
-            run = self._sdpa
+            attend = self._sdpa
         elif self.kernel == "fa2":
-            run = self._flash_attn_2
+            attend = self._flash_attn_2
         else:
             return super().forward(q_BLNH, k_BLNH, v_BLNH, attention_masks=attention_masks, scale=scale, **kwargs)
-        enable_gqa = kwargs.pop("enable_gqa", False)
+        options = {"scale": scale, "enable_gqa": kwargs.pop("enable_gqa", False)}
         unknown = [name for name, value in kwargs.items() if value is not None]
         if unknown:
-            raise NotImplementedError(f"{', '.join(unknown)}: not with {describe(self.kernel)}")
-        return run(q_BLNH, k_BLNH, v_BLNH, attention_masks, scale, enable_gqa)
+            raise NotImplementedError(f"{', '.join(unknown)}: not supported by {describe(self.kernel)}")
+        q_TNH, k_TNH, v_TNH = (x.flatten(0, 1) for x in (q_BLNH, k_BLNH, v_BLNH))
+        return attend(q_TNH, k_TNH, v_TNH, attention_masks, **options).unflatten(0, q_BLNH.shape[:2])
 
     def _sdpa(
         self,
-        q_BLNH: torch.Tensor,
-        k_BLNH: torch.Tensor,
-        v_BLNH: torch.Tensor,
+        q_TNH: torch.Tensor,
+        k_TNH: torch.Tensor,
+        v_TNH: torch.Tensor,
         masks: VarlenMetadata,
-        scale: float | None,
-        enable_gqa: bool,
+        **options: Any,
     ) -> torch.Tensor:
         if self.window_size != (-1, 0):
-            raise NotImplementedError(f"attention window {self.window_size}: with SDPA only causal (-1, 0) is there")
+            raise NotImplementedError(f"attention window {self.window_size}: SDPA supports only causal (-1, 0)")
         offsets = masks.cu_seq_q_host or tuple(masks.cu_seq_q.tolist())
         lengths = [end - start for start, end in pairwise(offsets)]
-        # [T, N, H] -> [N, T, H], then one SDPA call a document.
-        q_NTH, k_NTH, v_NTH = (x.flatten(0, 1).transpose(0, 1) for x in (q_BLNH, k_BLNH, v_BLNH))
-        documents = zip(*(x.split(lengths, dim=1) for x in (q_NTH, k_NTH, v_NTH)), strict=True)
+        # SDPA takes [N, T, H]. One call a document.
+        documents = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (q_TNH, k_TNH, v_TNH)), strict=True)
         out = [
-            F.scaled_dot_product_attention(
-                q[None], k[None], v[None], is_causal=True, scale=scale, enable_gqa=enable_gqa
-            )[0]
+            F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, **options)[0]
             for q, k, v in documents
         ]
-        return torch.cat(out, dim=1).transpose(0, 1).unflatten(0, q_BLNH.shape[:2])
+        return torch.cat(out, dim=1).transpose(0, 1)
 
     def _flash_attn_2(
         self,
-        q_BLNH: torch.Tensor,
-        k_BLNH: torch.Tensor,
-        v_BLNH: torch.Tensor,
+        q_TNH: torch.Tensor,
+        k_TNH: torch.Tensor,
+        v_TNH: torch.Tensor,
         masks: VarlenMetadata,
+        *,
         scale: float | None,
         enable_gqa: bool,
     ) -> torch.Tensor:
-        # In bfloat16 whatever comes in, as torchtitan's. Fewer key heads than query heads it takes without being told.
-        q_TNH, k_TNH, v_TNH = (x.flatten(0, 1).to(torch.bfloat16) for x in (q_BLNH, k_BLNH, v_BLNH))
+        # In bfloat16 for every input dtype, as in torchtitan. The kernel sees by itself that there are fewer key heads
+        # than query heads.
         out_TNH = self.flash_attn_varlen_func(
-            q_TNH,
-            k_TNH,
-            v_TNH,
+            *(x.to(torch.bfloat16) for x in (q_TNH, k_TNH, v_TNH)),
             masks.cu_seq_q,
             masks.cu_seq_k,
             masks.max_q,
@@ -246,10 +244,10 @@ class DocumentAttention(VarlenAttention):
             softmax_scale=scale,
             causal=self.window_size[1] == 0,
             window_size=self.window_size,
-            # torch's own kernel looks at this by itself.
+            # torch's own kernel reads this setting by itself.
             deterministic=torch.are_deterministic_algorithms_enabled(),
         )
-        return out_TNH.unflatten(0, q_BLNH.shape[:2]).to(q_BLNH.dtype)
+        return out_TNH.to(q_TNH.dtype)
 
 
 @functools.cache

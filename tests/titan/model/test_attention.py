@@ -292,7 +292,7 @@ def test_flash_attn_2_is_deterministic_when_torch_is(flash_attn_2):
 def test_an_option_that_only_torchs_kernel_knows_is_refused():
     x = torch.randn(1, 4, 1, 8)
     masks = varlen_metadata(torch.tensor([0, 4]), 4, (0, 4))
-    with pytest.raises(NotImplementedError, match="out_transform: not with torch's SDPA"):
+    with pytest.raises(NotImplementedError, match="out_transform: not supported by torch's SDPA"):
         DocumentAttention.Config().build()(x, x, x, attention_masks=masks, out_transform=lambda out, lse: out)
 
 

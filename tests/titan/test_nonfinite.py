@@ -11,7 +11,7 @@ from torchtitan.distributed import utils as dist_utils
 
 from exact_titan.dataset import PackedDataset
 from exact_titan.sampling.order import WindowOrder
-from exact_titan.titan.finite import FiniteWatch, NotFinite
+from exact_titan.titan.nonfinite import NonFinite, NonFiniteDetector
 from tests.support import pack_texts, torchrun
 from tests.test_stopping import arguments
 
@@ -36,14 +36,14 @@ def one_bad_document(tmp_path_factory) -> tuple[PackedDataset, int, int]:
 
 
 @pytest.fixture
-def watch() -> Iterator[FiniteWatch]:
+def watch() -> Iterator[NonFiniteDetector]:
     """Of two microbatches a step, in a process group of one."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield FiniteWatch(torch.device("cpu"), 2)
+    yield NonFiniteDetector(torch.device("cpu"), 2)
     dist.destroy_process_group()
 
 
-def take_step(watch: FiniteWatch, number: int, losses: tuple[float, float], gradient: float) -> None:
+def take_step(watch: NonFiniteDetector, number: int, losses: tuple[float, float], gradient: float) -> None:
     """As the trainer and torchtitan do in a step."""
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.full((3,), gradient)
@@ -72,12 +72,12 @@ INF, NAN = float("inf"), float("nan")
 def test_the_first_step_counts_and_of_it_the_microbatches_that_are_not_finite(watch, losses, gradient, what, places):
     take_step(watch, 1, (2.0, 3.0), 1.0)
     take_step(watch, 2, (2.0, 1e38), 1e18)
-    assert watch.seen() is None
+    assert watch.detected() is None
     watch.check()
     take_step(watch, 3, losses, gradient)
     take_step(watch, 4, (NAN, NAN), NAN)
-    assert watch.seen() == f"{what} at step 3"
-    with pytest.raises(NotFinite) as found:
+    assert watch.detected() == f"{what} at step 3"
+    with pytest.raises(NonFinite) as found:
         watch.check()
     assert (found.value.step, found.value.what, found.value.places) == (3, what, places)
     assert found.value.code == 65

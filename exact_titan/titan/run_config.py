@@ -1,0 +1,64 @@
+"""The options of a training run: torchtitan's config tree with the components of this package."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torchtitan.components.checkpointer import BaseCheckpointManager
+from torchtitan.components.dataloader import BaseDataLoader
+from torchtitan.components.loss import BaseLoss
+from torchtitan.components.metrics import MetricsProcessor
+from torchtitan.components.optimizer import OptimizersContainer
+from torchtitan.components.validate import Validator
+from torchtitan.trainer import Trainer
+
+from exact_titan.titan.checkpoint import ResumableCheckpoints
+from exact_titan.titan.loader import PackedDataLoader
+from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.metrics import ExposureMetrics
+from exact_titan.titan.model.activation_checkpoint import ActivationCheckpointingConfig, AttentionSavingAC
+from exact_titan.titan.model.attention import Implementation
+from exact_titan.titan.model.decoder import LlamaSizes
+from exact_titan.titan.optimizer import AdamW
+from exact_titan.titan.validate import ExposureValidator
+
+
+@dataclass(kw_only=True, slots=True)
+class RunConfig(Trainer.Config):
+    """All options of a run, ``ExactTrainer.Config``.
+
+    :func:`exact_titan.config.load_config` makes one from a recipe, a TOML and the command line.
+    :func:`exact_titan.titan.preflight.complete` checks it and fills in what the packed dataset and the model say.
+    """
+
+    # Importing exact_titan.titan.trainer registers the trainer. Without it build() fails; torchtitan's own trainer
+    # would be inherited otherwise, and would train without a word.
+    _owner: ClassVar[type | None] = None
+
+    model: str = ""
+    """Hugging Face folder of the first weights: config.json, safetensors, tokenizer. Empty: a model from scratch, or
+    the model of start_from. The folder replaces a recipe's own model_spec."""
+
+    start_from: str = ""
+    """Output folder of the previous stage. The run starts from the weights of the last checkpoint there. {rule} stands
+    for loss.rule."""
+
+    export: str = ""
+    """New folder for the final weights in Hugging Face's format. Empty: no export. {rule} stands for loss.rule."""
+
+    architecture: LlamaSizes = field(default_factory=LlamaSizes)
+    """Sizes of a model from scratch."""
+
+    attention: Implementation = "auto"
+    """Attention kernel: fa3 (FlashAttention 3, Hopper), fa2 (the flash-attn package) or torch (torch's own). auto: the
+    first of these that is installed, and torch's SDPA on the CPU."""
+
+    hf_assets_path: str = ""
+    """Folder of the tokenizer. Empty: the copy in the packed dataset."""
+
+    dataloader: BaseDataLoader.Config = field(default_factory=PackedDataLoader.Config)
+    loss: BaseLoss.Config = field(default_factory=ExactLoss.Config)
+    metrics: MetricsProcessor.Config = field(default_factory=ExposureMetrics.Config)
+    validator: Validator.Config = field(default_factory=ExposureValidator.Config)
+    checkpoint: BaseCheckpointManager.Config = field(default_factory=ResumableCheckpoints.Config)
+    optimizer: OptimizersContainer.Config = field(default_factory=AdamW.Config)
+    activation_checkpoint: ActivationCheckpointingConfig = field(default_factory=AttentionSavingAC.Config)
