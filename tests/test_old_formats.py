@@ -1,0 +1,64 @@
+"""A packed dataset and a run made before the rooms were built still open: the formats on the disk have not moved.
+
+Commit 4f33dcf made ``fixtures/before_rooms.tar.gz`` with torch 2.13.0 and two ranks: ``packed`` (30 documents of
+``tests.support.pack_lengths``, windows of 64), ``run`` (the checkpoint of step 4, ``model/``) and ``expected.json``
+(the results of the unbroken run of 8 steps).
+"""
+
+import hashlib
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from exact_titan.cli import main
+from exact_titan.dataset import PackedDataset
+from exact_titan.dataset.verify import verify
+from tests.titan.test_training import losses, record
+
+FIXTURE = Path(__file__).parent / "fixtures/before_rooms.tar.gz"
+SIZES = {"dim": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 16}
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    with tarfile.open(FIXTURE) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path / "before_rooms"
+
+
+def test_an_old_dataset_has_the_same_windows(old):
+    expected = json.loads((old / "expected.json").read_text())
+    dataset = PackedDataset(old / "packed")
+    assert dataset.manifest.fingerprint == expected["fingerprint"]
+    found = []
+    for k in range(len(dataset)):
+        tensors = (dataset[k][name].numpy().tobytes() for name in ("input", "labels", "positions", "cu_seqlens"))
+        found.append(hashlib.sha256(b"".join(tensors)).hexdigest())
+    assert found == expected["window_sha256"]
+    assert len(list(verify(old / "packed"))) == 6
+
+
+def test_an_old_checkpoint_is_resumed(old, tmp_path):
+    expected = json.loads((old / "expected.json").read_text())
+    argv = [
+        *["--config", "from_scratch", "--dump_folder", str(old / "run")],
+        *["--dataloader.dataset_path", str(old / "packed"), "--training.seq_len", "64", "--training.steps", "8"],
+        *["--debug.seed", "7", "--training.mixed_precision_param", "float32", "--training.global_batch_size", "4"],
+        *["--optimizer.lr", "1e-2", "--lr_scheduler.warmup_steps", "2", "--metrics.log_freq", "1"],
+        *["--metrics.no-enable-tensorboard", "--validator.freq", "4", "--loss.refresh_steps", "3"],
+        *["--checkpoint.interval", "4", "--checkpoint.async_mode", "disabled"],
+        *[text for name, size in SIZES.items() for text in (f"--architecture.{name}", str(size))],
+    ]
+    resumed = record(2, tmp_path, {"name": "run", "trainer": "exact", "argv": argv})["run"]
+    assert [step["step"] for step in resumed["steps"]] == [5, 6, 7, 8]
+    for one, other in zip(losses(resumed), losses(expected)[4:], strict=True):
+        assert one == pytest.approx(other, rel=1e-5)
+    for key in ("weights", "counts", "windows"):
+        assert resumed[key] == expected[key]
+
+
+def test_an_old_run_is_exported(old, tmp_path, capsys):
+    assert main(["export", str(old / "run"), "--out", str(tmp_path / "exported"), "--dtype", "float32"]) == 0
+    assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / "exported").iterdir()}
