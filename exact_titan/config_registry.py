@@ -1,8 +1,7 @@
 """Recipes: functions that return a full trainer config.
 
-``--config NAME``, or ``recipe = "NAME"`` in a TOML, starts from one.
-
-torchtitan finds them too: ``--module exact_titan --config NAME``.
+``--config NAME``, or ``recipe = "NAME"`` in a TOML, starts from a recipe. torchtitan's own entry point finds the recipes
+too: ``--module exact_titan --config NAME``.
 """
 
 from torchtitan.components.optimizer import LRSchedulersContainer
@@ -22,7 +21,7 @@ from exact_titan.titan.validate import ExposureValidator
 
 
 def from_scratch() -> RunConfig:
-    """A small Llama from scratch, on whatever dataset ``dataloader.dataset_path`` names."""
+    """A small Llama from scratch, on the dataset of ``dataloader.dataset_path``."""
     return ExactTrainer.Config(
         architecture=LlamaSizes(),
         dataloader=PackedDataLoader.Config(),
@@ -30,7 +29,7 @@ def from_scratch() -> RunConfig:
         optimizer=AdamW.Config(lr=1e-3),
         # Linear warmup, then constant. torchtitan decays from the end of the warmup when decay_ratio is None.
         lr_scheduler=LRSchedulersContainer.Config(warmup_steps=20, decay_ratio=0.0),
-        # The varlen metadata of two batches differ in shape, which a CUDA graph cannot replay.
+        # A CUDA graph cannot replay batches whose varlen metadata differ in shape.
         training=TrainingConfig(local_batch_size=1, seq_len=2048, steps=100, disable_cuda_graphs=True),
         parallelism=ParallelismConfig(spmd_backend=SPMD_BACKEND),
         activation_checkpoint=AttentionSavingAC.Config(),
@@ -44,7 +43,7 @@ def from_scratch() -> RunConfig:
 
 
 def quickstart() -> RunConfig:
-    """The run of scripts/quickstart.sh: a tiny Llama on the standard library's sources, for two CPU processes."""
+    """The run of scripts/quickstart.sh: a tiny Llama on the sources of Python's library, for two CPU processes."""
     config = from_scratch()
     config.architecture = LlamaSizes(dim=128, n_layers=3, n_heads=4, n_kv_heads=2, ffn_dim=384)
     config.dataloader = PackedDataLoader.Config(dataset_path="quickstart/packed")
@@ -54,7 +53,7 @@ def quickstart() -> RunConfig:
         global_batch_size=2,
         seq_len=4096,
         steps=60,
-        # The CPU is faster in float32; FlashAttention needs bfloat16, and the script asks for it on a GPU.
+        # The CPU is faster in float32. FlashAttention needs bfloat16, and the script sets bfloat16 on a GPU.
         mixed_precision_param="float32",
         disable_cuda_graphs=True,
     )
@@ -66,10 +65,10 @@ def quickstart() -> RunConfig:
 
 
 def _stage(seq_len: int, *, threshold: int, global_batch_size: int, local_batch_size: int) -> RunConfig:
-    """One stage of the paper's table: a pretrained model goes on in windows of ``seq_len``.
+    """One stage of the paper's table: continued pretraining of a model in windows of ``seq_len`` tokens.
 
-    From the paper: windows, thresholds, alpha, gamma, AdamW, a linear warmup and then a constant rate. Everything that
-    a comment calls ours is not stated in the text at hand.
+    These values are the paper's: windows, thresholds, alpha, gamma, AdamW, a linear warmup and then a constant rate.
+    A comment with "ours" marks values that the text at hand does not state.
     """
     return ExactTrainer.Config(
         dataloader=PackedDataLoader.Config(),

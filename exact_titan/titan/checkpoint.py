@@ -1,4 +1,4 @@
-"""torchtitan's checkpoints, of which only complete ones count, and one at once when a run is stopped."""
+"""torchtitan's checkpoints. Only complete checkpoints count, and a run that is stopped saves a checkpoint at once."""
 
 import time
 from collections.abc import Callable
@@ -26,14 +26,14 @@ _REMOVED = ".removed-"
 
 
 class ResumableCheckpoints(CheckpointManager):
-    """torchtitan's checkpoint manager, with what a run needs that may be cut off anywhere.
+    """torchtitan's checkpoint manager for runs that may be interrupted at any moment.
 
-    - A checkpoint counts when all of it is on the disk (:mod:`exact_titan.runs.checkpoint_manifest`), whether it was
-      saved beside the training or not. The last complete one is loaded; rank 0 says which, and the log what is wrong
-      with newer ones.
-    - ``keep_latest_k`` counts complete ones, and none is removed before a newer one is complete. What an interrupted
-      save has left goes with them.
-    - :meth:`save_now` saves all that a resume needs, whatever the interval.
+    - A checkpoint counts when all its files are on the disk (:mod:`exact_titan.runs.checkpoint_manifest`). This holds
+      for synchronous and asynchronous saves. A resume loads the last complete checkpoint. Rank 0 chooses it. The log
+      names newer incomplete checkpoints with the reason.
+    - ``keep_latest_k`` counts complete checkpoints. No checkpoint is removed before a newer one is complete. The files
+      of interrupted saves are removed at the same time.
+    - :meth:`save_now` saves the full state for a resume, at any step.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -41,22 +41,22 @@ class ResumableCheckpoints(CheckpointManager):
         pass
 
     clock: StepClock | None = None
-    """Told how long the run waits for its checkpoints; set by the trainer."""
+    """The clock gets the time that the run waits for its checkpoints. Set by the trainer."""
 
     saved_step: int = 0
-    """Step of the last checkpoint that this process has saved or loaded; 0: none yet."""
+    """Step of the last checkpoint that this process has saved or loaded. 0: no checkpoint yet."""
 
     _validated_step: int = 0
 
     before_save: Callable[[], None] | None = None
-    """Called on every rank before anything is saved, and may raise instead."""
+    """Called on every rank before each save. An exception prevents the save."""
 
     @torch.no_grad()
     def save_now(self, step: int) -> bool:
-        """Save all that a resume needs and wait for it, unless it is saved already; every rank calls it.
+        """Save the full state for a resume and wait for the save, unless this step is saved. Every rank calls this.
 
         Returns:
-            Whether there is a checkpoint of this step now; False where checkpointing is off.
+            Whether a checkpoint of this step exists now. False if checkpointing is off.
         """
         if not self.enable or self.load_only:
             return False
@@ -64,7 +64,7 @@ class ResumableCheckpoints(CheckpointManager):
             self.maybe_wait_for_staging()
             self.maybe_wait_for_saving()
         except (Exception, CheckpointException) as error:  # a signal may have ended the process that saves, too
-            logger.warning(f"The save under way has failed and is made up for: {error}")
+            logger.warning(f"The asynchronous save has failed and is repeated now: {error}")
             self.staging_future = self.save_future = None
             self.saved_step = 0
         if step != self.saved_step:
@@ -75,15 +75,15 @@ class ResumableCheckpoints(CheckpointManager):
         return True
 
     def mark_validated(self, step: int) -> None:
-        """Note that the validation behind ``step`` is done, beside the checkpoint of that step if there is one."""
+        """Record in the checkpoint of ``step``, if there is one, that the validation of the step is done."""
         self._validated_step = step
         if self.enable and not self.load_only and step == self.saved_step and dist.get_rank() == 0:
             folder = self._folder_of(step)
-            folder.mkdir(parents=True, exist_ok=True)  # one that is saved beside the training may not have begun
+            folder.mkdir(parents=True, exist_ok=True)  # an asynchronous save may not have created the folder yet
             (folder / _VALIDATED).touch()
 
     def is_validated(self, step: int) -> bool:
-        """Whether the validation behind the checkpoint of ``step`` was done; the same on all ranks."""
+        """Whether the validation of the checkpoint's step was done. The answer is the same on all ranks."""
         return bool(_as_rank_0(lambda: (self._folder_of(step) / _VALIDATED).exists()))
 
     def dcp_save(
@@ -94,13 +94,13 @@ class ResumableCheckpoints(CheckpointManager):
         enable_garbage_collection: bool = False,
         to_hf: bool = False,
     ) -> Future | AsyncSaveResponse | None:
-        """As torchtitan's; what it returns is done when the checkpoint is complete."""
+        """Save as torchtitan does. The returned future is done when the checkpoint is complete."""
         if self.before_save is not None:
             self.before_save()
         checkpoint = Path(checkpoint_id)
         if dist.get_rank() == 0 and checkpoint.exists():
-            # Of an interrupted save, or of a run that went on from an earlier step: its files must not mix with the new
-            # ones. No rank writes before rank 0 has handed out the plan.
+            # The folder is from an interrupted save, or from a run that resumed from an earlier step. Its files must
+            # not mix with the new files. No rank writes before rank 0 has distributed the save plan.
             self._remove(checkpoint)
         saving = super().dcp_save(state_dict, checkpoint_id, async_mode, enable_garbage_collection, to_hf)
         if dist.get_rank() != 0:
@@ -132,10 +132,10 @@ class ResumableCheckpoints(CheckpointManager):
         return super()._load(step)
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
-        """As torchtitan's.
+        """Load as torchtitan does.
 
         Raises:
-            InputError: on all ranks, if files of it are damaged.
+            InputError: on all ranks, if a file of the checkpoint is damaged.
         """
         remedy = {"remedy": "download it again"} if from_hf else {}
         with reading_checkpoint(Path(checkpoint_id), **remedy):
@@ -153,7 +153,7 @@ class ResumableCheckpoints(CheckpointManager):
         return max(complete, default=-1)
 
     def _completed(self, saving: Future, checkpoint: Path) -> Future:
-        """A future that is done when ``saving`` is and the checkpoint is complete; nothing waits for it in between."""
+        """Return a future that is done when the checkpoint of ``saving`` is complete. The call does not wait."""
         done: Future = Future()
 
         def complete(saved: Future) -> None:
@@ -169,20 +169,20 @@ class ResumableCheckpoints(CheckpointManager):
         return done
 
     def _complete(self, checkpoint: Path) -> None:
-        """All ranks have written their files: make it count, and let go of what it replaces."""
+        """Mark the checkpoint as complete after all ranks have written, and remove the checkpoints that it replaces."""
         write_manifest(checkpoint)
         if self.keep_latest_k:
             complete, torn = find_checkpoints(Path(self.folder))
             for one in [*list(complete.values())[: -self.keep_latest_k], *torn]:
-                if one != checkpoint:  # older than those of a run that went on from an earlier step, and yet the newest
+                if one != checkpoint:  # its step may be lower than others after a resume from an earlier step
                     self._remove(one)
 
     def _purge_stale_checkpoints(self) -> None:
-        """Not when a save begins, as torchtitan does: the one before may be all there is."""
+        """Remove nothing when a save starts, unlike torchtitan: the last checkpoint may be the only complete one."""
 
     def _remove(self, checkpoint: Path) -> None:
-        """Remove a checkpoint beside the training, where torchtitan has a thread for it."""
-        # Out of the way at once: a later save of the same step must not meet the thread.
+        """Remove a checkpoint in torchtitan's removal thread, or at once if there is no such thread."""
+        # The rename happens at once: a later save of the same step must not collide with the thread.
         checkpoint.rename(checkpoint.with_name(f"{_REMOVED}{checkpoint.name}-{time.time_ns()}"))
         for removed in checkpoint.parent.glob(f"{_REMOVED}*"):
             if self.purge_thread is None:
@@ -195,7 +195,7 @@ class ResumableCheckpoints(CheckpointManager):
 
 
 def _as_rank_0(value: Callable[[], Any]) -> Any:
-    """What ``value`` gives on rank 0, on all ranks: a file system may show others something else."""
+    """Return the result of ``value`` on rank 0 to all ranks. A shared file system may show other ranks other files."""
     box = [value() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(box)
     return box[0]

@@ -1,4 +1,4 @@
-"""torchtitan dataloader over packed datasets: one global order, host-side varlen metadata, elastic state."""
+"""The torchtitan dataloader of packed datasets: one global order, host-side document borders, a state of one number."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -20,33 +20,34 @@ from exact_titan.sampling.mixture import Mixture
 from exact_titan.sampling.order import WindowOrder
 
 CHANGES = ("dataset", "seed", "global_batch_size", "seq_len")
-"""What ``allow_changed`` takes."""
+"""Names for ``allow_changed``."""
 
 
 class PackedDataLoader(BaseDataLoader):
-    """Deals the windows of a packed dataset, or of several mixed by weight, to the data-parallel ranks.
+    """Distributes the windows of a packed dataset, or of a mixture of datasets, over the data-parallel ranks.
 
-    Place ``k`` of the run holds the same window on any number of ranks, and every optimizer step trains on the next
-    ``global_batch_size`` places however they are divided. Hence the state is one number, where a step starts, and a run
-    may go on with another number of ranks. In a mixture, a schedule says whose turn place ``k`` is (:class:`Mixture`),
-    and each dataset has an order of its own.
+    1. The run has one global order of windows. The window at place ``k`` (:mod:`exact_titan.sampling`) does not depend
+       on the number of ranks. In a mixture a schedule names the dataset of each place (:class:`Mixture`), and each
+       dataset has its own order.
+    2. Every optimizer step trains on the next ``global_batch_size`` places. The state is therefore one number: the
+       first place of the next step. A run may resume with another number of ranks.
+    3. The places of a step are assigned to ranks and microbatches so that attention work is equal
+       (:mod:`exact_titan.sampling.balance`). The windows of the step stay the same. The gradient stays the same except
+       for the order of its sum. With ``balance`` off the places are assigned in their order. The same holds if the
+       trainer has not set the number of microbatches of a step.
 
-    A step's places go to the ranks so that their attention work is level (:mod:`exact_titan.sampling.balance`), which
-    changes neither the step's windows nor, but for the order of its sum, its gradient. Where the trainer has not said
-    how many rounds of one batch per rank a step has, and with ``balance`` off, they go round in their order.
+    Reads are synchronous and happen in the training process: a 16K window takes about 50 µs (docs/benchmarks.md). The
+    transfer from a worker process would cost more.
 
-    Reads are synchronous and in the training process: a 16K window takes about 50 µs (docs/benchmarks.md), and a
-    worker process would cost more in passing it over.
-
-    Yields ``({"input", "positions", "cu_seqlens", "max_seqlen"}, labels)`` with ``input``, ``positions`` and ``labels``
-    int64 ``[B, L]`` (label ``IGNORE_INDEX`` where there is no target), ``cu_seqlens`` int32 ``[n+1]`` over the
-    flattened batch and ``max_seqlen`` an int; all on the host.
+    Yields ``({"input", "positions", "cu_seqlens", "max_seqlen"}, labels)``, all on the host: ``input``, ``positions``
+    and ``labels`` are int64 ``[B, L]`` (label ``IGNORE_INDEX`` where there is no target), ``cu_seqlens`` is int32
+    ``[n+1]`` over the flattened batch, and ``max_seqlen`` is an int.
     """
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseDataLoader.Config):
         dataset_path: str = ""
-        """Folder of the packed dataset (made by `exact-titan pack`), or several with weights: web=3,math=1."""
+        """Folder of the packed dataset (made by `exact-titan pack`), or several folders with weights: web=3,math=1."""
 
         split: str = "train"
         """Split to read: train or val."""
@@ -55,23 +56,23 @@ class PackedDataLoader(BaseDataLoader):
         """Seed of the order of the windows."""
 
         infinite: bool = True
-        """True: shuffled epochs without end. False: every window once, in order, one dataset after another; of several
-        with weights the same windows as with True, up to where one has none left for its share. The last round is
-        filled up with windows that have no targets, so that all ranks get the same number of batches."""
+        """True: shuffled epochs without end. False without weights: every window once, in order, one dataset after
+        another. False with weights: the same windows as with True, until one dataset has no window left for its share.
+        The last round is filled with windows without targets, so that all ranks get the same number of batches."""
 
         balance: bool = True
-        """Deal the windows of a step to ranks and microbatches so that their attention work is level. Off: in order."""
+        """Assign the windows of a step so that all ranks and microbatches have equal attention work. Off: in order."""
 
         allow_changed: list[str] = field(default_factory=list)
-        """What may differ from the checkpoint that the run goes on from: any of dataset, seed, global_batch_size and
-        seq_len. Another dataset (or mixture) or seed is another order, which starts at its first window."""
+        """Options that may differ from the checkpoint at a resume: any of dataset, seed, global_batch_size and seq_len.
+        Another dataset (or mixture) or seed means another order. The new order starts at its first window."""
 
         varlen_metadata: bool = True
-        """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which hands all it gets to the model."""
+        """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which passes all tensors to the model."""
 
         # torchtitan leaves names with an underscore out when it writes a config down.
         _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
-        """The datasets of dataset_path and split, if they are open already (:func:`open_mixture`)."""
+        """The open datasets of dataset_path and split, set by preflight. See :func:`open_mixture`."""
 
     def __init__(
         self,
@@ -92,20 +93,20 @@ class PackedDataLoader(BaseDataLoader):
             WindowOrder(len(dataset), dataset.manifest.fingerprint, config.seed) for dataset in self.mixture.datasets
         ]
         self.places = None if config.infinite else self.mixture.places_once()
-        """Places of the run; None: without end."""
+        """Number of places of the run. None: without end."""
 
         self.shuffled = config.infinite or (self.mixture.shares is not None and len(self.orders) > 1)
         self.consumed = 0
-        """Places of the run in the optimizer steps that were dealt out to their end, over all ranks."""
+        """Places in the optimizer steps whose last batch has been yielded, over all ranks."""
 
         self.rounds_per_step: int | None = None
-        """Rounds of one batch per rank in an optimizer step, set by the trainer; None: unknown, each is for itself."""
+        """Microbatches of each rank in an optimizer step, set by the trainer. None: unknown; each round is a step."""
 
         self.imbalance = Imbalance()
-        """Of the steps dealt out, where their rounds are known."""
+        """Imbalance of the steps since the last log step, if ``rounds_per_step`` is set."""
 
         self.last_places: list[int] = []
-        """Places of the run that the last batch of this rank holds."""
+        """Places of the last batch of this rank."""
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         while self.places is None or self.consumed < self.places:
@@ -116,7 +117,7 @@ class PackedDataLoader(BaseDataLoader):
                 yield self._batch(places_RB[self.dp_rank].tolist())
 
     def _step(self, first: int) -> np.ndarray:
-        """The places of the optimizer step that begins at ``first``: int64 ``[rounds, ranks, local_batch_size]``."""
+        """Places of the optimizer step that starts at ``first``, int64 ``[rounds, ranks, local_batch_size]``."""
         ranks, batch = self.dp_world_size, self.local_batch_size
         rounds = self.rounds_per_step or 1
         if self.places is not None:
@@ -131,12 +132,12 @@ class PackedDataLoader(BaseDataLoader):
         return places_SRB
 
     def window_at(self, place: int) -> tuple[PackedDataset, int] | None:
-        """The dataset and the number of its window at a place of the run; None where there is only padding."""
+        """Return the dataset and the window number at a place of the run. None for a place that is only padding."""
         found = self._window(place)
         return None if found is None else (self.mixture.datasets[found[0]], found[1])
 
     def _window(self, place: int) -> tuple[int, int] | None:
-        """Index in the mixture's datasets and window that stand at a place; None past the last."""
+        """Index in the mixture's datasets, and window number, at a place. None after the last place."""
         if self.places is not None and place >= self.places:
             return None
         index, turn = self.mixture[place]
@@ -173,23 +174,23 @@ class PackedDataLoader(BaseDataLoader):
         return inputs, torch.from_numpy(labels_BL)
 
     def state_dict(self) -> dict[str, Any]:
-        """The place in the run, and what it is a place of; the same on all ranks."""
+        """The first place of the next step, and the data and options that define the order. Equal on all ranks."""
         rounds = self.rounds_per_step or 0
         return {
             "windows": self.consumed,
             "fingerprint": self.mixture.fingerprint,
             "seed": self.config.seed,
-            # 0: unknown, under torchtitan's own trainer.
+            # 0: unknown, in torchtitan's own trainer.
             "global_batch_size": rounds * self.dp_world_size * self.local_batch_size,
             "seq_len": self.mixture.window,
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on at the saved place, or at the first one of another order that ``allow_changed`` lets in.
+        """Resume at the saved place. Start at place 0 if ``allow_changed`` permits another dataset or seed.
 
         Raises:
-            InputError: if the checkpoint was trained on other datasets, with other weights, in another order or in
-                other steps, and ``allow_changed`` does not say so.
+            InputError: if the checkpoint has other datasets, weights, seed, batch or window, and ``allow_changed`` does
+                not name the difference.
         """
         if not state_dict:
             return
@@ -198,14 +199,14 @@ class PackedDataLoader(BaseDataLoader):
         if refused:
             allowed = [*self.config.allow_changed, *refused]
             raise InputError(
-                f"{self.config.dataset_path}: the checkpoint was trained with {'; '.join(refused.values())}: go on "
-                f"with that, start in another dump_folder, or allow it with --dataloader.allow_changed "
-                f"{','.join(allowed)}"
+                f"{self.config.dataset_path}: the checkpoint was trained with {'; '.join(refused.values())}: resume "
+                f"with the value of the checkpoint, start in another dump_folder, or allow the change with "
+                f"--dataloader.allow_changed {','.join(allowed)}"
             )
         self.consumed = 0 if changes.keys() & {"dataset", "seed"} else state_dict["windows"]
 
     def _changes(self, saved: dict[str, Any]) -> dict[str, str]:
-        """What differs from the saved state, by its name in ``allow_changed``."""
+        """Differences from the saved state, by their names in ``allow_changed``."""
         now = self.state_dict()
         changes = {}
         if saved["fingerprint"] != now["fingerprint"]:
@@ -227,8 +228,8 @@ def open_mixture(
         manifests: manifests by folder that the caller has read already.
 
     Raises:
-        InputError: for a dataset that is missing or not whole, datasets that do not go together, another window length
-            than ``seq_len``, or epochs without end over datasets without weights.
+        InputError: for a dataset that is missing or damaged, datasets with different tokenizers or windows, a window
+            length other than ``seq_len``, or epochs without end over datasets without weights.
     """
     for name in config.allow_changed:
         if name not in CHANGES:
@@ -248,7 +249,7 @@ def open_mixture(
 
 
 def check_window(dataset: PackedDataset, seq_len: int) -> None:
-    """Refuse a dataset that is packed for another window length.
+    """Refuse a dataset with another window length.
 
     Raises:
         InputError: naming both lengths.

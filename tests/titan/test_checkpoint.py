@@ -61,7 +61,7 @@ def test_a_save_at_once_makes_up_for_one_beside_the_training_that_has_failed(che
         manager.save_future.result()
     (tmp_path / "checkpoint").unlink()
     assert manager.save_now(1)
-    assert "has failed and is made up for" in caplog.text
+    assert "has failed and is repeated now" in caplog.text
     assert fault(tmp_path / "checkpoint/step-1") is None
 
 

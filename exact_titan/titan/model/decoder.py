@@ -1,4 +1,4 @@
-"""An architecture as a torchtitan model spec, from torchtitan's own components, with document attention."""
+"""The torchtitan model spec of an architecture: torchtitan's own components with document attention."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ from exact_titan.titan.model.state_dict import HuggingFaceAdapter
 
 
 class DecoderModel(Llama3Model):
-    """torchtitan's Llama, whose config knows the :class:`Architecture` it was made from."""
+    """torchtitan's Llama with the :class:`Architecture` in its config."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(Llama3Model.Config):
@@ -31,7 +31,7 @@ class DecoderModel(Llama3Model):
 
 @dataclass(kw_only=True, slots=True)
 class LlamaSizes:
-    """Sizes of a Llama that is trained from scratch."""
+    """Sizes of a Llama for training from scratch."""
 
     dim: int = 256
     """Width of the residual stream."""
@@ -40,32 +40,32 @@ class LlamaSizes:
     """Number of transformer blocks."""
 
     n_heads: int = 8
-    """Attention heads; must divide dim."""
+    """Attention heads. The number must divide dim."""
 
     n_kv_heads: int = 4
-    """Key and value heads (grouped-query attention); must divide n_heads."""
+    """Key and value heads (grouped-query attention). The number must divide n_heads."""
 
     ffn_dim: int = 768
     """Inner width of the feed-forward (SwiGLU)."""
 
     vocab_size: int = 0
-    """Rows of the embedding; 0: as many as the dataset's tokenizer has ids."""
+    """Rows of the embedding. 0: the number of ids of the dataset's tokenizer."""
 
     rope_theta: float = 500_000.0
     """Base of the rotary embedding."""
 
     tie_embeddings: bool = True
-    """Use the embedding as the output layer too."""
+    """Use the embedding as the output layer."""
 
     def architecture(self, *, seq_len: int, tokenizer_vocab: int) -> Architecture:
-        """The whole architecture.
+        """Return the architecture with these sizes.
 
         Args:
-            seq_len: longest position, the window length.
-            tokenizer_vocab: ids of the dataset's tokenizer, used where ``vocab_size`` is 0.
+            seq_len: number of positions, the window length.
+            tokenizer_vocab: number of ids of the dataset's tokenizer, for a ``vocab_size`` of 0.
 
         Raises:
-            InputError: if the sizes do not fit together, naming the option.
+            InputError: naming the option, if the sizes do not fit together.
         """
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim"):
             if getattr(self, name) < 1:
@@ -101,7 +101,7 @@ class LlamaSizes:
 
 
 def check_vocabulary(model: Decoder.Config, *, tokenizer_vocab: int) -> None:
-    """Refuse a model that lacks some of the dataset's ids.
+    """Refuse a model with fewer ids than the dataset's tokenizer.
 
     Raises:
         InputError: naming both sizes.
@@ -114,7 +114,10 @@ def check_vocabulary(model: Decoder.Config, *, tokenizer_vocab: int) -> None:
 
 
 def decoder_spec(architecture: Architecture) -> ModelSpec:
-    """Model spec with this architecture, initialised as torchtitan's Llama 3 but for a tied output layer."""
+    """Return the model spec of an architecture. The initialisation is that of torchtitan's Llama 3.
+
+    A tied output layer has a smaller initialisation.
+    """
     rope = HalfRoPE.Config(
         dim=architecture.head_dim, max_seq_len=architecture.max_positions, theta=architecture.rope_theta
     )
@@ -141,7 +144,7 @@ def decoder_spec(architecture: Architecture) -> ModelSpec:
             lm_head=Linear.Config(
                 in_features=dim,
                 out_features=architecture.vocab_size,
-                # A tied output layer of torchtitan's size predicts the input token itself at first, at a loss near 15.
+                # With torchtitan's initialisation a tied output layer predicts the input token at first (loss near 15).
                 param_init=_normal(0.02 if tied else dim**-0.5),
             ),
             layers=[_block(architecture, layer, rope) for layer in range(architecture.n_layers)],
@@ -192,7 +195,7 @@ def _attention(architecture: Architecture, rope: HalfRoPE.Config, output_init: d
         n_heads=architecture.n_heads,
         n_kv_heads=architecture.n_kv_heads,
         head_dim=architecture.head_dim,
-        # Not torchtitan's fused projection: its checkpoint hooks gather the whole weight on every rank, and keep it.
+        # The checkpoint hooks of torchtitan's fused projection gather the whole weight on every rank and keep it.
         qkv_linear=QKVLinear.Config(
             head_dim=architecture.head_dim,
             wq=projection(architecture.n_heads),
