@@ -1,7 +1,7 @@
 """Recipes: functions that return a full trainer config.
 
-``--config NAME``, or ``recipe = "NAME"`` in a TOML, starts from a recipe. torchtitan's own entry point finds the recipes
-too: ``--module exact_titan --config NAME``.
+``--config NAME``, or ``recipe = "NAME"`` in a TOML, starts from a recipe. torchtitan's own entry point finds them too:
+``--module exact_titan --config NAME``.
 """
 
 from torchtitan.components.optimizer import LRSchedulersContainer

@@ -18,9 +18,14 @@ _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train; exits with one of :class:`~exact_titan.runs.exit_codes.ExitCode`, on bad input with one line.
+    """Train, and exit with an :class:`~exact_titan.runs.exit_codes.ExitCode`. Bad input gives one line.
 
-    Without torchrun it is a run of one process.
+    1. Take stop signals, before torch is imported.
+    2. Read the config, and complete and check it (:func:`exact_titan.titan.preflight.complete`).
+    3. Build the trainer and train to the last step, or to the step where the run is stopped.
+    4. Export the weights, if asked for, and write the exit code into the run's folder.
+
+    Without torchrun the run has one process.
     """
     for name, value in _ONE_PROCESS.items():
         os.environ.setdefault(name, value)
@@ -36,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         try:
             config, code = _train(sys.argv[1:] if argv is None else argv, signals)
         except InputError as error:
-            # All ranks read the same input and fail alike: one of them says so, and the others let it speak first.
+            # All ranks read the same input and have the same error. Rank 0 prints the error, and the others wait for it.
             if os.environ["RANK"] == "0":
                 print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             else:
@@ -51,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _train(argv: list[str], signals: StopSignals) -> "tuple[RunConfig, int]":
-    """Train to the end or to where the run is stopped; the config and the exit code."""
+    """Train to the end, or until the run is stopped. Return the config and the exit code."""
     from exact_titan.config import load_config
     from exact_titan.titan.preflight import with_rule
 
@@ -101,7 +106,7 @@ def _run(config: "RunConfig", signals: StopSignals) -> int:
             trainer.close()
     if first and code != ExitCode.FINISHED:
         write_exit_code(Path(config.dump_folder), code)
-    # torchrun ends the other workers once one has failed: none leaves before all have closed what they write.
+    # torchrun ends the other workers after the first exit. No worker exits before all workers have closed their files.
     dist.barrier()
     dist.destroy_process_group()
     return code
