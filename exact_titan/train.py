@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
         try:
             config, code = _train(sys.argv[1:] if argv is None else argv, signals)
         except InputError as error:
-            # All ranks read the same input and have the same error. Rank 0 prints the error, and the others wait for it.
+            # All ranks read the same input and have the same error. Rank 0 prints it, and the others wait for that.
             if os.environ["RANK"] == "0":
                 print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             else:
