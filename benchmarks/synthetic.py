@@ -7,8 +7,9 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from exact_titan.dataset.manifest import Manifest, TokenizerRecord
+from exact_titan.dataset.manifest import Manifest
 from exact_titan.dataset.writer import SplitWriter
+from exact_titan.documents.tokenizer_record import TokenizerRecord
 
 SHARD_TOKENS = 2**24
 

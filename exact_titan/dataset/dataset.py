@@ -2,6 +2,8 @@
 
 import stat
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
 from os import PathLike
@@ -190,3 +192,37 @@ def check_size(file: Path, size: int) -> None:
             f"shard {file} is cut short or changed: it has {found.st_size} bytes, the manifest says {size}; "
             "copy the dataset again or pack it again"
         )
+
+
+@contextmanager
+def reading_window(dataset: PackedDataset, k: int) -> Iterator[None]:
+    """Around the reading of window ``k``: its shard may not hold what was packed.
+
+    Raises:
+        InputError: naming the window, for segments that are none.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (IndexError, ValueError, MemoryError) as error:
+        raise _broken(dataset, k, str(error)) from error
+
+
+def check_ids(dataset: PackedDataset, k: int, input_L: np.ndarray, labels_L: np.ndarray) -> None:
+    """Refuse a window with token ids that its tokenizer does not have: an embedding would fail, far from here.
+
+    Raises:
+        InputError: naming the window.
+    """
+    vocab_size = dataset.manifest.tokenizer.vocab_size
+    highest = max(int(input_L.max()), int(labels_L.max()))
+    if highest >= vocab_size:
+        raise _broken(dataset, k, f"it has the token id {highest}, and its tokenizer {vocab_size} ids")
+
+
+def _broken(dataset: PackedDataset, k: int, why: str) -> InputError:
+    return InputError(
+        f"window {k} of {dataset.folder} is broken ({why}): `exact-titan verify {dataset.folder}` says what is, "
+        f"copy the dataset again or pack it again"
+    )

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
+from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 
 FORMAT_VERSION = 2
@@ -34,20 +35,6 @@ class SourceRecord:
     documents: int
     tokens: int
     dropped: dict[str, int]
-
-
-@dataclass(frozen=True)
-class TokenizerRecord:
-    """The tokenizer: ``sha256`` of its ``tokenizer.json``, ``vocab_size`` its highest id + 1, added tokens included.
-
-    ``eos_token`` ends every document.
-    """
-
-    name: str
-    sha256: str
-    vocab_size: int
-    eos_token: str
-    eos_id: int
 
 
 @dataclass(frozen=True)

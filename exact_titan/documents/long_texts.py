@@ -63,7 +63,7 @@ def encode_long(tokenizer: Tokenizer, text: str) -> np.ndarray | None:
 
 def _token_at(encoding: Encoding, character: int) -> int | None:
     """The token that a character is in, or where it is in none, as a space may be, the next one."""
-    for place in range(character, character + OVERLAP // 4):
-        if (token := encoding.char_to_token(place)) is not None:
+    for position in range(character, character + OVERLAP // 4):
+        if (token := encoding.char_to_token(position)) is not None:
             return token
     return None

@@ -89,7 +89,7 @@ class Source:
         """The file as messages name it."""
         return f"{self.path.rstrip('/')}/{file.name}" if self.is_folder else self.path
 
-    def place(self, file: SourceFile) -> str:
+    def location(self, file: SourceFile) -> str:
         """Where the file lies: the same for two sources that share it."""
         return f"{self._root}/{file.name}" if self.is_folder else self._root
 
@@ -105,9 +105,9 @@ class Source:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exact-titan-")))
                 local = folder / file.name.rpartition("/")[2]
                 with _access(self.shown(file)):
-                    fsspec.url_to_fs(self.path)[0].get_file(self.place(file), str(local))
+                    fsspec.url_to_fs(self.path)[0].get_file(self.location(file), str(local))
             else:
-                local = Path(self.place(file))
+                local = Path(self.location(file))
             yield DocumentReader(local, file.name, self.shown(file), self.text_key)
 
 

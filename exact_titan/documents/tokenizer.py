@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
-from exact_titan.dataset.manifest import TokenizerRecord
 from exact_titan.documents.long_texts import LONG, encode_long
+from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 
 FILE_NAME = "tokenizer.json"

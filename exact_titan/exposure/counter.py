@@ -26,14 +26,14 @@ class ExposureCounter:
         self.reduced = torch.zeros(len(buckets), dtype=torch.int64, device=device)
         self.pending = torch.zeros_like(self.reduced)
         self._in_flight: tuple[torch.Tensor, dist.Work | None] | None = None
-        self._own_in_flight = torch.zeros_like(self.reduced)
+        self._local_in_flight = torch.zeros_like(self.reduced)
 
     @property
     def counts(self) -> torch.Tensor:
         """int64 ``[n]``: the shared total of the last reduction plus what this rank has counted since."""
         if self._in_flight is None:
             return self.reduced + self.pending
-        return self.reduced + self.pending + self._own_in_flight
+        return self.reduced + self.pending + self._local_in_flight
 
     def add(self, context: torch.Tensor, valid: torch.Tensor) -> None:
         """Count the targets of a batch.
@@ -55,7 +55,7 @@ class ExposureCounter:
     def start_reduce(self, group: dist.ProcessGroup | None = None) -> None:
         """Start summing all ranks' pending counts; a reduction under way is finished first."""
         self.finish_reduce()
-        self._own_in_flight = self.pending.clone()
+        self._local_in_flight = self.pending.clone()
         total = self.pending.clone()
         self.pending.zero_()
         work = dist.all_reduce(total, group=group, async_op=True) if dist.is_initialized() else None

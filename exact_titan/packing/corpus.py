@@ -43,8 +43,8 @@ class Limit:
 
     def lowered(self, unit: str, amount: int) -> "Limit":
         """This limit, and no more than ``amount`` tokens or documents."""
-        own = getattr(self, unit)
-        return dataclasses.replace(self, **{unit: amount if own is None else min(own, amount)})
+        current = getattr(self, unit)
+        return dataclasses.replace(self, **{unit: amount if current is None else min(current, amount)})
 
 
 NO_LIMIT = Limit()
@@ -119,7 +119,7 @@ class Corpus:
         if self.total is not None and not weights:
             raise InputError(f"{prefix}{self.unit} is the size of a mix, but no source has a weight: give each one")
         for one, other in combinations(self.sources, 2):
-            if _place(one) == _place(other):
+            if _location(one) == _location(other):
                 raise InputError(f"{prefix}source {one.path} appears twice: name it once")
 
     @property
@@ -222,7 +222,7 @@ def _positive(value: Any, what: str) -> int:
     return value
 
 
-def _place(source: CorpusSource) -> tuple[str, str | None]:
+def _location(source: CorpusSource) -> tuple[str, str | None]:
     if is_url(source.path):
         return source.path.rstrip("/"), source.files
     return str(Path(source.path).resolve()), source.files

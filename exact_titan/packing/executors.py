@@ -27,7 +27,7 @@ from exact_titan.errors import InputError
 from exact_titan.packing.corpus import NO_LIMIT, Limit
 from exact_titan.packing.part import pack_part
 from exact_titan.packing.parts import PackOptions, Part
-from exact_titan.packing.progress import Done, Progress, Tally
+from exact_titan.packing.progress import Progress, ProgressCounts, Tally
 from exact_titan.packing.selection import FinishedParts
 from exact_titan.packing.work_folder import WorkFolder
 from exact_titan.slurm_options import SlurmOptions
@@ -71,7 +71,7 @@ class Execution:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PackingJob:
     """What the tasks of one run are told: the parts to pack, their sources, and what those are limited to."""
 
     parts: list[Part]
@@ -79,22 +79,26 @@ class Plan:
     limits: dict[int, Limit]
     all_parts: list[Part]
 
+    def limit(self, part: Part) -> Limit:
+        """Limit of the part's source."""
+        return self.limits.get(part.source, NO_LIMIT)
+
 
 class PackParts(PipelineStep):
     """datatrove's step: a task packs its share of the parts, one after another.
 
     Args:
         work: where.
-        plan: file with the :class:`Plan`.
+        plan: file with the :class:`PackingJob`.
         threads: of the tokenizer.
     """
 
     name = "packer"
     type = "PACKER"
 
-    def __init__(self, work: WorkFolder, plan: Path, threads: int) -> None:
+    def __init__(self, work: WorkFolder, job_file: Path, threads: int) -> None:
         super().__init__()
-        self.work, self.plan, self.threads = work, plan, threads
+        self.work, self.job_file, self.threads = work, job_file, threads
         self.cwd = os.getcwd()
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
@@ -104,16 +108,16 @@ class PackParts(PipelineStep):
         if multiprocess.parent_process() is not None:
             # Ctrl-C reaches all processes of the terminal; the one that shows the progress ends these.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
-        with self.plan.open("rb") as file:
-            plan: Plan = pickle.load(file)
+        with self.job_file.open("rb") as file:
+            job: PackingJob = pickle.load(file)
         tally = Tally(self.work.tallies)
-        finished = FinishedParts(plan.all_parts, self.work.parts)
-        tokenizer = _tokenizer(plan.all_parts[0].options)
-        for part in plan.parts[rank::world_size]:
-            if finished.are_enough(part, plan.limits.get(part.source, NO_LIMIT)):
+        finished = FinishedParts(job.all_parts, self.work.parts)
+        tokenizer = _tokenizer(job.all_parts[0].options)
+        for part in job.parts[rank::world_size]:
+            if finished.are_enough(part, job.limit(part)):
                 continue
             try:
-                pack_part(part, plan.opened, tokenizer, self.work.parts, workers=self.threads, tally=tally)
+                pack_part(part, job.opened, tokenizer, self.work.parts, workers=self.threads, tally=tally)
             except InputError as error:
                 (self.work.errors / f"{part.number:08d}").write_text(str(error), encoding="utf-8")
                 raise
@@ -125,49 +129,49 @@ class PackParts(PipelineStep):
         yield from ()
 
 
-def pack_parts(plan: Plan, work: WorkFolder, execution: Execution) -> None:
+def pack_parts(job: PackingJob, work: WorkFolder, execution: Execution) -> None:
     """Pack the plan's parts that are not finished yet, and show the progress.
 
     Raises:
         InputError: for the first part that cannot be packed, or if tasks ended without telling why.
     """
-    work.planned = len(plan.all_parts)
-    finished = FinishedParts(plan.all_parts, work.parts)
+    work.part_count = len(job.all_parts)
+    finished = FinishedParts(job.all_parts, work.parts)
 
     def missing() -> list[Part]:
         return [
             part
-            for part in plan.parts
-            if finished.result(part) is None and not finished.are_enough(part, plan.limits.get(part.source, NO_LIMIT))
+            for part in job.parts
+            if finished.result(part) is None and not finished.are_enough(part, job.limit(part))
         ]
 
     runs = {"local": _run_locally, "slurm": _run_on_slurm, "ray": _run_on_ray}
-    job = _SlurmJob(work)
-    if execution.executor == "slurm" and job.is_active():
-        with Progress(work.tallies, _bytes(plan.parts), Done()):
-            job.wait()
+    slurm_job = _SlurmJob(work)
+    if execution.executor == "slurm" and slurm_job.is_active():
+        with Progress(work.tallies, _bytes(job.parts), ProgressCounts()):
+            slurm_job.wait()
     work.begin()
     parts = missing()
     if not parts:
         return
-    done = [part for part in plan.parts if part not in parts]
-    results = [result for result in map(finished.result, done) if result is not None]
-    before = Done(
+    finished_parts = [part for part in job.parts if part not in parts]
+    results = [result for result in map(finished.result, finished_parts) if result is not None]
+    before = ProgressCounts(
         documents=sum(result.documents for result in results),
         tokens=sum(result.tokens for result in results),
-        read=_bytes(done),
+        read=_bytes(finished_parts),
     )
     folder = work.runs / f"{time.time_ns()}"
     folder.mkdir()
-    file = folder / "plan.pickle"
-    file.write_bytes(pickle.dumps(dataclasses.replace(plan, parts=parts)))
+    job_file = folder / "job.pickle"
+    job_file.write_bytes(pickle.dumps(dataclasses.replace(job, parts=parts)))
     tasks = min(len(parts), execution.tasks or len(parts))
-    with Progress(work.tallies, _bytes(plan.parts), before):
-        hint = runs[execution.executor](execution, work, file, tasks, _bytes(parts))
+    with Progress(work.tallies, _bytes(job.parts), before):
+        hint = runs[execution.executor](execution, work, job_file, tasks, _bytes(parts))
     if (error := work.error()) is not None:
         raise InputError(error)
     if left := missing():
-        raise InputError(f"{len(left)} of {len(plan.parts)} parts were not packed: {hint}")
+        raise InputError(f"{len(left)} of {len(job.parts)} parts were not packed: {hint}")
 
 
 def _tokenizer(options: PackOptions) -> DocumentTokenizer:
@@ -181,17 +185,17 @@ def _bytes(parts: Sequence[Part]) -> int:
     return sum(part.bytes for part in parts)
 
 
-def _run_locally(execution: Execution, work: WorkFolder, plan: Path, tasks: int, size: int) -> str:
+def _run_locally(execution: Execution, work: WorkFolder, job_file: Path, tasks: int, size: int) -> str:
     cores = execution.workers or CORES
     processes = max(1, min(cores, tasks, size // PROCESS_BYTES))
-    step = PackParts(work, plan, threads=max(1, cores // processes))
+    step = PackParts(work, job_file, threads=max(1, cores // processes))
     # What the processes import is imported once, in the one that they are forked from.
     multiprocess.get_context("forkserver").set_forkserver_preload([__name__])
-    LocalPipelineExecutor([step], tasks=tasks, workers=processes, logging_dir=str(plan.parent)).run()
+    LocalPipelineExecutor([step], tasks=tasks, workers=processes, logging_dir=str(job_file.parent)).run()
     return "start again to go on"
 
 
-def _run_on_ray(execution: Execution, work: WorkFolder, plan: Path, tasks: int, _size: int) -> str:
+def _run_on_ray(execution: Execution, work: WorkFolder, job_file: Path, tasks: int, _size: int) -> str:
     try:
         import ray
     except ImportError as error:
@@ -200,20 +204,20 @@ def _run_on_ray(execution: Execution, work: WorkFolder, plan: Path, tasks: int, 
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     options = execution.slurm
     RayPipelineExecutor(
-        [PackParts(work, plan, threads=options.cpus_per_task)],
+        [PackParts(work, job_file, threads=options.cpus_per_task)],
         tasks=tasks,
         workers=execution.workers or tasks,
-        logging_dir=str(plan.parent),
+        logging_dir=str(job_file.parent),
         cpus_per_task=options.cpus_per_task,
         mem_per_cpu_gb=options.mem_per_cpu_gb,
     ).run()
-    return f"see the logs in {plan.parent / 'logs'}, and start again to go on"
+    return f"see the logs in {job_file.parent / 'logs'}, and start again to go on"
 
 
-def _run_on_slurm(execution: Execution, work: WorkFolder, plan: Path, tasks: int, _size: int) -> str:
+def _run_on_slurm(execution: Execution, work: WorkFolder, job_file: Path, tasks: int, _size: int) -> str:
     options = execution.slurm
     executor = _SlurmExecutor(
-        [PackParts(work, plan, threads=options.cpus_per_task)],
+        [PackParts(work, job_file, threads=options.cpus_per_task)],
         tasks=tasks,
         tasks_per_job=-(-tasks // MOST_SLURM_JOBS),
         workers=execution.workers or -1,
@@ -226,7 +230,7 @@ def _run_on_slurm(execution: Execution, work: WorkFolder, plan: Path, tasks: int
         sbatch_args=dict(_sbatch_option(text) for text in options.sbatch),
         # This environment's programs, whether it is activated or not.
         env_command=f'export PATH="{Path(sys.executable).parent}:$PATH"',
-        logging_dir=str(plan.parent.absolute()),
+        logging_dir=str(job_file.parent.absolute()),
     )
     try:
         executor.run()
@@ -234,10 +238,10 @@ def _run_on_slurm(execution: Execution, work: WorkFolder, plan: Path, tasks: int
         raise InputError(
             f"--executor slurm: sbatch refused the job, exit code {error.returncode}, see above"
         ) from error
-    job = _SlurmJob(work)
-    job.submitted(str(executor.job_id))
+    slurm_job = _SlurmJob(work)
+    slurm_job.record(str(executor.job_id))
     print(f"packing: Slurm job {executor.job_id}, {tasks} tasks", file=sys.stderr, flush=True)
-    job.wait()
+    slurm_job.wait()
     return f"the Slurm job has ended, see its logs in {executor.slurm_logs_folder}, and start again to go on"
 
 
@@ -266,7 +270,7 @@ class _SlurmJob:
         self._work = work
         self._file = work.path / "slurm-job"
 
-    def submitted(self, number: str) -> None:
+    def record(self, number: str) -> None:
         """Keep the number of a new job."""
         self._file.write_text(number, encoding="utf-8")
 

@@ -20,7 +20,8 @@ import numpy as np
 from exact_titan.dataset.lengths import lengths_file
 from exact_titan.dataset.manifest import SplitRecord, parse_record
 from exact_titan.dataset.writer import SplitWriter
-from exact_titan.documents.sources import FileDigest, Source
+from exact_titan.documents.digests import FileDigest
+from exact_titan.documents.sources import Source
 from exact_titan.documents.token_files import TokenFile, ended_documents
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
@@ -153,7 +154,7 @@ class _Batch:
 
 
 @dataclass(slots=True)
-class _Found:
+class _ReadItem:
     """What reading comes upon: a document as text or ids, a file, or documents without text.
 
     ``read`` is how many of the part's bytes have been read by then.
@@ -192,16 +193,16 @@ class _Packer:
         }
 
     def run(self) -> PartResult:
-        taken = _Taken(self._part.limit)
+        selected = _SelectedCount(self._part.limit)
         read = self._batches()
         batches = _tokenized(read, self._tokenizer, self._workers)
         try:
             for batch in batches:
                 share = self._shares[batch.source]
                 share.files += batch.files
-                tokens = self._take(batch, share, taken)
+                tokens = self._write_batch(batch, share, selected)
                 self._tally.add(len(batch.ids), tokens, batch.text_bytes, batch.read)
-                if taken.is_full:
+                if selected.is_full:
                     break
         finally:
             # The threads stop before what they read is closed.
@@ -213,7 +214,7 @@ class _Packer:
             {split: record for split, record in records.items() if record is not None},
         )
 
-    def _take(self, batch: _Batch, share: SourceShare, taken: "_Taken") -> int:
+    def _write_batch(self, batch: _Batch, share: SourceShare, selected: "_SelectedCount") -> int:
         """Give the batch's documents to the windows, up to the part's limit; how many tokens that are."""
         source = self._part.sources[batch.source]
         before = share.tokens
@@ -221,7 +222,7 @@ class _Packer:
             if (reason := _reason_to_drop(len(ids_m), source)) is not None:
                 share.dropped[reason] += 1
                 continue
-            if not taken.take(len(ids_m)):
+            if not selected.add(len(ids_m)):
                 break
             share.documents += 1
             share.tokens += len(ids_m)
@@ -234,25 +235,25 @@ class _Packer:
     def _batches(self) -> Generator[_Batch, None, None]:
         """What was read, in batches of one source, bounded by their bytes and by their number."""
         batch, size = None, 0
-        for found in self._read():
+        for item in self._read():
             if batch is not None and (
-                batch.source != found.source or size >= BATCH_BYTES or len(batch.validation) == BATCH_DOCUMENTS
+                batch.source != item.source or size >= BATCH_BYTES or len(batch.validation) == BATCH_DOCUMENTS
             ):
                 yield batch
                 batch = None
             if batch is None:
-                batch, size = _Batch(found.source), 0
-            batch.read = found.read
-            batch.no_text += found.no_text
-            if found.file is not None:
-                batch.files.append(found.file)
-            if isinstance(found.document, str):
-                content = memoryview(found.document.encode())
-                batch.texts.append(found.document)
+                batch, size = _Batch(item.source), 0
+            batch.read = item.read
+            batch.no_text += item.no_text
+            if item.file is not None:
+                batch.files.append(item.file)
+            if isinstance(item.document, str):
+                content = memoryview(item.document.encode())
+                batch.texts.append(item.document)
                 batch.text_bytes += content.nbytes
-            elif found.document is not None:
-                content = found.document.data
-                batch.ids.append(found.document)
+            elif item.document is not None:
+                content = item.document.data
+                batch.ids.append(item.document)
             else:
                 continue
             batch.validation.append(_hash_fraction(content) < self._part.options.val_fraction)
@@ -260,7 +261,7 @@ class _Packer:
         if batch is not None:
             yield batch
 
-    def _read(self) -> Iterator[_Found]:
+    def _read(self) -> Iterator[_ReadItem]:
         """The documents and files of all pieces, in their order."""
         begin = 0.0
         for piece in self._part.pieces:
@@ -269,23 +270,23 @@ class _Packer:
             yield from read_piece(source, piece, begin)  # type: ignore[arg-type]
             begin += piece.bytes
 
-    def _read_texts(self, source: Source, piece: Piece, begin: float) -> Iterator[_Found]:
+    def _read_texts(self, source: Source, piece: Piece, begin: float) -> Iterator[_ReadItem]:
         assert piece.file is not None
         with source.open(piece.file) as reader:
             # Of a part that is cut, which files are read is known where they begin; and they are digested twice.
             if self._part.is_cut:
-                yield _Found(piece.source, begin, file=reader.digest())
+                yield _ReadItem(piece.source, begin, file=reader.digest())
             for text in reader.texts():
-                yield _Found(piece.source, begin + reader.progress * piece.bytes, text)
+                yield _ReadItem(piece.source, begin + reader.progress * piece.bytes, text)
             end = begin + piece.bytes
-            yield _Found(piece.source, end, no_text=reader.no_text)
+            yield _ReadItem(piece.source, end, no_text=reader.no_text)
             if not self._part.is_cut:
-                yield _Found(piece.source, end, file=reader.digest())
+                yield _ReadItem(piece.source, end, file=reader.digest())
 
-    def _read_ids(self, source: TokenFile, piece: Piece, begin: float) -> Iterator[_Found]:
+    def _read_ids(self, source: TokenFile, piece: Piece, begin: float) -> Iterator[_ReadItem]:
         if piece.first == 0:
             for file in source.digests():
-                yield _Found(piece.source, begin, file=file)
+                yield _ReadItem(piece.source, begin, file=file)
         record = self._tokenizer.record
         documents = ended_documents(
             source,
@@ -297,11 +298,11 @@ class _Packer:
         )
         step = piece.bytes / (piece.last - piece.first)
         for number, ids_m in enumerate(documents, 1):
-            yield _Found(piece.source, begin + number * step, ids_m)
+            yield _ReadItem(piece.source, begin + number * step, ids_m)
 
 
 @dataclass
-class _Taken:
+class _SelectedCount:
     """The documents that were taken, up to a limit."""
 
     limit: Limit
@@ -309,7 +310,7 @@ class _Taken:
     tokens: int = 0
     is_full: bool = False
 
-    def take(self, tokens: int) -> bool:
+    def add(self, tokens: int) -> bool:
         """Take the next document, if the limit has room for it; after the first that it has none for, no other."""
         most_tokens, most_documents = self.limit.tokens, self.limit.documents
         self.is_full |= most_tokens is not None and self.tokens + tokens > most_tokens

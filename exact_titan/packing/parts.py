@@ -88,7 +88,7 @@ class Part:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:40]
 
 
-def plan_parts(
+def divide_into_parts(
     corpus: Corpus, opened: Sequence[Source | TokenFile], options: PackOptions, part_bytes: int = PART_BYTES
 ) -> list[Part]:
     """The parts of a corpus, in the order of its documents.
@@ -128,7 +128,7 @@ def _pieces(corpus: Corpus, opened: Sequence[Source | TokenFile], part_bytes: in
                 yield Piece(index, size, first=first, last=last)
             continue
         for file in source.files:
-            owner = owners.setdefault(source.place(file), entry.path)
+            owner = owners.setdefault(source.location(file), entry.path)
             if owner != entry.path:
                 raise InputError(
                     f"{source.shown(file)} belongs to two sources, {owner} and {entry.path}: leave one out"

@@ -16,15 +16,13 @@ from exact_titan.documents.sources import Source
 from exact_titan.documents.token_files import TokenFile
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
-from exact_titan.packing.corpus import Corpus, CorpusSource
-from exact_titan.packing.executors import Execution, Plan, pack_parts
+from exact_titan.packing.corpus import Corpus
+from exact_titan.packing.executors import Execution, PackingJob, pack_parts
 from exact_titan.packing.merge import move_parts, source_records
 from exact_titan.packing.part import NO_TEXT
-from exact_titan.packing.parts import PART_BYTES, PackOptions, plan_parts
+from exact_titan.packing.parts import PART_BYTES, PackOptions, divide_into_parts
 from exact_titan.packing.selection import first_limits, select
 from exact_titan.packing.work_folder import WorkFolder, work_folder
-
-__all__ = ["Corpus", "CorpusSource", "Execution", "append", "pack"]
 
 SHARD_TOKENS = 2**25
 
@@ -171,13 +169,13 @@ class _Packed:
         work: WorkFolder,
         execution: Execution,
     ) -> None:
-        parts = plan_parts(corpus, opened, options, part_bytes)
+        parts = divide_into_parts(corpus, opened, options, part_bytes)
         limits = first_limits(corpus) if corpus.is_limited else {}
         by_index = dict(enumerate(opened))
-        pack_parts(Plan(parts, by_index, limits, parts), work, execution)
+        pack_parts(PackingJob(parts, by_index, limits, parts), work, execution)
         self._work = work
         self._parts = select(
-            corpus, parts, work.parts, lambda cut: pack_parts(Plan(cut, by_index, {}, parts), work, execution)
+            corpus, parts, work.parts, lambda cut: pack_parts(PackingJob(cut, by_index, {}, parts), work, execution)
         )
         results = [result for _, result in self._parts]
         self.sources: list[SourceRecord] = source_records(

@@ -20,7 +20,7 @@ REFRESH_SECONDS = 0.5
 
 
 @dataclass
-class Done:
+class ProgressCounts:
     """Documents, their tokens, bytes of their text, and bytes read of the corpus as it lies on the disk."""
 
     documents: int = 0
@@ -39,39 +39,39 @@ class Tally:
     def __init__(self, folder: Path) -> None:
         self._file = folder / f"{socket.gethostname()}.{os.getpid()}.{token_hex(4)}"
         self._written = 0.0
-        self._done = Done()
+        self._counts = ProgressCounts()
         self._before = 0.0
 
     def add(self, documents: int, tokens: int, text_bytes: int, read: float) -> None:
         """Count a batch; ``read`` is how much of its part has been read now."""
-        self._done.documents += documents
-        self._done.tokens += tokens
-        self._done.text_bytes += text_bytes
-        self._done.read = self._before + read
+        self._counts.documents += documents
+        self._counts.tokens += tokens
+        self._counts.text_bytes += text_bytes
+        self._counts.read = self._before + read
         if time.monotonic() - self._written > REFRESH_SECONDS:
             self.flush()
 
     def finish_part(self, size: int) -> None:
         """The part is finished, whether all of its bytes were read or not."""
         self._before += size
-        self._done.read = self._before
+        self._counts.read = self._before
         self.flush()
 
     def flush(self) -> None:
         """Put it down."""
         self._written = time.monotonic()
         new = self._file.with_suffix(".new")
-        new.write_text(json.dumps(vars(self._done)), encoding="utf-8")
+        new.write_text(json.dumps(vars(self._counts)), encoding="utf-8")
         new.replace(self._file)
 
 
-def read_tallies(folder: Path) -> Done:
+def read_tallies(folder: Path) -> ProgressCounts:
     """What all processes have done."""
     total: Counter[str] = Counter()
     for file in folder.iterdir():
         if file.suffix != ".new":
             total.update(json.loads(file.read_text(encoding="utf-8")))
-    return Done(**total)
+    return ProgressCounts(**total)
 
 
 class Progress:
@@ -83,7 +83,7 @@ class Progress:
         before: what earlier tries of the same have done already.
     """
 
-    def __init__(self, folder: Path, total: int, before: Done) -> None:
+    def __init__(self, folder: Path, total: int, before: ProgressCounts) -> None:
         self._folder, self._total, self._before = folder, total, before
         self._begin = self._shown = time.monotonic()
         self._bar: tqdm | None = None
@@ -111,20 +111,20 @@ class Progress:
 
     def _show(self) -> None:
         self._shown = time.monotonic()
-        done = read_tallies(self._folder)
-        if not done.documents and self._bar is None:
+        counts = read_tallies(self._folder)
+        if not counts.documents and self._bar is None:
             return  # still opening files, or what stops it at once
         seconds = self._shown - self._begin
-        read = min(self._before.read + done.read, self._total)
-        left = "?" if not done.read else clock(seconds * (self._total - read) / done.read)
-        documents, tokens = self._before.documents + done.documents, self._before.tokens + done.tokens
-        counts = f"{documents:,} documents, {tokens:,} tokens, {done.tokens / seconds:,.0f} tokens/s, {left} left"
+        read = min(self._before.read + counts.read, self._total)
+        left = "?" if not counts.read else clock(seconds * (self._total - read) / counts.read)
+        documents, tokens = self._before.documents + counts.documents, self._before.tokens + counts.tokens
+        text = f"{documents:,} documents, {tokens:,} tokens, {counts.tokens / seconds:,.0f} tokens/s, {left} left"
         if self._bar is not None:
             self._bar.n = read
-            self._bar.set_description_str(counts)
+            self._bar.set_description_str(text)
         else:
             share = 100 * read / self._total if self._total else 100
-            print(f"packing: {share:3.0f} %, {counts}", file=sys.stderr, flush=True)
+            print(f"packing: {share:3.0f} %, {text}", file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

@@ -16,7 +16,7 @@ from exact_titan.packing.parts import Part
 
 
 @dataclass
-class _Sum:
+class _SourceTotal:
     """Documents and tokens of the first ``parts`` parts of a source, all of them finished."""
 
     parts: int = 0
@@ -38,7 +38,7 @@ class _Sum:
         tokens = limit.tokens is not None and self.tokens > limit.tokens
         return tokens or (limit.documents is not None and self.documents > limit.documents)
 
-    def left(self, limit: Limit) -> Limit:
+    def remaining(self, limit: Limit) -> Limit:
         """What is wanted beside this."""
         return Limit(
             None if limit.tokens is None else limit.tokens - self.tokens,
@@ -56,10 +56,8 @@ class FinishedParts:
 
     def __init__(self, parts: Sequence[Part], folder: Path) -> None:
         self._folder = folder
-        self._by_source: dict[int, list[Part]] = {}
-        for part in parts:
-            self._by_source.setdefault(part.source, []).append(part)
-        self._sums = {source: _Sum() for source in self._by_source}
+        self._by_source = _by_source(parts)
+        self._sums = {source: _SourceTotal() for source in self._by_source}
 
     def result(self, part: Part) -> PartResult | None:
         """The part's result, if it is finished."""
@@ -114,18 +112,16 @@ def select(
     Raises:
         InputError: if a source of a mix runs out before its share.
     """
-    by_source: dict[int, list[Part]] = {}
-    for part in parts:
-        by_source.setdefault(part.source, []).append(part)
+    by_source = _by_source(parts)
     if not corpus.is_limited:
         return _results(parts, folder)
-    chosen = _cut(by_source, first_limits(corpus), folder, pack)
+    selected = _cut_to_limits(by_source, first_limits(corpus), folder, pack)
     if not corpus.is_mix:
-        return [pair for pairs in chosen.values() for pair in pairs]
-    amounts = {index: sum(getattr(result, corpus.unit) for _, result in chosen.get(index, [])) for index in by_source}
+        return [pair for pairs in selected.values() for pair in pairs]
+    amounts = {index: sum(getattr(result, corpus.unit) for _, result in selected.get(index, [])) for index in by_source}
     if corpus.total is not None:
-        _check_shares(corpus, by_source, chosen, amounts)
-        return [pair for pairs in chosen.values() for pair in pairs]
+        _check_shares(corpus, by_source, selected, amounts)
+        return [pair for pairs in selected.values() for pair in pairs]
     for index, source in enumerate(corpus.sources):
         if not amounts.get(index):
             raise InputError(f"{corpus.shown}: source {source.path} has no document to give, so nothing can be mixed")
@@ -134,30 +130,38 @@ def select(
         index: limit.lowered(corpus.unit, int(corpus.share(index) * whole))
         for index, limit in first_limits(corpus).items()
     }
-    return [pair for pairs in _cut(by_source, limits, folder, pack).values() for pair in pairs]
+    return [pair for pairs in _cut_to_limits(by_source, limits, folder, pack).values() for pair in pairs]
 
 
-def _cut(
+def _by_source(parts: Sequence[Part]) -> dict[int, list[Part]]:
+    """The parts of each source, in their order."""
+    by_source: dict[int, list[Part]] = {}
+    for part in parts:
+        by_source.setdefault(part.source, []).append(part)
+    return by_source
+
+
+def _cut_to_limits(
     by_source: dict[int, list[Part]], limits: dict[int, Limit], folder: Path, pack: Callable[[list[Part]], None]
 ) -> dict[int, list[tuple[Part, PartResult]]]:
     """Of each source the first parts that its limit allows, the last of them cut."""
-    chosen: dict[int, list[Part]] = {}
+    selected: dict[int, list[Part]] = {}
     for index, parts in by_source.items():
-        chosen[index] = []
-        total = _Sum()
+        selected[index] = []
+        total = _SourceTotal()
         for part, result in zip(parts, _results_until(parts, folder), strict=False):
             if total.reaches(limits[index]):
                 break
-            left = total.left(limits[index])
+            remaining = total.remaining(limits[index])
             total.add(result)
-            chosen[index].append(replace(part, limit=left) if total.exceeds(limits[index]) else part)
+            selected[index].append(replace(part, limit=remaining) if total.exceeds(limits[index]) else part)
             if total.exceeds(limits[index]):
                 break
-    pack([part for parts in chosen.values() for part in parts if part.is_cut])
-    return {index: _results(parts, folder) for index, parts in chosen.items()}
+    pack([part for parts in selected.values() for part in parts if part.is_cut])
+    return {index: _results(parts, folder) for index, parts in selected.items()}
 
 
-def _results_until(parts: Sequence[Part], folder: Path) -> "list[PartResult]":
+def _results_until(parts: Sequence[Part], folder: Path) -> list[PartResult]:
     """The results of the first parts, up to one that was not needed."""
     results = []
     for part in parts:
@@ -180,14 +184,14 @@ def _results(parts: Sequence[Part], folder: Path) -> list[tuple[Part, PartResult
 def _check_shares(
     corpus: Corpus,
     by_source: dict[int, list[Part]],
-    chosen: dict[int, list[tuple[Part, PartResult]]],
+    selected: dict[int, list[tuple[Part, PartResult]]],
     amounts: dict[int, int],
 ) -> None:
     """That no source has run out: one that has more documents than it gives has its share, to within one of them."""
     assert corpus.total is not None
     for index, source in enumerate(corpus.sources):
         share, amount = int(corpus.share(index) * corpus.total), amounts.get(index, 0)
-        pairs = chosen.get(index, [])
+        pairs = selected.get(index, [])
         has_more = len(pairs) < len(by_source.get(index, [])) or (bool(pairs) and pairs[-1][0].is_cut)
         if amount < share and not has_more:
             most = min(Fraction(amounts.get(other, 0)) / corpus.share(other) for other in range(len(corpus.sources)))

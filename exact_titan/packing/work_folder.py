@@ -28,7 +28,7 @@ class WorkFolder:
         path: where it is.
 
     Attributes:
-        planned: parts that the dataset takes, as far as that is known yet.
+        part_count: parts that the dataset takes, as far as that is known yet.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,7 +37,7 @@ class WorkFolder:
             path / name for name in ("parts", "tallies", "errors", "runs")
         )
         self.dataset = path / "dataset"
-        self.planned = 0
+        self.part_count = 0
 
     def finished(self) -> int:
         """How many parts are finished."""
@@ -74,11 +74,11 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
         with _locked(work.path / "lock", out):
             yield work
         shutil.rmtree(work.path, ignore_errors=True)
-    except _Busy as busy:
-        raise InputError(str(busy)) from None
+    except _InUseError as error:
+        raise InputError(str(error)) from None
     except BaseException as error:
         # One part alone is quickly made again.
-        kept = work.finished() if work.planned != 1 else 0
+        kept = work.finished() if work.part_count != 1 else 0
         if not kept:
             shutil.rmtree(work.path, ignore_errors=True)
             for parent in missing:
@@ -91,7 +91,7 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
         raise error
 
 
-class _Busy(Exception):
+class _InUseError(Exception):
     pass
 
 
@@ -99,7 +99,7 @@ class _Busy(Exception):
 def _locked(file: Path, out: Path) -> Iterator[None]:
     with file.open("a") as stream:
         if not _lock(stream):
-            raise _Busy(f"--out {out}: another process is packing it: wait for that, or give another folder")
+            raise _InUseError(f"--out {out}: another process is packing it: wait for that, or give another folder")
         yield
 
 

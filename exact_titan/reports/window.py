@@ -5,11 +5,10 @@ from os import PathLike
 
 import numpy as np
 
-from exact_titan.dataset.dataset import NO_LABEL, PackedDataset
+from exact_titan.dataset.dataset import NO_LABEL, PackedDataset, reading_window
 from exact_titan.dataset.lengths import lengths_file, read_lengths
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER
 from exact_titan.dataset.policies import Segment, lay_out
-from exact_titan.dataset.reading import reading_window
 from exact_titan.documents.tokenizer import FILE_NAME, load_tokenizer
 from exact_titan.errors import InputError
 

@@ -7,7 +7,7 @@ from itertools import accumulate, combinations
 from math import lcm
 from pathlib import Path
 
-import torch
+import numpy as np
 
 from exact_titan.dataset.dataset import PackedDataset
 from exact_titan.dataset.manifest import Manifest
@@ -73,7 +73,7 @@ class Mixture:
         return {dataset.folder: dataset.manifest for dataset in self.datasets}
 
     @property
-    def counts(self) -> torch.Tensor:
+    def counts(self) -> np.ndarray:
         """Supervised targets per bucket to expect in as many windows as the datasets have, int64 ``[len(buckets)]``.
 
         Each dataset's mean targets per window, by its share of the windows; rounded, so 0 where less than half a target
@@ -86,7 +86,7 @@ class Mixture:
             if self.shares is not None:
                 scale = Fraction(self.shares.weights[index] * total, self.shares.period * len(dataset))
             expected_n = [sum_ + scale * count for sum_, count in zip(expected_n, dataset.counts.tolist(), strict=True)]
-        return torch.tensor([round(expected) for expected in expected_n], dtype=torch.int64)
+        return np.array([round(expected) for expected in expected_n], dtype=np.int64)
 
     @property
     def fingerprint(self) -> str:

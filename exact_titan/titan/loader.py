@@ -11,9 +11,8 @@ import tyro
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import IGNORE_INDEX
 
-from exact_titan.dataset.dataset import PackedDataset
+from exact_titan.dataset.dataset import PackedDataset, check_ids, reading_window
 from exact_titan.dataset.manifest import Manifest
-from exact_titan.dataset.reading import check_ids, reading_window
 from exact_titan.errors import InputError
 from exact_titan.sampling.balance import Imbalance, attention_work, deal
 from exact_titan.sampling.mixture import Mixture

@@ -201,7 +201,7 @@ class ExactLoss(ChunkedLossWrapper):
         self.lower_bounds_n = self.buckets.lower_bounds
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
-        self.weights_n = self._weights(mixture.counts)
+        self.weights_n = self._weights(torch.from_numpy(mixture.counts))
         self._refresh_due = False
 
     def to(self, device: torch.device) -> None:

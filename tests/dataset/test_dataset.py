@@ -10,8 +10,9 @@ import torch
 
 from exact_titan.dataset import PackedDataset
 from exact_titan.dataset import dataset as dataset_module
-from exact_titan.dataset.manifest import Manifest, ShardRecord, SourceRecord, SplitRecord, TokenizerRecord
+from exact_titan.dataset.manifest import Manifest, ShardRecord, SourceRecord, SplitRecord
 from exact_titan.dataset.shards import write_shard
+from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 from exact_titan.packing import pack
 from tests.support import pack_lengths

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from exact_titan.dataset.manifest import Manifest, ShardRecord, SourceRecord, SplitRecord, TokenizerRecord
+from exact_titan.dataset.manifest import Manifest, ShardRecord, SourceRecord, SplitRecord
+from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 
 MANIFEST = Manifest(

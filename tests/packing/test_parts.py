@@ -8,7 +8,7 @@ from datatrove.pipeline.tokens.tokenizer import TokenizedFile
 
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import Corpus, CorpusSource, Limit
-from exact_titan.packing.parts import PackOptions, Part, plan_parts
+from exact_titan.packing.parts import PackOptions, Part, divide_into_parts
 
 OPTIONS = PackOptions("t", "ab", "</s>", 8, "concat", 0.0, "text", 100)
 
@@ -21,7 +21,7 @@ def write(folder: Path, sizes: list[int]) -> Path:
 
 
 def parts_of(corpus: Corpus, part_bytes: int) -> list[Part]:
-    return plan_parts(corpus, [source.open("text") for source in corpus.sources], OPTIONS, part_bytes)
+    return divide_into_parts(corpus, [source.open("text") for source in corpus.sources], OPTIONS, part_bytes)
 
 
 def sizes(parts: list[Part]) -> list[list[int]]:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from exact_titan.packing import progress
-from exact_titan.packing.progress import Done, Progress, Tally, clock, read_tallies
+from exact_titan.packing.progress import Progress, ProgressCounts, Tally, clock, read_tallies
 
 
 def test_tallies_of_several_tasks_add_up(tmp_path: Path) -> None:
@@ -15,7 +15,7 @@ def test_tallies_of_several_tasks_add_up(tmp_path: Path) -> None:
     one.flush()
     other.add(2, 500, 2000, 250.0)
     other.flush()
-    assert read_tallies(tmp_path) == Done(documents=6, tokens=1510, text_bytes=6040, read=2257.0)
+    assert read_tallies(tmp_path) == ProgressCounts(documents=6, tokens=1510, text_bytes=6040, read=2257.0)
 
 
 def test_plain_lines_in_a_log(
@@ -24,7 +24,7 @@ def test_plain_lines_in_a_log(
     Tally(tmp_path).add(2, 500, 0, 250.0)
     clocks = iter([100.0, 110.0])
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clocks))
-    shown = Progress(tmp_path, 1500, Done(documents=1, tokens=100, read=500.0))
+    shown = Progress(tmp_path, 1500, ProgressCounts(documents=1, tokens=100, read=500.0))
     shown._show()
     # 250 bytes in 10 s, so the other 750 take 30 s; what was done before counts for nothing in the speed.
     assert capsys.readouterr().err == "packing:  50 %, 3 documents, 600 tokens, 50 tokens/s, 0:30 left\n"
@@ -35,7 +35,7 @@ def test_one_moving_line_on_a_terminal(
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     Tally(tmp_path).add(3, 1000, 0, 400.0)
-    with Progress(tmp_path, 1000, Done()):
+    with Progress(tmp_path, 1000, ProgressCounts()):
         pass
     text = capsys.readouterr().err
     assert "packing:  40%|" in text
