@@ -47,7 +47,7 @@ def write_manifest(checkpoint: Path) -> None:
     partial.replace(checkpoint / MANIFEST)
 
 
-def fault(checkpoint: Path) -> str | None:
+def why_incomplete(checkpoint: Path) -> str | None:
     """Why a checkpoint is not complete, in a few words; None if it is."""
     try:
         files = dict(json.loads((checkpoint / MANIFEST).read_bytes())["files"])
@@ -89,16 +89,16 @@ def find_checkpoints(folder: Path) -> tuple[dict[int, Path], dict[Path, str]]:
     """The checkpoints in a run's checkpoint folder.
 
     Returns:
-        The complete ones by step, and the :func:`fault` of each that is not complete; both ascending.
+        The complete ones by step, and the :func:`why_incomplete` of each that is not complete; both ascending.
     """
-    complete, torn = {}, {}
+    complete, incomplete = {}, {}
     for step, checkpoint in sorted(_step_folders(folder)):
-        why = fault(checkpoint)
+        why = why_incomplete(checkpoint)
         if why is None:
             complete[step] = checkpoint
         else:
-            torn[checkpoint] = why
-    return complete, torn
+            incomplete[checkpoint] = why
+    return complete, incomplete
 
 
 def _step_folders(folder: Path) -> list[tuple[int, Path]]:

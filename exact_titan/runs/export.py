@@ -56,7 +56,7 @@ def export(
         InputError: if ``out`` exists, or there is no checkpoint, or the run has kept no config.json.
     """
     check_out(out)
-    checkpoint = find_checkpoint(run, checkpoints=checkpoints, step=step, tell=logger.warning)
+    checkpoint = find_checkpoint(run, checkpoints=checkpoints, step=step, on_skipped=logger.warning)
     model_folder = run_of(checkpoint) / MODEL_FOLDER
     if not model_folder.is_dir():
         raise InputError(

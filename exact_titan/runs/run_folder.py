@@ -13,7 +13,7 @@ from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, fault, find_checkpoints
+from exact_titan.runs.checkpoint_manifest import DCP_METADATA, find_checkpoints, why_incomplete
 
 MODEL_FOLDER = "model"
 """In the run's folder: config.json and the tokenizer, all that an export needs beside the weights."""
@@ -48,27 +48,27 @@ def find_checkpoint(
     *,
     checkpoints: str = "checkpoint",
     step: int | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    on_skipped: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """A run's last complete checkpoint, or that of ``step``; a checkpoint's own folder is taken as it is.
 
     Args:
         path: a run's output folder, or one checkpoint in it.
         checkpoints: where in the output folder they lie, ``checkpoint.folder`` of the run.
-        tell: called with a line for every newer checkpoint that is passed over, because it is not complete.
+        on_skipped: called with a line for every newer checkpoint that is passed over, because it is not complete.
 
     Raises:
         InputError: if there is none, naming the folder.
     """
     if (path / DCP_METADATA).is_file():
-        if (why := fault(path)) is not None:
+        if (why := why_incomplete(path)) is not None:
             raise InputError(f"{path} is not a complete checkpoint: {why}")
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
-    complete, torn = find_checkpoints(path / checkpoints)
-    for checkpoint, why in torn.items():
-        tell(f"{checkpoint} is not complete and is passed over: {why}")
+    complete, incomplete = find_checkpoints(path / checkpoints)
+    for checkpoint, why in incomplete.items():
+        on_skipped(f"{checkpoint} is not complete and is passed over: {why}")
     if step is not None and step not in complete:
         steps = ", ".join(map(str, sorted(complete))) or "none"
         raise InputError(f"{path / checkpoints} has no complete checkpoint of step {step}: there are {steps}")

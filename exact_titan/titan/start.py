@@ -162,7 +162,7 @@ def _model_folder(config: "ExactTrainer.Config") -> Path | None:
 def _previous_checkpoint(config: "ExactTrainer.Config") -> Path:
     if Path(config.start_from).resolve() == Path(config.dump_folder).resolve():
         raise InputError(f"start_from is {config.start_from}, this run's own dump_folder: it goes on by itself")
-    return find_checkpoint(Path(config.start_from), checkpoints=config.checkpoint.folder, tell=logger.info)
+    return find_checkpoint(Path(config.start_from), checkpoints=config.checkpoint.folder, on_skipped=logger.info)
 
 
 def _previous_model(config: "ExactTrainer.Config") -> Path:

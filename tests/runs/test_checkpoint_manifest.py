@@ -8,7 +8,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import fault, find_checkpoints, reading_checkpoint, write_manifest
+from exact_titan.runs.checkpoint_manifest import find_checkpoints, reading_checkpoint, why_incomplete, write_manifest
 from exact_titan.runs.run_folder import find_checkpoint
 
 
@@ -26,7 +26,7 @@ def truncate(file: Path) -> None:
 
 def test_every_file_is_listed_with_its_size(tmp_path):
     folder = save(tmp_path, 3)
-    assert fault(folder) is None
+    assert why_incomplete(folder) is None
     files = json.loads((folder / "files.json").read_text())["files"]
     assert files == {name: (folder / name).stat().st_size for name in (".metadata", "__0_0.distcp")}
 
@@ -39,10 +39,10 @@ def test_without_one_file_or_with_part_of_it_the_one_before_is_the_last(tmp_path
     # The line break behind a manifest is no loss.
     (newest / "files.json").write_text((newest / "files.json").read_text().rstrip())
     how(newest / name)
-    told: list[str] = []
-    assert find_checkpoint(tmp_path, tell=told.append) == before
-    assert told == [f"{newest} is not complete and is passed over: {fault(newest)}"]
-    assert name in fault(newest)
+    skipped: list[str] = []
+    assert find_checkpoint(tmp_path, on_skipped=skipped.append) == before
+    assert skipped == [f"{newest} is not complete and is passed over: {why_incomplete(newest)}"]
+    assert name in why_incomplete(newest)
     for named in ({"path": tmp_path, "step": 10}, {"path": newest}):
         if (newest / ".metadata").exists() or "step" in named:
             with pytest.raises(InputError, match="complete checkpoint"):
@@ -55,14 +55,14 @@ def test_without_one_file_or_with_part_of_it_the_one_before_is_the_last(tmp_path
 def test_a_list_that_lists_no_sizes_is_damaged(tmp_path, files):
     folder = save(tmp_path, 3)
     (folder / "files.json").write_text(json.dumps({"files": files}))
-    assert fault(folder) == "its files.json is damaged"
+    assert why_incomplete(folder) == "its files.json is damaged"
 
 
 def test_what_torch_says_of_a_file_with_other_bytes_is_one_line(tmp_path):
     folder = save(tmp_path, 3)
     file = folder / "__0_0.distcp"
     file.write_bytes(b"\0" * file.stat().st_size)
-    assert fault(folder) is None
+    assert why_incomplete(folder) is None
     message = rf"^{folder} is damaged \(.*\): remove it, and the one before it is taken$"
     with pytest.raises(InputError, match=message), reading_checkpoint(folder):
         dcp.load({"weight": torch.zeros(1000), "step": 0}, checkpoint_id=folder, no_dist=True)
@@ -71,7 +71,7 @@ def test_what_torch_says_of_a_file_with_other_bytes_is_one_line(tmp_path):
 def test_files_that_came_later_do_not_matter(tmp_path):
     folder = save(tmp_path, 3)
     (folder / "notes.txt").write_text("mine")
-    assert fault(folder) is None
+    assert why_incomplete(folder) is None
 
 
 def test_a_file_that_the_save_has_not_written_whole_is_no_checkpoint(tmp_path):
