@@ -104,7 +104,7 @@ def test_a_complete_checkpoint_with_other_bytes_in_it_is_refused_by_name(checkpo
     made.save(1)
     (file,) = (tmp_path / "checkpoint/step-1").glob("*.distcp")
     file.write_bytes(b"\0" * file.stat().st_size)
-    with pytest.raises(InputError, match=r"step-1 is damaged \(.*\): remove it, and the one before it is taken"):
+    with pytest.raises(InputError, match=r"step-1 is damaged \(.*\): remove it, and the previous checkpoint is used"):
         made.load()
 
 
