@@ -1,13 +1,17 @@
-"""A trainer config from a recipe's name or a TOML file, and options after it.
+"""The trainer config from a recipe's name or a TOML file, and from command line options.
 
-A TOML names its ``recipe`` and what differs from it, with the keys of torchtitan's config tree::
+1. The value of ``--config`` names a recipe or a TOML file. A TOML file names its recipe.
+2. The keys of the TOML become command line options with the same names.
+3. The parser checks the options of the TOML alone, so that an error names the file.
+4. The parser checks the options of the TOML and the command line together. The command line overrides the TOML.
+
+A TOML names its ``recipe`` and the values that differ from the recipe. Its keys are the keys of torchtitan's config
+tree::
 
     recipe = "from_scratch"
 
     [training]
     seq_len = 4096
-
-Its keys become command line options of the same names and go through the same parser, so they are checked alike.
 """
 
 import contextlib
@@ -34,7 +38,7 @@ _SUBCOMMAND = re.compile(r"activation[-_]checkpoint:[a-z-]+")
 
 
 def recipes() -> dict[str, Callable[[], RunConfig]]:
-    """Every recipe of :mod:`exact_titan.config_registry` by name."""
+    """Return every recipe of :mod:`exact_titan.config_registry` by name."""
     functions = inspect.getmembers(config_registry, inspect.isfunction)
     return {
         name: fn for name, fn in functions if fn.__module__ == config_registry.__name__ and not name.startswith("_")
@@ -42,13 +46,13 @@ def recipes() -> dict[str, Callable[[], RunConfig]]:
 
 
 def load_config(argv: list[str]) -> RunConfig:
-    """Config from ``--config NAME_OR_TOML`` and the options in ``argv``, which win over the file's.
+    """Return the config of ``--config NAME_OR_TOML`` and the options in ``argv``. Options override the TOML.
 
     Raises:
-        InputError: naming the file, key or option that is wrong.
+        InputError: if a file, key or option is wrong. The message names the file, key or option.
         SystemExit: after ``--help``.
     """
-    # torchtitan warns of checkpoint defaults whenever a config object is made, which is often.
+    # torchtitan logs a warning about checkpoint defaults for every config object. Several objects are made here.
     logging.disable(logging.WARNING)
     try:
         return _load(*_split(argv))
@@ -76,7 +80,7 @@ def _load(name: str, options: list[str]) -> RunConfig:
 
 
 def _split(argv: list[str]) -> tuple[str, list[str]]:
-    """The value of ``--config`` and the other arguments."""
+    """Return the value of ``--config``, and the other arguments."""
     rest: list[str] = []
     names: list[str] = []
     arguments = iter(argv)
@@ -93,7 +97,7 @@ def _split(argv: list[str]) -> tuple[str, list[str]]:
 
 
 def _read_toml(path: Path) -> tuple[str, list[str]]:
-    """The recipe a TOML names, and its keys as command line arguments."""
+    """Return the recipe that a TOML names, and the keys of the TOML as command line arguments."""
     try:
         tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -126,7 +130,7 @@ def _arguments(tree: dict[str, Any], prefix: str = "") -> Iterator[str]:
 
 
 def _parse(arguments: list[str], default: RunConfig, *, where: str) -> RunConfig:
-    # tyro wants a subcommand behind all the options that are not its own.
+    # tyro requires a subcommand after all options of the parent parser.
     subcommands = [argument for argument in arguments if _SUBCOMMAND.fullmatch(argument)]
     ordered = [argument for argument in arguments if argument not in subcommands] + subcommands[-1:]
     output = io.StringIO()
@@ -145,7 +149,7 @@ def _parse(arguments: list[str], default: RunConfig, *, where: str) -> RunConfig
 
 
 def _first_message(box: str) -> str:
-    """The message in a tyro error box, on one line: what stands between its first two rules."""
+    """Return the message in a tyro error box as one line: the text between the first two horizontal rules."""
     text = re.sub(r"[│╭╮╰╯]", " ", box)
     parts = re.split(r"[─-]{20,}", text)
     return " ".join(parts[1 if len(parts) > 2 else 0].split())
@@ -154,12 +158,12 @@ def _first_message(box: str) -> str:
 def _unknown_message(argument: str, default: RunConfig) -> str:
     if not argument.startswith("--"):
         return (
-            f"{argument!r} belongs to no option: an option with a value takes one, and switches are --x.y and --x.no-y"
+            f"{argument!r} belongs to no option: an option takes one value, and a switch (--x.y or --x.no-y) takes none"
         )
     name = argument[2:].replace("-", "_")
     known = list(_option_names(default))
     close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]}?" if close else "see --help for all of them"
+    hint = f"did you mean {close[0]}?" if close else "see --help for all keys"
     return f"there is no key {name}: {hint}"
 
 

@@ -1,9 +1,10 @@
-"""The one exception whose message is meant for the user, not for a traceback."""
+"""The exception for wrong input. Its message is for the user."""
 
 
 class InputError(ValueError):
-    """Something the user handed over is wrong: a file, a key or a value.
+    """A file, a key or a value from the user is wrong.
 
-    The message is a single line that names it and says what to do. Command line entry points print it and exit with
-    code 2; nothing else is caught there, so a defect of ours still shows its traceback.
+    The message is one line. The message names the file, key or value, and says what to do. Command line entry points
+    print the message without a traceback and exit with code 2. Entry points catch no other exception, so a bug in this
+    package shows its traceback.
     """

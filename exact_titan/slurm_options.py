@@ -1,4 +1,7 @@
-"""Options of the Slurm jobs that a command submits, apart from what submits them, so that ``--help`` is quick."""
+"""Options of the Slurm jobs that ``exact-titan pack`` submits.
+
+The options have their own module, because ``--help`` must be fast and the modules that submit jobs import slowly.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -8,7 +11,7 @@ from tyro.conf import arg
 
 @dataclass(frozen=True)
 class SlurmOptions:
-    """Of the jobs that ``--executor slurm`` submits."""
+    """Options of the jobs that ``--executor slurm`` submits."""
 
     partition: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: the cluster's)")] = None
     """Partition."""
@@ -17,10 +20,10 @@ class SlurmOptions:
     """Time limit of a job."""
 
     cpus_per_task: int = 1
-    """Cores of a task, all of which its tokenizer uses."""
+    """Cores of a task. The tokenizer uses all cores of the task."""
 
     mem_per_cpu_gb: int = 2
     """Memory per core, in GB."""
 
     sbatch: Annotated[tuple[str, ...], arg(metavar="NAME=VALUE…", help_behavior_hint="(default: none)")] = ()
-    """Further options of sbatch, such as account=ml constraint=cpu."""
+    """Other options of sbatch, such as account=ml constraint=cpu."""

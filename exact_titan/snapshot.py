@@ -1,7 +1,7 @@
 """``python -m exact_titan.snapshot --name NAME --ranks N -- --config NAME_OR_TOML [--section.option value …]``.
 
-Checks a run as its start would, and keeps what it is started with in ``<dump_folder>/slurm/NAME``: for batch systems,
-where a start is unattended and may come days after the next change of the code.
+Checks a run as a start of the run does, and saves the inputs of the start in ``<dump_folder>/slurm/NAME``. The snapshot
+is for batch systems. In a batch system a job starts without a user, and the code may change before the job starts.
 """
 
 import argparse
@@ -25,10 +25,10 @@ FOLDER = "slurm"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print the run's folder; the exit code is 2, with one line, for a run that cannot start."""
+    """Print the run's folder. If the run cannot start, print one line and return exit code 2."""
     parser = argparse.ArgumentParser(prog="exact_titan.snapshot")
-    parser.add_argument("--name", required=True, help="folder for the snapshot, of this start")
-    parser.add_argument("--ranks", required=True, type=int, help="processes of the run")
+    parser.add_argument("--name", required=True, help="folder name of this start's snapshot")
+    parser.add_argument("--ranks", required=True, type=int, help="number of processes of the run")
     parser.add_argument("options", nargs="+", help="options of exact_titan.train")
     args = parser.parse_args(argv)
 
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
 
     os.environ["WORLD_SIZE"] = str(args.ranks)
     try:
-        # Whatever says something meanwhile: the output is the folder's name alone.
+        # Other code may print. The standard output of this command contains only the folder's name.
         with contextlib.redirect_stdout(sys.stderr):
             config = complete(load_config(args.options))
             write_snapshot(config, args.options, Path(config.dump_folder) / FOLDER / args.name)
@@ -53,15 +53,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def write_snapshot(config: "RunConfig", options: list[str], folder: Path) -> None:
-    """Write what a run is started with.
+    """Write the inputs of a start.
 
-    ``command.txt`` has the options, ``config.json`` all that came of them, ``config.toml`` is a copy of the TOML if
-    there is one, ``code.tar.gz`` is this package, and ``packages.txt`` names the others with their versions.
+    - ``command.txt``: the command with its options.
+    - ``config.json``: the completed config.
+    - ``config.toml``: a copy of the TOML, if the options name a TOML.
+    - ``packages.txt``: the installed packages with their versions.
+    - ``code.tar.gz``: the source of this package.
 
     Args:
         config: the completed config.
-        options: those it was made from.
+        options: the options that made the config.
         folder: the new folder.
+
+    Raises:
+        InputError: if the folder cannot be written. The message names ``dump_folder``.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -14,12 +14,12 @@ def toml(tmp_path: Path, text: str) -> str:
     return str(file)
 
 
-def test_a_recipe_by_name_with_options_after_it():
+def test_a_recipe_by_name_with_options():
     config = load_config(["--config", "from_scratch", "--training.steps", "3", "--loss.rule", "standard"])
     assert (config.training.steps, config.loss.rule) == (3, "standard")
 
 
-def test_a_toml_changes_its_recipe_and_options_win_over_it(tmp_path):
+def test_a_toml_changes_its_recipe_and_options_override_the_toml(tmp_path):
     file = toml(
         tmp_path,
         'recipe = "from_scratch"\nactivation_checkpoint = "full"\n'
@@ -33,14 +33,14 @@ def test_a_toml_changes_its_recipe_and_options_win_over_it(tmp_path):
     assert config.override.imports == ["a.b", ("c.d", {"x": 1})]
 
 
-def test_several_datasets_are_a_list_in_a_toml_and_one_word_on_the_command_line(tmp_path):
+def test_several_datasets_are_a_list_in_a_toml_and_one_argument_on_the_command_line(tmp_path):
     file = toml(tmp_path, 'recipe = "from_scratch"\n[dataloader]\ndataset_path = ["packed/web=3", "packed/math=1"]\n')
     assert load_config(["--config", file]).dataloader.dataset_path == "packed/web=3,packed/math=1"
     options = ["--config", file, "--dataloader.dataset_path", "a=1,b=2"]
     assert load_config(options).dataloader.dataset_path == "a=1,b=2"
 
 
-def test_a_subcommand_may_stand_anywhere(tmp_path):
+def test_a_subcommand_may_have_any_position(tmp_path):
     assert isinstance(load_config(["--config", "from_scratch"]).activation_checkpoint, SelectiveAC.Config)
     config = load_config(["--config", "from_scratch", "activation_checkpoint:none", "--training.steps", "3"])
     assert config.activation_checkpoint is None

@@ -1,4 +1,4 @@
-"""A real pretrained model goes on with real text, through the README's commands: "Continue a real model"."""
+"""Continued pretraining of a real model on real text, with the commands in README's "Continue a real model"."""
 
 import os
 import subprocess
@@ -26,7 +26,7 @@ def pack(folder: Path, chapters: Path, seq_len: int) -> None:
 
 @torch.no_grad()
 def cross_entropy(model_folder: Path, dataset: PackedDataset) -> float:
-    """Mean cross-entropy of a dataset's targets by transformers, each document alone."""
+    """Return the mean cross-entropy of a dataset's targets, computed by transformers on each document separately."""
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
     total, targets = 0.0, 0
     for window in (dataset[k] for k in range(len(dataset))):
@@ -40,7 +40,7 @@ def cross_entropy(model_folder: Path, dataset: PackedDataset) -> float:
 
 
 @pytest.mark.slow
-def test_validation_cross_entropy_falls_and_is_what_transformers_finds_in_the_export(
+def test_validation_cross_entropy_falls_and_transformers_finds_the_same_value_in_the_export(
     smollm2, book_chapters_file, tmp_path
 ):
     (tmp_path / "SmolLM2-135M").symlink_to(smollm2)
@@ -57,12 +57,12 @@ def test_validation_cross_entropy_falls_and_is_what_transformers_finds_in_the_ex
     after = cross_entropy(tmp_path / "SmolLM2-135M-books-exact", windows)
     assert len(validated) == 2
     assert before > validated[0] > validated[1]
-    # The export is in bfloat16, what was validated in float32.
+    # The export is in bfloat16. The validation ran in float32.
     assert abs(after - validated[1]) < 0.02
 
 
 @pytest.mark.slow
-def test_its_weights_come_out_as_they_went_in(smollm2, book_chapters_file, tmp_path):
+def test_exported_weights_equal_the_loaded_weights(smollm2, book_chapters_file, tmp_path):
     (tmp_path / "SmolLM2-135M").symlink_to(smollm2)
     pack(tmp_path, book_chapters_file, 64)
     options = ["--dataloader.dataset_path", "packed/books-64", "--training.seq_len", "64", "--training.steps", "1"]

@@ -1,4 +1,4 @@
-"""scripts/quickstart.sh from an empty folder, smaller, in the environment that the tests run in."""
+"""scripts/quickstart.sh in an empty folder, with fewer steps and less text, in the environment of the tests."""
 
 import os
 import re
@@ -25,7 +25,7 @@ def test_quickstart_from_an_empty_folder_and_again(tmp_path):
     output = quickstart(tmp_path, steps=3)
     results = tmp_path / "results"
     for rule in ("standard", "exact"):
-        # A line for the first and every second step, and one for the validation.
+        # The log has lines for the first step and for every second step, and one line for the validation.
         section = output.split(f"Training with the {rule} loss")[1].split("\n== ")[0]
         assert re.findall(r"step: +(\d+)  loss:", section) == ["1", "2", "3"]
         assert (results / rule / "checkpoint" / "step-3").is_dir()
@@ -33,10 +33,11 @@ def test_quickstart_from_an_empty_folder_and_again(tmp_path):
     assert tail
     share, standard, exact = map(float, tail.groups())
     assert share == standard
-    # The share of the tail's mass after adding alpha = 0.15 of it, whatever its division among the buckets.
+    # The tail's share of the mass, after the tail has got 0.15 (alpha) of its mass in addition. The division among the
+    # buckets does not matter.
     assert exact == pytest.approx(100 * share * 1.15 / (100 + 0.15 * share), abs=0.1)
     table = output.split("Plain cross-entropy on the validation windows")[1]
-    # One row a bucket: both runs' cross-entropy and the difference.
+    # Each bucket has one row: the cross-entropy of both runs and the difference.
     rows = re.findall(r"^ +(\d+-\d+) +(\d+\.\d{4}) +(\d+\.\d{4}) +([+-]\d+\.\d{4})$", table, re.MULTILINE)
     assert [row[0] for row in rows][-1] == "2048-4096"
     assert len(rows) == 10

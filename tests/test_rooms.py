@@ -135,12 +135,12 @@ def test_a_room_keeps_to_its_libraries(room):
     [
         (
             "sampling/order.py",
-            "exact_titan.titan.loader",
+            "titan.loader",
             "exact_titan.sampling.order imports exact_titan.titan.loader",
         ),
         (
             "titan/model/rope.py",
-            "exact_titan.titan.loss",
+            "titan.loss",
             "exact_titan.titan.model.rope imports exact_titan.titan.loss",
         ),
         ("exposure/context.py", "cli", "exact_titan.exposure.context imports exact_titan.cli"),

@@ -1,4 +1,4 @@
-"""scripts/train.slurm on a real Slurm of two nodes, which are this host: gloo on the CPU, one process a node."""
+"""scripts/train.slurm on a real Slurm with two nodes. Both nodes are this host: gloo on the CPU, one process a node."""
 
 import os
 import re
@@ -20,14 +20,14 @@ LONG = 400
 
 
 class Cluster:
-    """Slurm's commands in a folder, as a user has them."""
+    """Runs Slurm's commands in a folder, as a user does."""
 
     def __init__(self, conf: Path, folder: Path) -> None:
         self.folder = folder
         self._environment = os.environ | {"SLURM_CONF": str(conf), "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"}
 
     def run(self, *command: str, **variables: str) -> str:
-        """What a command prints."""
+        """Run a command and return its output."""
         done = subprocess.run(
             command, cwd=self.folder, env=self._environment | variables, capture_output=True, text=True, timeout=60
         )
@@ -35,13 +35,16 @@ class Cluster:
         return done.stdout.strip()
 
     def submit(self, *arguments: str, **variables: str) -> str:
-        """Submit the script to both nodes; the job's id. ``arguments`` are sbatch's, the script's after ``--``."""
+        """Submit the script to both nodes and return the job's id.
+
+        ``arguments`` are the options of sbatch, then ``--``, then the arguments of the script.
+        """
         here = arguments.index("--")
         options, rest = arguments[:here], arguments[here + 1 :]
         return self.run("sbatch", "--parsable", "--nodes=2", *options, str(SCRIPT), *rest, **variables)
 
     def job(self, job: str) -> dict[str, str]:
-        """What Slurm knows of a job."""
+        """Return Slurm's record of a job."""
         return dict(re.findall(r"(\w+)=(\S+)", self.run("scontrol", "show", "job", job)))
 
     def log(self, job: str) -> str:
@@ -49,14 +52,14 @@ class Cluster:
         return file.read_text() if file.exists() else ""
 
     def wait(self, job: str, until: Callable[[], bool], seconds: int = LONG) -> None:
-        """Wait for something of a job."""
+        """Wait until a condition of a job is true."""
         deadline = time.monotonic() + seconds
         while not until():
             assert time.monotonic() < deadline, (self.job(job), self.log(job))
             time.sleep(0.5)
 
     def wait_for_end(self, job: str) -> dict[str, str]:
-        """Wait until a job has come to rest; on its way back into the queue it may look so for a moment."""
+        """Wait until a job has ended. A job that is queued again may look ended for a moment, so check twice."""
 
         def ended() -> bool:
             return self.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING")
@@ -69,7 +72,7 @@ class Cluster:
 
 @pytest.fixture
 def cluster(slurm: Path, tmp_path: Path, dataset) -> Cluster:
-    """A cluster to submit from ``tmp_path``, where run.toml is."""
+    """Return a cluster that submits jobs from ``tmp_path``, the folder with run.toml."""
     (tmp_path / "run.toml").write_text(
         f"""
         recipe = "from_scratch"
@@ -90,24 +93,26 @@ def scalars(file: Path) -> list:
 
 
 def losses(run: Path) -> dict[int, float]:
-    """By step, over all that a run has written."""
+    """Return the losses by step, from all event files of a run."""
     return {event.step: event.value for file in run.rglob("events.out.tfevents.*") for event in scalars(file)}
 
 
 def step(run: Path) -> int:
-    """The last step in the node logs."""
+    """Return the last step in the node logs."""
     logs = "".join(file.read_text() for file in run.glob("slurm/*/node-*.log"))
     return max(map(int, re.findall(r"step: +(\d+)  cross entropy", logs)), default=0)
 
 
 @pytest.mark.slow
-def test_a_job_goes_on_after_its_time_limit_to_the_losses_of_an_unbroken_run(cluster: Cluster, tmp_path: Path) -> None:
-    """Its time is two minutes, and Slurm, which is exact to half a minute, gives the signal after about one.
+def test_a_job_resumes_after_its_time_limit_with_the_losses_of_an_uninterrupted_run(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """The time limit is two minutes. Slurm is exact to half a minute, so the signal comes after about one minute.
 
-    The two minutes that Slurm lets pass before it starts a job again are waited for; for that start it has more time.
+    The test waits the two minutes that Slurm needs before it starts a job again. The second start has a longer limit.
     """
     unbroken = tmp_path / "unbroken"
-    # As many steps as take longer than until the signal, however fast this machine is.
+    # The stop file after 100 seconds gives a number of steps that takes longer than the time until the signal.
     timer = threading.Timer(100, (unbroken / "stop").touch)
     timer.start()
     options = ("--training.steps", "1000000", "--dump_folder", str(unbroken))
@@ -143,14 +148,12 @@ def test_a_job_goes_on_after_its_time_limit_to_the_losses_of_an_unbroken_run(clu
 
 
 @pytest.mark.slow
-def test_a_job_that_may_not_start_again_is_saved_and_the_same_line_continues_it(
-    cluster: Cluster, tmp_path: Path
-) -> None:
+def test_a_job_that_may_not_restart_is_saved_and_the_same_command_resumes_it(cluster: Cluster, tmp_path: Path) -> None:
     run = tmp_path / "out/exact"
     line = ("--time=60", "--", "run.toml", "--training.steps", "1000000")
     job = cluster.submit(*line, MAX_RESTARTS="0")
     cluster.wait(job, lambda: step(run) >= 3)
-    # To the processes of the step, as --signal=USR1@… does it: torchrun among them.
+    # The signal goes to the processes of the step, including torchrun, as with --signal=USR1@….
     cluster.run("scancel", "--signal=USR1", job)
     ended = cluster.wait_for_end(job)
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("FAILED", "75:0", "0"), cluster.log(job)
@@ -164,7 +167,7 @@ def test_a_job_that_may_not_start_again_is_saved_and_the_same_line_continues_it(
     cluster.run("scancel", again)
     assert cluster.wait_for_end(again)["JobState"] == "CANCELLED"
     time.sleep(5)
-    assert cluster.job(again)["JobState"] == "CANCELLED", "whoever cancels a job does not want it again"
+    assert cluster.job(again)["JobState"] == "CANCELLED", "a cancelled job must not be queued again"
     assert not (run / "stop").exists()
 
 
@@ -176,7 +179,7 @@ def test_a_job_that_may_not_start_again_is_saved_and_the_same_line_continues_it(
         (["--training.global_batch_size", "3"], "times the number of processes (2)"),
     ],
 )
-def test_a_mistaken_job_ends_with_one_line_before_anything_is_started(
+def test_a_job_with_wrong_options_ends_with_one_line_before_the_run_starts(
     cluster: Cluster, tmp_path: Path, options: list[str], message: str
 ) -> None:
     job = cluster.submit("--time=60", "--", "run.toml", *options)
@@ -188,7 +191,7 @@ def test_a_mistaken_job_ends_with_one_line_before_anything_is_started(
 
 
 @pytest.mark.slow
-def test_a_job_that_crashes_stays_down(cluster: Cluster) -> None:
+def test_a_job_that_crashes_is_not_queued_again(cluster: Cluster) -> None:
     job = cluster.submit("--time=60", "--", "run.toml", "--override.imports", "no.such.module")
     ended = cluster.wait_for_end(job)
     assert (ended["JobState"], ended["Restarts"]) == ("FAILED", "0"), cluster.log(job)
@@ -204,7 +207,7 @@ STAND_INS = {
 
 
 def start(folder: Path, number: int, **variables: str) -> tuple[int, str, int]:
-    """One start of the script with stand-ins for Slurm and for the run: exit code, output, requeues so far."""
+    """Run the script once, with stand-ins for Slurm and for the run. Return exit code, output and requeues so far."""
     for name, text in STAND_INS.items():
         (folder / name).write_text(f"#!/bin/bash\n{text}\n")
         (folder / name).chmod(0o755)
@@ -218,9 +221,9 @@ def start(folder: Path, number: int, **variables: str) -> tuple[int, str, int]:
     return done.returncode, done.stdout, len(requeued.read_text().splitlines()) if requeued.exists() else 0
 
 
-def test_only_a_run_that_is_saved_is_queued_again(tmp_path: Path) -> None:
+def test_only_a_saved_run_is_queued_again(tmp_path: Path) -> None:
     for number, (code, expected) in enumerate([("", 1), ("2", 2), ("65", 65), ("0", 0), ("75", 75)], start=1):
-        # srun itself ends with 1, and the code of the start before is still there.
+        # srun itself exits with 1, and the exit code of the previous start still exists.
         assert start(tmp_path, number, CODE=code, STEP="1")[::2] == (expected, int(code == "75"))
     code, output, requeues = start(tmp_path, 6, CODE="75", STEP="2", STATE="COMPLETING")
     assert (code, requeues) == (75, 1)
@@ -230,7 +233,7 @@ def test_only_a_run_that_is_saved_is_queued_again(tmp_path: Path) -> None:
     assert "not queued again: MAX_RESTARTS is 6" in output
 
 
-def test_a_run_that_gets_nowhere_is_not_queued_again_for_ever(tmp_path: Path) -> None:
+def test_a_run_without_progress_is_not_queued_again_forever(tmp_path: Path) -> None:
     assert start(tmp_path, 1, CODE="75", STEP="10")[2] == 1
     assert start(tmp_path, 2, CODE="75")[2] == 2
     assert start(tmp_path, 3, CODE="75")[2] == 3
@@ -241,7 +244,7 @@ def test_a_run_that_gets_nowhere_is_not_queued_again_for_ever(tmp_path: Path) ->
     assert "it was told to stop three times before a step was done, see --time and --signal" in output
 
 
-def test_outside_a_job_it_says_what_it_is_for() -> None:
+def test_outside_a_job_the_script_prints_its_usage() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_")}
     done = subprocess.run(["bash", str(SCRIPT), "run.toml"], env=environment, capture_output=True, text=True)
     assert done.returncode == 2

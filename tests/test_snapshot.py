@@ -1,4 +1,4 @@
-"""What a start in a batch system is checked for and keeps."""
+"""The checks and the snapshot of a start in a batch system."""
 
 import json
 import tarfile
@@ -17,11 +17,11 @@ def options(dataset, folder: Path, *more: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It tells the checks how many ranks there will be."""
+    """Restore ``WORLD_SIZE`` after each test. The snapshot sets ``WORLD_SIZE`` to the number of ranks."""
     monkeypatch.setenv("WORLD_SIZE", "1")
 
 
-def test_a_start_keeps_code_config_command_and_packages(dataset, tmp_path, capsys):
+def test_a_start_saves_code_config_command_and_packages(dataset, tmp_path, capsys):
     given = options(dataset, tmp_path, "--training.global_batch_size", "6")
     assert snapshot.main(["--name", "12/start-1", "--ranks", "3", "--", *given]) == 0
     assert capsys.readouterr().out == f"{tmp_path}/exact\n"
@@ -35,7 +35,7 @@ def test_a_start_keeps_code_config_command_and_packages(dataset, tmp_path, capsy
         assert code.extractfile("exact_titan/cli.py").read() == (ROOT / "exact_titan/cli.py").read_bytes()
 
 
-def test_a_mistake_is_one_line_and_leaves_nothing(dataset, tmp_path, capsys):
+def test_a_wrong_option_is_one_line_and_leaves_no_files(dataset, tmp_path, capsys):
     given = options(dataset, tmp_path, "--training.global_batch_size", "6")
     assert snapshot.main(["--name", "12/start-1", "--ranks", "4", "--", *given]) == 2
     out, err = capsys.readouterr()

@@ -1,1 +1,4 @@
-"""Models on the disk: architectures, Hugging Face folders in and out, runs' checkpoints. Imports no torchtitan."""
+"""Decoder models as Hugging Face folders describe them: the architecture, ``config.json`` and the tensor names.
+
+This room imports no other room, and no torchtitan.
+"""

@@ -1,4 +1,4 @@
-"""A decoder's architecture as plain numbers, and those of the paper's models."""
+"""The architecture of a decoder as plain numbers, and the architectures of the paper's models."""
 
 import math
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ Family = Literal["llama", "qwen2"]
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """How Llama 3.1 and later stretch RoPE's low frequencies (``rope_type`` "llama3" in a config.json)."""
+    """The stretching of RoPE's low frequencies in Llama 3.1 and later (``rope_type`` "llama3" in a config.json)."""
 
     factor: float
     low_freq_factor: float
     high_freq_factor: float
     original_positions: int
-    """Positions before stretching, ``original_max_position_embeddings``."""
+    """Positions before the stretching, ``original_max_position_embeddings``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,25 +38,25 @@ class Architecture:
     """Inner width of the feed-forward."""
 
     vocab_size: int
-    """Rows of the embedding, V: at least as many as the tokenizer has ids."""
+    """Rows of the embedding, V. The tokenizer has at most V ids."""
 
     max_positions: int
-    """Longest document the model was made for, ``max_position_embeddings``."""
+    """Length of the longest document that the model supports, ``max_position_embeddings``."""
 
     rope_theta: float
     norm_eps: float
     tie_embeddings: bool
-    """The embedding is the output layer too."""
+    """True if the output layer shares the weights of the embedding."""
 
     qkv_bias: bool = False
-    """Biases on the query, key and value projections (Qwen2)."""
+    """True if the query, key and value projections have biases (Qwen2)."""
 
     rope_scaling: RopeScaling | None = None
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
-        """Shape of every tensor by its name in a Hugging Face folder, in the order of the layers.
+        """Return the shape of every tensor by its name in a Hugging Face folder, in the order of the layers.
 
-        With tied embeddings there is no ``lm_head.weight``.
+        A model with tied embeddings has no ``lm_head.weight``.
         """
         q, kv = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         layer: dict[str, tuple[int, ...]] = {
@@ -81,7 +81,7 @@ class Architecture:
         return shapes
 
     def num_parameters(self) -> int:
-        """Parameters, a tied embedding counted once, as the published sizes count them."""
+        """Return the number of parameters. A tied embedding counts once, as in the published sizes."""
         return sum(math.prod(shape) for shape in self.tensors().values())
 
 
@@ -148,8 +148,10 @@ PRESETS: dict[str, Architecture] = {
         tie_embeddings=True,
     ),
 }
-"""The paper's models by name and one that a CPU can train, as their published config.json files have them: for
-planning, without the weights."""
+"""Architectures by name: the paper's models, and SmolLM2-135M, which a CPU can train.
+
+The numbers are the numbers of the published config.json files. The planner uses the presets, because the presets need
+no weights."""
 
 REPOSITORIES = {
     name: f"{organisation}/{name}"
@@ -157,4 +159,4 @@ REPOSITORIES = {
     for name in PRESETS
     if name.startswith(start)
 }
-"""Where on the Hugging Face hub the presets' weights are."""
+"""The repository on the Hugging Face hub that holds the weights of each preset."""

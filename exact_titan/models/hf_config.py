@@ -1,7 +1,7 @@
-"""``config.json`` of a Hugging Face folder: read into an :class:`Architecture`, or written from one.
+"""Reading the ``config.json`` of a Hugging Face folder into an :class:`Architecture`, and the reverse.
 
-Only what these classes compute is read. What would change the computation and is not supported is refused by name;
-everything else in the file is left alone. Code that a folder brings is never run.
+The reader uses only the keys that the supported families need. The reader refuses, by name, every key that changes the
+computation and is not supported. The reader ignores all other keys. Code in the folder is never run.
 """
 
 import json
@@ -14,7 +14,7 @@ from exact_titan.models.architecture import Architecture, Family, RopeScaling
 FILE_NAME = "config.json"
 
 _FAMILIES: dict[str, Family] = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
-# transformers' own defaults, for keys that old files leave out.
+# The defaults of transformers, for keys that old files omit.
 _DEFAULTS: dict[Family, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
     "qwen2": {"max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
@@ -22,10 +22,11 @@ _DEFAULTS: dict[Family, dict[str, Any]] = {
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The JSON object in ``folder/config.json``.
+    """Return the JSON object in ``folder/config.json``.
 
     Raises:
-        InputError: naming the folder or the file.
+        InputError: if the folder does not exist, or if the file is missing or is not a JSON object. The message names
+            the folder or the file.
     """
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder")
@@ -33,7 +34,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{folder} has no {FILE_NAME}: it is no Hugging Face model folder") from None
+        raise InputError(f"{folder} has no {FILE_NAME}: it is not a Hugging Face model folder") from None
     except (OSError, ValueError) as error:
         raise InputError(f"{file} is not a readable JSON file: {error}") from None
     if not isinstance(config, dict):
@@ -47,13 +48,13 @@ def write_config(folder: Path, config: dict[str, Any]) -> None:
 
 
 def read_architecture(folder: Path) -> Architecture:
-    """Architecture of the model in a Hugging Face folder, from its ``config.json`` alone.
+    """Return the architecture of the model in a Hugging Face folder. The function reads only ``config.json``.
 
-    Both spellings of the RoPE keys are read: ``rope_theta`` and ``rope_scaling`` (transformers 4), or both of them in
-    ``rope_parameters`` (transformers 5).
+    The function reads both forms of the RoPE keys: ``rope_theta`` and ``rope_scaling`` at the top level
+    (transformers 4), or both keys inside ``rope_parameters`` (transformers 5).
 
     Raises:
-        InputError: naming the file and the key that is missing, wrong or not supported.
+        InputError: if a key is missing, wrong or not supported. The message names the file and the key.
     """
     file = folder / FILE_NAME
     config = read_config(folder)
@@ -66,7 +67,7 @@ def read_architecture(folder: Path) -> Architecture:
     head_dim = read.positive("head_dim", dim // n_heads)
     n_kv_heads = read.positive("num_key_value_heads", n_heads)
     if head_dim % 2:
-        raise InputError(f"{file}: head_dim is {head_dim}, and RoPE needs an even one")
+        raise InputError(f"{file}: head_dim is {head_dim}: RoPE needs an even head_dim")
     if n_heads % n_kv_heads:
         raise InputError(f"{file}: num_key_value_heads ({n_kv_heads}) does not divide num_attention_heads ({n_heads})")
     max_positions = read.positive("max_position_embeddings")
@@ -90,10 +91,10 @@ def read_architecture(folder: Path) -> Architecture:
 
 
 def make_config(architecture: Architecture, *, eos_token_id: int) -> dict[str, Any]:
-    """A ``config.json`` for a model that was not read from one, in keys that transformers 4 and 5 both read.
+    """Return a ``config.json`` for a model that has no such file yet. transformers 4 and 5 both read its keys.
 
     Args:
-        eos_token_id: the token that ends a document, where generation stops.
+        eos_token_id: the token that ends a document. Generation stops at this token.
     """
     scaling = architecture.rope_scaling
     name = next(name for name, family in _FAMILIES.items() if family == architecture.family)
@@ -138,9 +139,9 @@ def _family(config: dict[str, Any], file: Path) -> Family:
 
 def _refuse_unsupported(config: dict[str, Any], file: Path) -> None:
     if "auto_map" in config:
-        raise InputError(f"{file}: auto_map names code in the folder, which is never run")
+        raise InputError(f"{file}: auto_map names code in the folder: code in a model folder is never run")
     if config.get("quantization_config"):
-        raise InputError(f"{file}: quantization_config: quantized weights cannot be trained; take the original model")
+        raise InputError(f"{file}: quantization_config: quantized weights cannot be trained; use the original model")
     layer_types = config.get("layer_types") or []
     for key, computed in {
         "hidden_act": "silu",
@@ -165,7 +166,7 @@ def _rope(config: dict[str, Any], file: Path) -> tuple[float, RopeScaling | None
         raise InputError(f"{file}: {key} is not a JSON object")
     read = _Reader(parameters, file, prefix=f"{key}.")
     theta = read.number("rope_theta", _Reader(config, file).number("rope_theta", 10_000.0))
-    # "type" is what transformers called it before 4.43.
+    # transformers before 4.43 calls this key "type".
     kind = parameters.get("rope_type", parameters.get("type", "default"))
     if kind == "default":
         return theta, None
@@ -180,7 +181,7 @@ def _rope(config: dict[str, Any], file: Path) -> tuple[float, RopeScaling | None
 
 
 class _Reader:
-    """Values of a JSON object, refused by name when they are missing or of another type."""
+    """Reads values of a JSON object. A value that is missing or has another type is refused by the name of its key."""
 
     def __init__(self, config: dict[str, Any], file: Path, prefix: str = "") -> None:
         self.config = config

@@ -1,6 +1,7 @@
-"""The weights of a Hugging Face folder: their names here and there, and whether they are those of an architecture.
+"""Tensor names of Hugging Face and of torchtitan, and the check that a folder's weights match an architecture.
 
-Only safetensors are read, and of these only the headers: the weights themselves go straight into the sharded model.
+The check reads only safetensors files, and only the headers of these files. torchtitan's checkpointer reads the weights
+directly into the sharded model.
 """
 
 import json
@@ -31,22 +32,24 @@ _NATIVE_TO_HF = {
 }
 _HF_TO_NATIVE = {hf: native for native, hf in _NATIVE_TO_HF.items()}
 
-# Written by old versions of transformers; computed from the config.
+# Old versions of transformers write these frequencies. The model computes them from the config.
 _COMPUTED = re.compile(r".*rotary_emb\.inv_freq")
 _DTYPES = {"F64", "F32", "F16", "BF16"}
 
 
 def hf_name(native: str) -> str:
-    """Hugging Face's name of a torchtitan parameter: ``layers.0.attention.wo.weight`` -> ``model.layers.0.self_attn…``.
+    """Return Hugging Face's name of a torchtitan parameter.
+
+    Example: ``layers.0.attention.wo.weight`` -> ``model.layers.0.self_attn.o_proj.weight``.
 
     Raises:
-        KeyError: if there is no such parameter.
+        KeyError: if torchtitan has no such parameter.
     """
     return _rename(native, r"layers\.\d+\.", _NATIVE_TO_HF, "model.{}")
 
 
 def native_name(hf: str) -> str:
-    """torchtitan's name of a Hugging Face tensor, the inverse of :func:`hf_name`."""
+    """Return torchtitan's name of a Hugging Face tensor: the inverse of :func:`hf_name`."""
     return _rename(hf, r"model\.layers\.\d+\.", _HF_TO_NATIVE, "{}")
 
 
@@ -66,31 +69,33 @@ class _Tensor:
 
 
 def check_weights(folder: Path, architecture: Architecture) -> None:
-    """Refuse a folder whose safetensors are not exactly the architecture's weights, by their headers.
+    """Refuse a folder whose safetensors are not exactly the architecture's weights. Only headers are read.
 
     Raises:
-        InputError: naming the file, or the tensor and both shapes.
+        InputError: if a tensor is missing, is unknown, or has another shape or dtype. The message names the file, or
+            the tensor and both shapes.
     """
     found = _headers(folder)
     expected = architecture.tensors()
     for name, shape in expected.items():
         if name not in found:
             raise InputError(
-                f"{folder}: the weights lack the tensor {name}, {_text(shape)} in {folder / 'config.json'}"
+                f"{folder}: the weights lack the tensor {name}, {_text(shape)} in {folder / 'config.json'}: "
+                "download the folder again"
             )
         tensor = found[name]
         if tensor.shape != shape:
             raise InputError(
                 f"{tensor.file}: the tensor {name} is {_text(tensor.shape)}, "
-                f"but by {folder / 'config.json'} it must be {_text(shape)}"
+                f"but {folder / 'config.json'} requires {_text(shape)}"
             )
         if tensor.dtype not in _DTYPES:
-            raise InputError(f"{tensor.file}: the tensor {name} has the dtype {tensor.dtype}: take unquantized weights")
+            raise InputError(f"{tensor.file}: the tensor {name} has the dtype {tensor.dtype}: use unquantized weights")
     for name, tensor in found.items():
-        # A tied model may carry its output layer all the same; transformers does not read it either.
+        # A folder of a tied model may also contain the output layer. transformers ignores that tensor too.
         tied = name == "lm_head.weight" and architecture.tie_embeddings
         if name not in expected and not tied and not _COMPUTED.fullmatch(name):
-            raise InputError(f"{tensor.file}: the tensor {name} has no place in the model of {folder / 'config.json'}")
+            raise InputError(f"{tensor.file}: the tensor {name} is not in the model of {folder / 'config.json'}")
 
 
 def _text(shape: tuple[int, ...]) -> str:
@@ -98,7 +103,7 @@ def _text(shape: tuple[int, ...]) -> str:
 
 
 def _headers(folder: Path) -> dict[str, _Tensor]:
-    """Every tensor of the folder's safetensors files, by name."""
+    """Return every tensor in the safetensors files of the folder, by name."""
     _check_shards(folder)
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -115,19 +120,19 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
                         raise InputError(f"{folder}: the tensor {name} is in {tensors[name].file.name} and {file.name}")
                     tensors[name] = _Tensor(file, tuple(one.get_shape()), one.get_dtype())
         except (SafetensorError, OSError) as error:
-            raise InputError(f"{file} is cut short or no safetensors file: {error}") from None
+            raise InputError(f"{file} is truncated or is not a safetensors file: {error}") from None
     return tensors
 
 
 def _check_shards(folder: Path) -> None:
-    """Refuse an index whose shards are not all there: a download that broke off."""
+    """Refuse an index that names a missing shard: the download is incomplete."""
     index = folder / INDEX_NAME
     if not index.is_file():
         return
     try:
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{index} is no safetensors index: {error!r}") from None
+        raise InputError(f"{index} is not a safetensors index: {error!r}") from None
     for shard in sorted(shards):
         if not (folder / shard).is_file():
             raise InputError(f"{folder}: the shard {shard} of {INDEX_NAME} is missing: download the folder again")

@@ -1,1 +1,10 @@
-"""What a run will need before anything is rented: memory of a GPU, FLOPs and hours, from a step that is only traced."""
+"""The planner: GPU memory, FLOPs and hours of a run, before any GPU is rented.
+
+1. ``run`` checks the config, and builds the model as the run would build the model.
+2. ``memory`` traces one optimizer step without data, and ``trace`` records every allocation of the step. ``kernels``
+   replaces the operators that allocate other sizes on CUDA than on the CPU.
+3. ``compute`` counts the FLOPs of a step, with the documents of the packed dataset if the dataset exists.
+4. ``report`` prints the plan.
+
+This room stands below titan, because the planner traces the run that titan builds. The room may import all other rooms.
+"""

@@ -1,4 +1,4 @@
-"""FLOPs of a step and hours of a run."""
+"""The FLOPs of a step and the hours of a run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,24 +12,28 @@ from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.model.flops import attention_flops, attention_pairs
 
 SHORT_DOCUMENT = 256
-"""Tokens: documents this short are assumed for attention's padding where there is no dataset to ask."""
+"""Tokens of a document. Without a dataset the plan assumes documents of this length for the padding of attention."""
 
 
 @dataclass(frozen=True)
 class Windows:
-    """What attention sees of the training windows: query-key pairs in the mean, and documents in the fullest one."""
+    """The numbers of the training windows that decide the cost of attention."""
 
     pairs: float
+    """Query-key pairs of a window, the mean over all windows."""
+
     documents: int
+    """Documents in the window with the most documents."""
+
     source: str
-    """The folders of the packed datasets; empty: none was there, each window is taken for one document."""
+    """Folders of the packed datasets. Empty without a dataset: each window then counts as one document."""
 
     @classmethod
     def of_dataset(cls, folder: Path, split: str) -> "Windows":
-        """Of a packed dataset, from its segments. Padding is not counted as a document.
+        """Return the numbers of a packed dataset, from its segments. Padding does not count as a document.
 
         Raises:
-            InputError: if it is not a whole packed dataset.
+            InputError: if the folder is not a complete packed dataset.
         """
         manifest = Manifest.read(folder)
         record = split_record(manifest, split, folder)
@@ -46,10 +50,10 @@ class Windows:
 
     @classmethod
     def of_mixture(cls, mixture: Mixture, split: str) -> "Windows":
-        """Of the datasets of a run, each by its share of the windows.
+        """Return the numbers of a mixture. Each dataset counts by its share of the windows.
 
         Raises:
-            InputError: if one is not a whole packed dataset.
+            InputError: if one folder is not a complete packed dataset.
         """
         ones = [cls.of_dataset(dataset.folder, split) for dataset in mixture.datasets]
         shares = mixture.shares.weights if mixture.shares else [len(dataset) for dataset in mixture.datasets]
@@ -61,24 +65,24 @@ class Windows:
 
     @classmethod
     def unknown(cls, seq_len: int) -> "Windows":
-        """Without a dataset: the most pairs a window can have, and many short documents."""
+        """Return the numbers without a dataset: the largest number of pairs in a window, and many short documents."""
         return cls(attention_pairs([seq_len]), max(1, seq_len // SHORT_DOCUMENT), "")
 
 
 @dataclass(frozen=True)
 class ComputePlan:
-    """Work of a run. FLOPs are those of the forward and backward pass, without recomputation."""
+    """The work of a run. FLOPs are the FLOPs of the forward and backward pass, without recomputation."""
 
     steps: int
     tokens_per_step: int
     matmul_flops: float
-    """Of a step, outside attention."""
+    """FLOPs of a step outside attention."""
 
     attention_flops: float
-    """Of a step."""
+    """FLOPs of attention in a step."""
 
     recomputed_flops: float
-    """Of a step, done on top by activation checkpointing."""
+    """Additional FLOPs of a step that activation checkpointing causes."""
 
     @property
     def flops_per_step(self) -> float:
@@ -86,11 +90,11 @@ class ComputePlan:
 
     @property
     def tokens(self) -> int:
-        """Of the whole run."""
+        """Tokens of the complete run."""
         return self.steps * self.tokens_per_step
 
     def seconds_per_step(self, *, nproc: int, peak_flops: float, mfu: float) -> float:
-        """Time of a step on ``nproc`` GPUs of ``peak_flops`` FLOP/s each, of which they reach the share ``mfu``."""
+        """Return the time of a step on ``nproc`` GPUs. Each GPU reaches the share ``mfu`` of ``peak_flops`` FLOP/s."""
         return self.flops_per_step / (nproc * peak_flops * mfu)
 
 
@@ -105,20 +109,24 @@ def plan_compute(
     attention_forwards: int,
     shape: dict[str, int],
 ) -> ComputePlan:
-    """FLOPs of a run.
+    """Return the FLOPs of a run.
 
     Args:
+        steps: optimizer steps of the run.
         windows_per_step: windows of an optimizer step, over all GPUs.
-        flops_per_token: outside attention, as :func:`exact_titan.titan.model.flops.matmul_flops_per_token`.
-        computed_flops_per_token: the same, recomputation included.
-        attention_forwards: attention calls in the forward direction in a microbatch.
+        seq_len: tokens of a window.
+        windows: the documents of the windows.
+        flops_per_token: FLOPs outside attention, from :func:`exact_titan.titan.model.flops.matmul_flops_per_token`.
+        computed_flops_per_token: the same FLOPs with recomputation.
+        attention_forwards: forward calls of attention in a microbatch.
         shape: ``n_layers``, ``n_heads`` and ``head_dim``.
     """
     tokens = windows_per_step * seq_len
     attention = attention_flops(1, **shape) * windows.pairs * windows_per_step
-    # A third of attention's FLOPs are those of its forward pass.
+    # The forward pass has a third of attention's FLOPs.
     repeated_attention = attention / 3 * (attention_forwards / shape["n_layers"] - 1)
-    # The count takes the norms' weights for matrices, so that without recomputation the difference is just below 0.
+    # flops_per_token counts the weights of the norms as matrices. Without recomputation the difference is therefore
+    # slightly below 0.
     repeated_matmuls = max(0.0, computed_flops_per_token - flops_per_token) * tokens
     return ComputePlan(
         steps=steps,

@@ -1,7 +1,7 @@
-"""What CUDA's kernels allocate, for a trace whose tensors say they are on the CPU.
+"""The allocations of CUDA's kernels, for a trace on the CPU device.
 
-A build of torch without CUDA cannot run autograd over tensors that only claim to be on CUDA, so a step is traced on the
-CPU device. Most operators allocate alike on both. Those that do not are here.
+A build of torch without CUDA cannot run autograd over fake CUDA tensors. A step is therefore traced on the CPU device.
+Most operators allocate the same sizes on both devices. This module handles the operators that do not.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -18,17 +18,17 @@ Device = Literal["cuda", "cpu"]
 
 
 def allocation_block(device: Device) -> int:
-    """Bytes that an allocation is rounded up to: CUDA's caching allocator gives out blocks of 512."""
+    """Return the block size in bytes: 512 for CUDA's caching allocator. Each allocation is rounded up to blocks."""
     return 512 if device == "cuda" else 1
 
 
 def norm_kernel(device: Device) -> AbstractContextManager[Any]:
-    """On CUDA RMSNorm is one kernel; on the CPU it is a chain of operators, each with an output of its own."""
+    """Trace RMSNorm as one kernel for CUDA. On the CPU, RMSNorm is several operators, each with its own output."""
     return mock.patch.object(F, "rms_norm", _fused_rms_norm) if device == "cuda" else nullcontext()
 
 
 def use_attention_kernel(config: Decoder.Config, device: Device) -> None:
-    """Let the model be traced with the attention that runs on the device: FlashAttention on CUDA."""
+    """Set the attention that runs on the device: FlashAttention on CUDA."""
     if device == "cuda":
         for layer in config.layers:
             inner = layer.attention.inner_attention
@@ -37,10 +37,11 @@ def use_attention_kernel(config: Decoder.Config, device: Device) -> None:
 
 
 def workspace(func: Any, args: tuple) -> int:
-    """Bytes that FlashAttention 2 takes for itself in the backward pass, from ``mha_varlen_bwd`` in its flash_api.cpp.
+    """Return the bytes of FlashAttention 2's workspace in the backward pass.
 
-    Float32 sums of the query gradients, padded by 128 rows for every document, and where key and value heads are fewer
-    than query heads, their gradients for every query head. FlashAttention 3 needs less.
+    Source: ``mha_varlen_bwd`` in flash_api.cpp of FlashAttention 2. The workspace holds the float32 sums of the query
+    gradients, padded by 128 rows for every document. If the model has fewer key and value heads than query heads, the
+    workspace also holds the gradients of key and value for every query head. FlashAttention 3 needs less.
     """
     if func is not torch.ops.torch_attn._varlen_attn_backward.default:
         return 0
@@ -54,7 +55,7 @@ def workspace(func: Any, args: tuple) -> int:
 
 
 class _FlashAttention(VarlenAttention):
-    """torchtitan's varlen attention, built without asking which GPU there is."""
+    """torchtitan's varlen attention. Its constructor does not check the GPU."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(VarlenAttention.Config):
@@ -68,14 +69,14 @@ class _FlashAttention(VarlenAttention):
 def _fused_rms_norm(
     x: torch.Tensor, normalized_shape: list[int], weight: torch.Tensor | None = None, eps: float | None = None
 ) -> torch.Tensor:
-    # Of two dtypes, CUDA makes the chain of operators too.
+    # If input and weight have different dtypes, CUDA also runs several operators.
     if weight is None or weight.dtype != x.dtype:
         return torch.rms_norm(x, normalized_shape, weight, eps)
     return _FusedRMSNorm.apply(x, weight)
 
 
 class _FusedRMSNorm(torch.autograd.Function):
-    """Allocates and saves what ``aten::_fused_rms_norm`` does on CUDA; computes nothing."""
+    """Allocates and saves the same tensors as ``aten::_fused_rms_norm`` on CUDA. Computes nothing."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,10 @@
-"""Peak memory of a GPU: one optimizer step of the real model, sharding, loss and optimizer, traced without data."""
+"""Peak memory of a GPU, from a trace of one optimizer step without data.
+
+1. Build the real model on the meta device, and apply activation checkpointing and FSDP2 as in the run.
+2. Run one step, which creates the optimizer state.
+3. Run a second step and record every allocation: forward pass, loss, backward pass, optimizer.
+4. Add up the allocations by kind and by phase.
+"""
 
 import copy
 import gc
@@ -31,14 +37,14 @@ from exact_titan.titan.model.flops import matmul_flops_per_token
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Memory of one GPU, in bytes, and what the step computed.
+    """The memory of one GPU in bytes, and the work of the traced step.
 
-    ``parameters`` to ``buffers`` are this GPU's part. ``after_forward`` is what lies there at the end of the forward
-    pass, among it the activations that the chosen checkpointing saves.
+    ``parameters``, ``gradients``, ``optimizer`` and ``buffers`` are the shard of this GPU. ``after_forward`` is the
+    memory at the end of the forward pass, with the activations that the chosen checkpointing saves.
     """
 
     num_parameters: int
-    """Of the whole model, a tied embedding counted once."""
+    """Parameters of the complete model. A tied embedding counts once."""
 
     parameters: int
     gradients: int
@@ -46,23 +52,23 @@ class MemoryPlan:
     buffers: int
     after_forward: dict[Kind, int]
     most: dict[Kind, int]
-    """Most bytes of each kind at once, at whatever moment."""
+    """Largest number of bytes of each kind at any one time."""
 
     peaks: list[Peak]
-    """By phase, in the order of the step."""
+    """The peak of every phase, in the order of the step."""
 
     flops_per_token: int
-    """Outside attention, as MFU counts them: :func:`exact_titan.titan.model.flops.matmul_flops_per_token`."""
+    """FLOPs outside attention, as MFU counts FLOPs: :func:`exact_titan.titan.model.flops.matmul_flops_per_token`."""
 
     matmul_flops: int
-    """Of a microbatch on one GPU, forward and backward, recomputation included."""
+    """FLOPs of the matrix products of a microbatch on one GPU: forward, backward and recomputation."""
 
     attention_forwards: int
-    """Calls of CUDA's attention in the forward direction in a microbatch: one a layer, unless they are recomputed."""
+    """Forward calls of CUDA's attention in a microbatch: one call a layer, and more with recomputation."""
 
     @property
     def peak(self) -> Peak:
-        """The highest of the peaks."""
+        """The highest peak of all phases."""
         return max(self.peaks, key=lambda peak: peak.bytes)
 
 
@@ -77,26 +83,26 @@ def plan_memory(
 ) -> MemoryPlan:
     """Trace the second step of rank 0.
 
-    All of it is what :class:`~torchtitan.trainer.Trainer` does: the model is built on the meta device, wrapped for
-    checkpointing and sharded by its own parallelize function, and run under ``FakeTensorMode`` over torch's ``fake``
-    process group.
+    The steps are the steps of :class:`~torchtitan.trainer.Trainer`. The model is built on the meta device. The model's
+    own parallelize function applies activation checkpointing and sharding. The model runs under ``FakeTensorMode`` over
+    torch's ``fake`` process group.
 
     Args:
-        spec: the model; left as it is.
-        config: of the run, without compilation, offloading or other than data parallelism.
+        spec: the model. The function does not change ``spec``.
+        config: the config of the run, without compilation and offloading. Data parallelism is the only parallelism.
         nproc: number of GPUs.
-        microbatches: forward and backward passes of an optimizer step. Of more than one the last is traced, which finds
-            the gradients of those before it.
-        documents: lengths of the documents of a microbatch, which make up its windows.
-        device: whose kernels are traced.
+        microbatches: forward and backward passes of an optimizer step. With several microbatches the trace covers the
+            last microbatch, because the gradients of the earlier microbatches already exist then.
+        documents: lengths of all documents in the windows of a microbatch.
+        device: the device whose kernels are traced.
 
     Raises:
-        RuntimeError: if the process has a process group already.
+        RuntimeError: if the process already has a process group.
     """
     if dist.is_initialized():
-        raise RuntimeError("a step is traced in a process group of its own, but there is one already")
+        raise RuntimeError("the planner needs its own process group, but there is one already: plan in a new process")
     with _quiet(), _fake_processes(nproc), _spmd_backend(config.parallelism.spmd_backend):
-        # Meshes are built from real numbers, and for the CPU also where there is a GPU.
+        # Meshes need real tensors, and CPU meshes also on a machine with a GPU.
         with mock.patch.object(parallel_dims, "device_type", "cpu"):
             dims = ParallelDims.from_config(config.parallelism, nproc)
             dims.build_mesh()
@@ -139,8 +145,8 @@ class _Step:
             block=kernels.allocation_block(self.device), label=self._label, workspace=kernels.workspace
         )
         with kernels.norm_kernel(self.device), _no_garbage_collection():
-            # The first step is unlike all others: it makes the optimizer's state, and the chunked loss leaves FSDP with
-            # another setting than it found. DTensor also learns its operators' shapes, on whole tensors.
+            # The first step differs from all later steps. The optimizer creates its state. The chunked loss changes a
+            # setting of FSDP. DTensor computes the shapes of its operators on unsharded tensors and caches the shapes.
             self._step(documents, lambda phase: None)
             if not accumulating:
                 self.optimizers.zero_grad()
@@ -171,7 +177,7 @@ class _Step:
         )
 
     def _step(self, documents: list[int], start: Callable[[Phase], None]) -> None:
-        """A microbatch and an optimizer step, as the trainer's; ``start`` is told of every phase."""
+        """Run a microbatch and an optimizer step as the trainer does. ``start`` is called with every phase."""
         start("forward")
         inputs = self._inputs(documents)
         hidden = self.model(inputs["tokens"], positions=inputs["positions"], attention_masks=inputs["masks"])
@@ -195,7 +201,7 @@ class _Step:
         }
 
     def _loss(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """As :class:`ExactLoss`, which cannot be built without a packed dataset."""
+        """Compute the loss as :class:`ExactLoss` does. :class:`ExactLoss` itself needs a packed dataset."""
         buckets = Buckets(self.config.training.seq_len)
         bucket = buckets.index(effective_context(inputs["positions"]))
         weights = torch.empty(len(buckets))[bucket]
@@ -219,7 +225,7 @@ def _states(optimizers: Any) -> Iterator[torch.Tensor]:
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """torchtitan's trainer keeps the collector off between its own calls, so tensors in cycles stay."""
+    """Disable the garbage collector, as torchtitan's trainer does. Tensors in reference cycles then stay alive."""
     enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,4 +1,4 @@
-"""A plan as text, and what to do where it does not fit."""
+"""A plan as text, and the changes that help if the run does not fit."""
 
 import re
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ from exact_titan.planning.trace import Kind
 
 GIB = 2**30
 RESERVED_BYTES = 2 * GIB
-"""Set aside on every GPU for the CUDA context, NCCL's buffers and cuBLAS's workspaces. An assumption."""
+"""Memory reserved on every GPU for the CUDA context, NCCL's buffers and cuBLAS's workspaces. An assumption."""
 
 FRAGMENTATION = 0.10
-"""Share of the peak set aside for what the caching allocator holds beyond it. An assumption."""
+"""Reserve for the fragmentation of the caching allocator, as a share of the peak. An assumption."""
 
 ACCURACY = (
-    "How good this is: on CPU processes the states were equal to the byte and the peak within 0.1 % of a measured\n"
-    "step. Not yet measured on a GPU. Figures and the command that measures: docs/benchmarks.md, Plan."
+    "Accuracy: on CPU processes the states were equal to the byte and the peak within 0.1 % of a measured step.\n"
+    "On one H200 the states were within 0.03 % and the peak within 3 %. Figures and commands: docs/benchmarks.md."
 )
-"""What :mod:`benchmarks.plan` found, to be kept up with docs/benchmarks.md."""
+"""The results of :mod:`benchmarks.plan` and :mod:`benchmarks.gpu`. docs/benchmarks.md must say the same."""
 
 _UNITS = {"GiB": 2**30, "MiB": 2**20, "GB": 10**9, "MB": 10**6}
 _LABELS: dict[Kind, str] = {
@@ -32,15 +32,15 @@ _LABELS: dict[Kind, str] = {
     "gathered parameters": "whole parameters, gathered for use",
     "gradients in flight": "whole gradients, before they are reduced",
     "logits": "logits of a loss chunk",
-    "working": "all else: gradients of activations, recomputation",
+    "working": "other: gradients of activations, recomputation",
 }
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of a size such as ``80GiB`` or ``141GB``.
+    """Return the bytes of a size such as ``80GiB`` or ``141GB``.
 
     Raises:
-        InputError: if it is none.
+        InputError: if ``text`` is not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(\w+)", text.strip())
     if match is None or match[2] not in _UNITS or float(match[1]) <= 0:
@@ -49,17 +49,17 @@ def parse_memory(text: str) -> int:
 
 
 def needed(plan: RunPlan) -> int:
-    """Bytes a GPU must have: the peak and the reserve."""
+    """Return the bytes that a GPU must have: the peak and the reserve."""
     return plan.memory.peak.bytes + _reserve(plan)
 
 
 def table(plan: RunPlan, *, memory: int | None, peak_flops: float, mfu: float) -> str:
-    """The plan for the terminal.
+    """Return the plan as text for the terminal.
 
     Args:
-        memory: bytes of one GPU, if it is to be compared.
+        memory: bytes of one GPU, for the comparison with the needed memory.
         peak_flops: dense bfloat16 FLOP/s of one GPU.
-        mfu: share of them that the run is taken to reach.
+        mfu: assumed share of ``peak_flops`` that the run reaches.
     """
     return "\n".join(
         [*_head(plan), "", *_memory(plan, memory), "", *_compute(plan, peak_flops=peak_flops, mfu=mfu), "", ACCURACY]
@@ -67,11 +67,13 @@ def table(plan: RunPlan, *, memory: int | None, peak_flops: float, mfu: float) -
 
 
 def shortfall(plan: RunPlan, memory: int) -> str | None:
-    """By how much the run does not fit and what would help, on one line; None if it fits."""
+    """Return one line with the missing memory and the options that reduce the need, or ``None`` if the run fits."""
     missing = needed(plan) - memory
     if missing <= 0:
         return None
-    return f"does not fit: {missing / GIB:.1f} GiB too much on every GPU; to need less: {'; '.join(_remedies(plan))}"
+    return (
+        f"does not fit: {missing / GIB:.1f} GiB too much on every GPU; to reduce the need: {'; '.join(_remedies(plan))}"
+    )
 
 
 def _remedies(plan: RunPlan) -> Iterator[str]:
@@ -118,7 +120,7 @@ def _head(plan: RunPlan) -> Iterator[str]:
         f"{training.mixed_precision_param} compute"
     )
     if plan.config.compile.enable:
-        yield "planned without torch.compile; with it the run should need less memory"
+        yield "planned without torch.compile; with torch.compile the run should need less memory"
 
 
 def _memory(plan: RunPlan, memory: int | None) -> Iterator[str]:
@@ -136,7 +138,7 @@ def _memory(plan: RunPlan, memory: int | None) -> Iterator[str]:
     if memory is not None:
         yield _row("  one GPU has", "", _gib(memory))
     yield "  peaks by phase: " + ", ".join(f"{one.phase} {_gib(one.bytes)}" for one in planned.peaks)
-    yield "  The reserve is for the CUDA context, NCCL, cuBLAS and the allocator's fragmentation: they are not traced."
+    yield "  The reserve is for the CUDA context, NCCL, cuBLAS and the allocator's fragmentation, which are not traced."
 
 
 def _compute(plan: RunPlan, *, peak_flops: float, mfu: float) -> Iterator[str]:
@@ -144,7 +146,9 @@ def _compute(plan: RunPlan, *, peak_flops: float, mfu: float) -> Iterator[str]:
     seconds = work.seconds_per_step(nproc=plan.nproc, peak_flops=peak_flops, mfu=mfu)
     hours = work.steps * seconds / 3600
     exact = (
-        f"documents of {plan.windows.source}" if plan.windows.source else "at most: no dataset, one document a window"
+        f"documents of {plan.windows.source}"
+        if plan.windows.source
+        else "at most; no dataset, so one document in a window"
     )
     yield _row("Work", "a step", f"{work.steps:,} steps")
     yield _row("  tokens", f"{work.tokens_per_step:,}", f"{work.tokens:,}")
@@ -160,7 +164,7 @@ def _compute(plan: RunPlan, *, peak_flops: float, mfu: float) -> Iterator[str]:
     )
     if plan.config.activation_checkpoint is not None:
         share = work.recomputed_flops / work.flops_per_step
-        yield f"  activation checkpointing computes {share:.0%} again, which the MFU does not count: expect a lower one"
+        yield f"  activation checkpointing recomputes {share:.0%}; MFU does not count recomputation: expect a lower MFU"
 
 
 def _row(label: str, first: str, second: str) -> str:

@@ -20,7 +20,7 @@ from exact_titan.titan.run_config import RunConfig
 
 @dataclass(frozen=True)
 class RunPlan:
-    """Memory and work of a run, and what they follow from."""
+    """The memory and the work of a run, and the inputs of the plan."""
 
     config: RunConfig
     name: str
@@ -30,7 +30,7 @@ class RunPlan:
     """GPUs that share one copy of the parameters, gradients and optimizer state."""
 
     microbatches: int
-    """Of an optimizer step, on each GPU."""
+    """Microbatches of an optimizer step on each GPU."""
 
     windows: Windows
     memory: MemoryPlan
@@ -38,10 +38,12 @@ class RunPlan:
 
 
 def plan_run(config: RunConfig, *, nproc: int) -> RunPlan:
-    """Plan a run on ``nproc`` GPUs. Needs neither GPUs nor weights, and a packed dataset only for the exact FLOPs.
+    """Plan a run on ``nproc`` GPUs. The planner needs no GPU and no weights.
+
+    A packed dataset makes the FLOPs of attention exact.
 
     Raises:
-        InputError: naming the option that is wrong, or that this cannot plan.
+        InputError: if an option is wrong, or if the planner does not support an option. The message names the option.
     """
     config = _checked(config, nproc)
     training, parallelism = config.training, config.parallelism
@@ -93,20 +95,21 @@ def _model_spec(config: RunConfig, tokenizer_vocab: int | None) -> ModelSpec:
 
 
 def _even(seq_len: int, documents: int) -> list[int]:
-    """A window's documents, alike in length but for the last one."""
+    """Return the lengths of a window's documents. All documents except the last document have the same length."""
     length = seq_len // documents
     return [length] * (documents - 1) + [seq_len - length * (documents - 1)]
 
 
 def _checked(config: RunConfig, nproc: int) -> RunConfig:
-    """The config with ``{rule}`` filled in, after the checks of a run that need no dataset."""
+    """Return the config with the rule in the place of ``{rule}``, after the checks of a run that need no dataset."""
     if nproc < 1:
         raise InputError(f"--nproc is {nproc}: it must be 1 or more")
     config = check_options(config, ranks=nproc)
     if config.training.enable_cpu_offload:
-        raise InputError("training.enable_cpu_offload is on: plan knows only runs whose states stay on the GPU")
+        raise InputError("training.enable_cpu_offload is on: plan supports only runs that keep the states on the GPU")
     if isinstance(config.activation_checkpoint, MemoryBudgetAC.Config):
         raise InputError(
-            "activation_checkpoint is memory-budget, which the compiler decides on: plan knows selective, full and none"
+            "activation_checkpoint is memory-budget, but the compiler decides its memory: "
+            "plan supports selective, full and none"
         )
     return config

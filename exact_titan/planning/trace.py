@@ -1,4 +1,4 @@
-"""Follows the memory of a step that is only traced: every tensor has its size, none has data."""
+"""A record of the allocations of a traced step. Every tensor has a size, and no tensor has data."""
 
 import weakref
 from collections import Counter
@@ -32,7 +32,7 @@ _MATRIX_PRODUCTS = {torch.ops.aten.mm.default, torch.ops.aten.addmm.default, tor
 
 @dataclass(slots=True, eq=False)
 class Allocation:
-    """A storage: its bytes at the moment, and what it holds, as far as that is known by now."""
+    """A storage: its current bytes, and the kind of its content, as far as the kind is known."""
 
     size: int
     kind: Kind
@@ -40,7 +40,7 @@ class Allocation:
 
 @dataclass(frozen=True)
 class Peak:
-    """Most bytes at once in a phase, and how they divide."""
+    """The largest number of bytes at one time in a phase, and the bytes of every kind at that time."""
 
     phase: Phase
     bytes: int
@@ -48,18 +48,22 @@ class Peak:
 
 
 class AllocationTrace(TorchDispatchMode):
-    """Records every allocation and release between ``with`` and its end, to be told apart afterwards.
+    """Records every allocation and release inside its ``with`` block. The kinds are assigned later.
 
-    torch has trackers of this sort, ``MemTracker`` and ``FSDPMemTracker`` in ``torch.distributed._tools``, and this one
-    finds storages and sees FSDP's resizing as they do. They cannot trace a step
-    here: they refuse a module that is called again outside the model's forward, as the chunked loss calls the output
-    layer, and they must name a tensor when it is made, while it shows only later that it is a gradient or is kept
-    for the backward pass.
+    This class finds storages and observes FSDP's resizes in the same way as torch's own trackers, ``MemTracker`` and
+    ``FSDPMemTracker`` in ``torch.distributed._tools``. Torch's trackers cannot trace a step of this package, for two
+    reasons:
+
+    - They refuse a module that is called again outside the model's forward pass. The chunked loss calls the output
+      layer in this way.
+    - They assign the kind of a tensor when the tensor is made. Only later operations show whether a tensor is a
+      gradient or is saved for the backward pass.
 
     Args:
-        block: an allocation takes whole blocks of so many bytes (512 with CUDA's caching allocator).
-        label: kind of a new tensor, from the operator that made it, the tensor and the phase.
-        workspace: bytes that an operator takes inside and gives back, from the operator and its arguments.
+        block: block size in bytes. An allocation is rounded up to blocks (512 with CUDA's caching allocator).
+        label: a function that returns the kind of a new tensor, from the operator, the tensor and the phase.
+        workspace: a function that returns the bytes that an operator allocates and releases inside its call, from the
+            operator and its arguments.
     """
 
     def __init__(
@@ -77,23 +81,23 @@ class AllocationTrace(TorchDispatchMode):
         self._events: list[tuple[Allocation, int]] = []
         self._phases: list[tuple[Phase, int]] = []
         self.calls: Counter[Any] = Counter()
-        """How often each operator ran."""
+        """Number of calls of each operator."""
         self.matmul_flops = 0
-        """FLOPs of the matrix products, recomputation included."""
+        """FLOPs of the matrix products, with recomputation."""
 
     def start(self, phase: Phase) -> None:
-        """What follows belongs to this phase. What a forward phase left are activations, if it has no other name."""
+        """Start a phase. The working tensors that a forward phase leaves alive become activations."""
         if phase == "loss":
             self._name_activations()
         self._phases.append((phase, len(self._events)))
 
     def hold(self, tensor: torch.Tensor, kind: Kind) -> None:
-        """Say what a tensor holds, whether it has been seen before or not."""
+        """Assign a kind to a tensor. The tensor may be new to the record."""
         for storage in get_untyped_storages(tensor):
             self._follow(storage, kind).kind = kind
 
     def before(self, phase: Phase) -> dict[Kind, int]:
-        """Bytes of every kind when a phase started."""
+        """Return the bytes of every kind at the start of a phase."""
         begin = dict(self._phases)[phase]
         by_kind: Counter[Kind] = Counter()
         for allocation, change in self._events[:begin]:
@@ -101,11 +105,11 @@ class AllocationTrace(TorchDispatchMode):
         return dict(by_kind)
 
     def held(self, kind: Kind) -> int:
-        """Bytes of this kind that are there now."""
+        """Return the current bytes of this kind."""
         return sum(allocation.size for _, allocation in self._alive.values() if allocation.kind == kind)
 
     def most(self) -> dict[Kind, int]:
-        """Most bytes of each kind that were ever there at once."""
+        """Return the largest number of bytes of each kind at any one time."""
         sizes: Counter[Kind] = Counter()
         most: Counter[Kind] = Counter()
         for allocation, change in self._events:
@@ -115,7 +119,7 @@ class AllocationTrace(TorchDispatchMode):
         return dict(most)
 
     def peaks(self) -> list[Peak]:
-        """The peak of every phase, in their order."""
+        """Return the peak of every phase, in the order of the phases."""
         peaks = []
         sizes = Counter(self.before(self._phases[0][0]))
         ends = [begin for _, begin in self._phases[1:]] + [len(self._events)]
@@ -166,7 +170,7 @@ class AllocationTrace(TorchDispatchMode):
     def _resized(self, storage: torch.UntypedStorage) -> None:
         known = self._alive.get(storage._cdata)
         if known is not None:
-            # FSDP gives back and takes again the storages of whole parameters, and nothing else is resized.
+            # FSDP frees and reallocates the storages of gathered parameters. Nothing else resizes a storage.
             known[1].kind = "gathered parameters"
             self._resize(known[1], storage.nbytes())
 
@@ -203,7 +207,7 @@ def _tensors(result: Any) -> Iterator[torch.Tensor]:
 
 @contextmanager
 def _resizes_reported(report: Callable[[torch.UntypedStorage], None]) -> Iterator[None]:
-    """``UntypedStorage.resize_`` reaches no dispatch mode: replaced for as long as the context."""
+    """Replace ``UntypedStorage.resize_`` inside the context, because no dispatch mode observes this method."""
     original = torch.UntypedStorage.resize_
 
     @wraps(original)

@@ -1,0 +1,9 @@
+"""The files that a training run leaves on disk, and the exit code of the run.
+
+- ``run_folder``: the output folder, with the model folder and the checkpoints.
+- ``checkpoint_manifest``: the file list that marks a checkpoint as complete.
+- ``export``: the weights of a checkpoint as a Hugging Face folder.
+- ``exit_codes``: the exit codes, and the file that holds the exit code.
+
+This room may import the rooms exposure, documents, dataset, packing, sampling and models. It imports no torchtitan.
+"""

@@ -1,7 +1,8 @@
-"""Which distributed checkpoints are complete: a list of their files and sizes, written last.
+"""The manifest of a distributed checkpoint: a list of its files and their sizes, written after all other files.
 
-A checkpoint without the list, or with a file that is missing or of another size, was cut off while it was written or
-while it was copied or removed. Only names and sizes are looked at, so it costs nothing at any size.
+A checkpoint is incomplete if the manifest is missing, if a file is missing, or if a file has another size. Incomplete
+checkpoints come from an interrupted save, copy or removal. The check reads only names and sizes, so its cost does not
+depend on the size of the checkpoint.
 """
 
 import json
@@ -17,27 +18,30 @@ from torch.distributed.checkpoint.api import CheckpointException
 from exact_titan.errors import InputError
 
 MANIFEST = "files.json"
-"""In a checkpoint's folder: ``{"files": {name: bytes}}``."""
+"""The manifest's file name in the folder of a checkpoint. Content: ``{"files": {name: bytes}}``."""
 
 DCP_METADATA = ".metadata"
-"""What PyTorch's distributed checkpoints have in their folder: which tensor lies where."""
+"""The file in which PyTorch's distributed checkpoints record the file and offset of every tensor."""
 
 
 def write_manifest(checkpoint: Path) -> None:
-    """List the files of a checkpoint that is written, atomically: it is complete from then on.
+    """Write the manifest of a saved checkpoint atomically. The checkpoint is complete from then on.
 
     Raises:
-        RuntimeError: if a file is missing or shorter than the checkpoint's own metadata say.
+        RuntimeError: if a file is missing, or is shorter than the metadata of the checkpoint require.
     """
     if (checkpoint / DCP_METADATA).is_file():
-        # By name, because other nodes have written them: a listing may come out of this node's cache.
+        # Other nodes have written some of the files. This node may cache the folder's listing, so the files are
+        # looked up by name.
         least = _stored_bytes(checkpoint) | {DCP_METADATA: 1}
     else:
         least = {path.relative_to(checkpoint).as_posix(): 1 for path in checkpoint.rglob("*") if path.is_file()}
     sizes = {name: _size(checkpoint / name) for name in sorted(least)}
     for name, size in sizes.items():
         if size is None or size < least[name]:
-            raise RuntimeError(f"{checkpoint / name} has {size or 0} bytes behind its save, and not {least[name]}")
+            raise RuntimeError(
+                f"{checkpoint / name} has {size or 0} bytes after the save, but needs {least[name]}: check the disk"
+            )
     partial = checkpoint / f".{MANIFEST}"
     with partial.open("w", encoding="utf-8") as out:
         json.dump({"files": sizes}, out, indent=1)
@@ -47,8 +51,8 @@ def write_manifest(checkpoint: Path) -> None:
     partial.replace(checkpoint / MANIFEST)
 
 
-def fault(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not complete, in a few words; None if it is."""
+def why_incomplete(checkpoint: Path) -> str | None:
+    """Return in a few words why a checkpoint is incomplete, or ``None`` if the checkpoint is complete."""
     try:
         files = dict(json.loads((checkpoint / MANIFEST).read_bytes())["files"])
     except FileNotFoundError:
@@ -62,20 +66,24 @@ def fault(checkpoint: Path) -> str | None:
         if found is None:
             return f"its {name} is missing"
         if found != size:
-            return f"its {name} has {found:,} bytes and not {size:,}"
+            return f"its {name} has {found:,} bytes, not {size:,}"
     return None
 
 
 @contextmanager
-def reading_checkpoint(checkpoint: Path, remedy: str = "remove it, and the one before it is taken") -> Iterator[None]:
-    """Around the reading of a complete checkpoint, whose files may still hold something else than was written.
+def reading_checkpoint(
+    checkpoint: Path, remedy: str = "remove it, and the previous checkpoint is used"
+) -> Iterator[None]:
+    """Turn PyTorch's errors about damaged checkpoint files into one :class:`InputError`.
+
+    A file of a complete checkpoint may still contain damaged bytes, because the manifest lists only sizes.
 
     Args:
-        checkpoint: its folder, for the message.
+        checkpoint: the folder of the checkpoint, for the message.
         remedy: the way out, for the message.
 
     Raises:
-        InputError: naming the checkpoint, in the place of PyTorch's errors.
+        InputError: if PyTorch cannot read the checkpoint. The message names the checkpoint.
     """
     try:
         yield
@@ -86,19 +94,20 @@ def reading_checkpoint(checkpoint: Path, remedy: str = "remove it, and the one b
 
 
 def find_checkpoints(folder: Path) -> tuple[dict[int, Path], dict[Path, str]]:
-    """The checkpoints in a run's checkpoint folder.
+    """Find the checkpoints in the checkpoint folder of a run.
 
     Returns:
-        The complete ones by step, and the :func:`fault` of each that is not complete; both ascending.
+        The complete checkpoints by step, and the reason of :func:`why_incomplete` by incomplete checkpoint. Both are in
+        ascending order of the step.
     """
-    complete, torn = {}, {}
+    complete, incomplete = {}, {}
     for step, checkpoint in sorted(_step_folders(folder)):
-        why = fault(checkpoint)
+        why = why_incomplete(checkpoint)
         if why is None:
             complete[step] = checkpoint
         else:
-            torn[checkpoint] = why
-    return complete, torn
+            incomplete[checkpoint] = why
+    return complete, incomplete
 
 
 def _step_folders(folder: Path) -> list[tuple[int, Path]]:
@@ -108,7 +117,7 @@ def _step_folders(folder: Path) -> list[tuple[int, Path]]:
 
 
 def _stored_bytes(checkpoint: Path) -> dict[str, int]:
-    """Bytes of every file that the metadata know, by name."""
+    """Return the size in bytes of every file that the metadata name."""
     stored: dict[str, int] = {}
     for info in FileSystemReader(checkpoint).read_metadata().storage_data.values():
         stored[info.relative_path] = max(stored.get(info.relative_path, 0), info.offset + info.length)

@@ -1,7 +1,7 @@
-"""How a training run ends: its exit codes, and the file that tells them to whoever started torchrun.
+"""The exit codes of a training run, and the file that holds the exit code.
 
-torchrun exits with 1 whatever its workers exit with, so the code also stands in ``<dump_folder>/exit_code`` when a run
-has ended with one of these. A run that crashed or was killed leaves no such file.
+torchrun exits with 1 for every nonzero exit code of its workers. A run therefore also writes its exit code to
+``<dump_folder>/exit_code``. A run that crashed or was killed leaves no such file.
 """
 
 import os
@@ -9,29 +9,31 @@ from enum import IntEnum
 from pathlib import Path
 
 EXIT_CODE_FILE = "exit_code"
-"""In the run's folder: the number of the exit code and a line break."""
+"""The file in the run's folder. Content: the number of the exit code and a line break."""
 
 
 class ExitCode(IntEnum):
-    """Exit codes of ``python -m exact_titan.train``; a crash has Python's 1."""
+    """Exit codes of ``python -m exact_titan.train``. After a crash the exit code is 1, as Python sets it."""
 
     FINISHED = 0
     """All steps are done."""
 
     INPUT_ERROR = 2
-    """An option, a file or a checkpoint is not what it must be: running it again changes nothing."""
+    """An option, a file or a checkpoint is wrong. The same command fails again."""
 
     NOT_FINITE = 65
-    """Loss or gradient is NaN or infinite: running it again ends there again (EX_DATAERR of sysexits.h)."""
+    """The loss or the gradient is NaN or infinite. The same command ends at the same step again (EX_DATAERR of
+    sysexits.h)."""
 
     SAVED = 75
-    """Stopped by a signal or the stop file, and saved: the same command goes on (EX_TEMPFAIL of sysexits.h)."""
+    """A signal or the stop file stopped the run after a save. The same command resumes the run (EX_TEMPFAIL of
+    sysexits.h)."""
 
 
 class Ended(SystemExit):
-    """A training run ends early and in good order, on all ranks at once.
+    """A training run ends early on all ranks at the same time, and not because of a crash.
 
-    A SystemExit, which torchrun's error files do not take for a crash.
+    The base class is SystemExit, because torchrun's error files do not record SystemExit as a crash.
     """
 
     code: ExitCode
@@ -41,12 +43,12 @@ class Ended(SystemExit):
 
 
 def write_exit_code(run: Path, code: int) -> None:
-    """Put the code into the run's folder; whole or not at all."""
+    """Write the exit code into the run's folder atomically."""
     partial = run / f".{EXIT_CODE_FILE}.{os.getpid()}"
     partial.write_text(f"{code:d}\n", encoding="utf-8")
     partial.replace(run / EXIT_CODE_FILE)
 
 
 def remove_exit_code(run: Path) -> None:
-    """Forget how the run ended before, at its next start."""
+    """Remove the exit code of the previous start. The next start of the run calls this function."""
     (run / EXIT_CODE_FILE).unlink(missing_ok=True)

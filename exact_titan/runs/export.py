@@ -1,4 +1,11 @@
-"""A run's weights as a Hugging Face folder, which transformers, vLLM and the rest load."""
+"""Export of a run's weights as a Hugging Face folder, which transformers and vLLM load.
+
+1. Find the checkpoint, and compare its tensors with the architecture in ``<run>/model``.
+2. Divide the tensors into output shards.
+3. For each output shard, read its tensors from the checkpoint, convert the dtype, and write one safetensors file.
+4. Write the index, ``config.json`` and the tokenizer.
+5. Rename the temporary folder to its final name.
+"""
 
 import json
 import logging
@@ -38,30 +45,32 @@ def export(
     checkpoints: str = "checkpoint",
     max_shard_size: str = "5GB",
 ) -> list[Path]:
-    """Write a distributed checkpoint as a Hugging Face folder: config, tokenizer, safetensors and their index.
+    """Write a distributed checkpoint as a Hugging Face folder: config, tokenizer, safetensors files and their index.
 
-    Reads the checkpoint of any number of ranks, one output shard at a time: memory holds no more than that.
+    The checkpoint may come from any number of ranks. Memory holds one output shard at a time.
 
     Args:
-        run: a run's output folder (its last checkpoint is taken), or one checkpoint in it.
-        out: new folder; it appears when everything is in it.
-        step: take the checkpoint of this step.
-        dtype: of all tensors.
+        run: the output folder of a run, or one checkpoint in it. For an output folder the last complete checkpoint is
+            exported.
+        out: the new folder. The folder appears when all its files are written.
+        step: the step of the checkpoint to export.
+        dtype: the dtype of all exported tensors.
         checkpoints: as in :func:`find_checkpoint`.
+        max_shard_size: the largest size of a safetensors file.
 
     Returns:
         The safetensors files.
 
     Raises:
-        InputError: if ``out`` exists, or there is no checkpoint, or the run has kept no config.json.
+        InputError: if ``out`` exists, if the run has no complete checkpoint, or if the run has no config.json.
     """
     check_out(out)
-    checkpoint = find_checkpoint(run, checkpoints=checkpoints, step=step, tell=logger.warning)
+    checkpoint = find_checkpoint(run, checkpoints=checkpoints, step=step, on_skipped=logger.warning)
     model_folder = run_of(checkpoint) / MODEL_FOLDER
     if not model_folder.is_dir():
         raise InputError(
-            f"{model_folder} is missing, which says what the model is: only runs of exact_titan.train that take their "
-            f"architecture from model, start_from or architecture write it"
+            f"{model_folder} is missing: the export reads the architecture from that folder; exact_titan.train writes "
+            f"the folder if the run's config sets model, start_from or architecture"
         )
     architecture = hf_config.read_architecture(model_folder)
     check_checkpoint(checkpoint, architecture)
@@ -71,7 +80,7 @@ def export(
     try:
         files = _write_weights(checkpoint, architecture.tensors(), partial, DTYPES[dtype], max_shard_size)
         config = hf_config.read_config(model_folder)
-        # transformers 5 calls it dtype, which older ones do not know.
+        # transformers 5 calls this key dtype. Older versions know only torch_dtype.
         hf_config.write_config(partial, {**config, "dtype" if "dtype" in config else "torch_dtype": dtype})
         copy_tokenizer(model_folder, partial)
         partial.rename(out)
@@ -81,13 +90,13 @@ def export(
 
 
 def check_out(out: Path) -> None:
-    """Refuse to write where something is already.
+    """Refuse an output folder that exists.
 
     Raises:
-        InputError: naming the folder.
+        InputError: if the folder exists. The message names the folder.
     """
     if out.exists():
-        raise InputError(f"{out} is there already: choose another folder, or remove it")
+        raise InputError(f"{out} exists already: choose another folder, or remove it")
 
 
 def _write_weights(
@@ -104,7 +113,7 @@ def _write_weights(
         shard = {native_name(name): torch.empty_like(empty[name], device="cpu") for name in names}
         with reading_checkpoint(checkpoint), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            # In one process whatever ranks saved it; the copy into each tensor makes the dtype.
+            # One process reads the files of all ranks. The copy into each tensor converts the dtype.
             dcp.load(shard, checkpoint_id=checkpoint, no_dist=True)
         save_file({name: shard[native_name(name)] for name in names}, folder / file, metadata={"format": "pt"})
     if split.is_sharded:

@@ -1,4 +1,4 @@
-"""What a training run's output folder keeps of its model: ``model/`` and the distributed checkpoints."""
+"""The output folder of a training run: the ``model/`` folder and the distributed checkpoints."""
 
 import os
 import shutil
@@ -13,10 +13,11 @@ from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, fault, find_checkpoints
+from exact_titan.runs.checkpoint_manifest import DCP_METADATA, find_checkpoints, why_incomplete
 
 MODEL_FOLDER = "model"
-"""In the run's folder: config.json and the tokenizer, all that an export needs beside the weights."""
+"""The folder in the run's folder that holds config.json and the tokenizer. An export needs only this folder and the
+weights."""
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
@@ -25,7 +26,7 @@ TOKENIZER_FILES = (
 
 
 def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> None:
-    """Write ``run/model`` unless it is there: ``config`` as config.json, and the tokenizer of ``files_from``."""
+    """Write ``run/model`` if it does not exist: ``config`` as config.json, and the tokenizer of ``files_from``."""
     folder = run / MODEL_FOLDER
     if folder.is_dir():
         return
@@ -37,7 +38,7 @@ def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> N
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the tokenizer's and the generation's files that ``source`` has."""
+    """Copy the files of the tokenizer and of the generation config that ``source`` contains."""
     for name in TOKENIZER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, target / name)
@@ -48,27 +49,30 @@ def find_checkpoint(
     *,
     checkpoints: str = "checkpoint",
     step: int | None = None,
-    tell: Callable[[str], None] = lambda line: None,
+    on_skipped: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """A run's last complete checkpoint, or that of ``step``; a checkpoint's own folder is taken as it is.
+    """Return the last complete checkpoint of a run, or the checkpoint of ``step``.
+
+    If ``path`` is a checkpoint, the function returns ``path``.
 
     Args:
-        path: a run's output folder, or one checkpoint in it.
-        checkpoints: where in the output folder they lie, ``checkpoint.folder`` of the run.
-        tell: called with a line for every newer checkpoint that is passed over, because it is not complete.
+        path: the output folder of a run, or one checkpoint in it.
+        checkpoints: the folder of the checkpoints inside the output folder, ``checkpoint.folder`` of the run.
+        step: the step of the wanted checkpoint.
+        on_skipped: a function that receives one line for every incomplete checkpoint, because the search skips it.
 
     Raises:
-        InputError: if there is none, naming the folder.
+        InputError: if there is no complete checkpoint. The message names the folder.
     """
     if (path / DCP_METADATA).is_file():
-        if (why := fault(path)) is not None:
+        if (why := why_incomplete(path)) is not None:
             raise InputError(f"{path} is not a complete checkpoint: {why}")
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
-    complete, torn = find_checkpoints(path / checkpoints)
-    for checkpoint, why in torn.items():
-        tell(f"{checkpoint} is not complete and is passed over: {why}")
+    complete, incomplete = find_checkpoints(path / checkpoints)
+    for checkpoint, why in incomplete.items():
+        on_skipped(f"{checkpoint} is not complete and is passed over: {why}")
     if step is not None and step not in complete:
         steps = ", ".join(map(str, sorted(complete))) or "none"
         raise InputError(f"{path / checkpoints} has no complete checkpoint of step {step}: there are {steps}")
@@ -76,34 +80,37 @@ def find_checkpoint(
         raise InputError(f"{path / checkpoints} has no complete checkpoint: the run has not saved one yet")
     chosen = complete[max(complete) if step is None else step]
     if not (chosen / DCP_METADATA).is_file():
-        raise InputError(f"{chosen} holds Hugging Face weights already, and no distributed checkpoint")
+        raise InputError(
+            f"{chosen} contains Hugging Face weights, not a distributed checkpoint: use that folder without an export"
+        )
     return chosen
 
 
 def run_of(checkpoint: Path) -> Path:
-    """The output folder of the run that a checkpoint is from."""
+    """Return the output folder of the run that saved a checkpoint."""
     return checkpoint.parent.parent
 
 
 def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:
-    """Refuse a distributed checkpoint whose weights are not the architecture's.
+    """Refuse a distributed checkpoint whose weights do not match the architecture.
 
     Raises:
-        InputError: naming the tensor and both shapes.
+        InputError: if a tensor is missing or has another shape. The message names the tensor and both shapes.
     """
     try:
         stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except Exception as error:  # whatever unpickling a damaged file raises
+    except Exception as error:  # unpickling a damaged file can raise any exception
         raise InputError(
-            f"{checkpoint / DCP_METADATA} is damaged ({error}): remove {checkpoint}, and the one before it is taken"
+            f"{checkpoint / DCP_METADATA} is damaged ({error}): "
+            f"remove {checkpoint}, and the previous checkpoint is used"
         ) from None
     for name, shape in architecture.tensors().items():
         native = native_name(name)
         tensor = stored.get(native)
         if not isinstance(tensor, TensorStorageMetadata):
-            raise InputError(f"{checkpoint} lacks the tensor {native}: it is of another model")
+            raise InputError(f"{checkpoint} lacks the tensor {native}: the checkpoint belongs to another model")
         if tuple(tensor.size) != shape:
             raise InputError(
                 f"{checkpoint}: the tensor {native} is {' x '.join(map(str, tensor.size))}, but this model's is "
-                f"{' x '.join(map(str, shape))}: it is of another model"
+                f"{' x '.join(map(str, shape))}: the checkpoint belongs to another model"
             )

@@ -18,7 +18,7 @@ from torchtitan.tools import filesystem
 from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import fault, find_checkpoints, reading_checkpoint, write_manifest
+from exact_titan.runs.checkpoint_manifest import find_checkpoints, reading_checkpoint, why_incomplete, write_manifest
 from exact_titan.titan.step_clock import StepClock
 
 _VALIDATED = "validated"
@@ -127,7 +127,7 @@ class ResumableCheckpoints(CheckpointManager):
         return saved
 
     def _load(self, step: int = -1) -> bool:
-        if step != -1 and (why := fault(self._folder_of(step))) is not None:
+        if step != -1 and (why := why_incomplete(self._folder_of(step))) is not None:
             raise InputError(f"checkpoint.load_step is {step}, but {self._folder_of(step)} is not complete: {why}")
         return super()._load(step)
 
@@ -145,10 +145,10 @@ class ResumableCheckpoints(CheckpointManager):
         return int(_as_rank_0(lambda: self._last_complete(Path(folder or self.folder))))
 
     def _last_complete(self, folder: Path) -> int:
-        complete, torn = find_checkpoints(folder)
-        for checkpoint, why in torn.items():
+        complete, incomplete = find_checkpoints(folder)
+        for checkpoint, why in incomplete.items():
             logger.warning(f"{checkpoint} is not complete and is passed over: {why}")
-        if torn:
+        if incomplete:
             logger.warning(f"The last complete checkpoint is {complete[max(complete)] if complete else 'none'}")
         return max(complete, default=-1)
 
@@ -172,8 +172,8 @@ class ResumableCheckpoints(CheckpointManager):
         """Mark the checkpoint as complete after all ranks have written, and remove the checkpoints that it replaces."""
         write_manifest(checkpoint)
         if self.keep_latest_k:
-            complete, torn = find_checkpoints(Path(self.folder))
-            for one in [*list(complete.values())[: -self.keep_latest_k], *torn]:
+            complete, incomplete = find_checkpoints(Path(self.folder))
+            for one in [*list(complete.values())[: -self.keep_latest_k], *incomplete]:
                 if one != checkpoint:  # its step may be lower than others after a resume from an earlier step
                     self._remove(one)
 

@@ -1,7 +1,8 @@
-"""Lets torchtitan 0.3.0 train on CPU processes with gloo, which it takes for CUDA otherwise. All of it is in this file.
+"""The patches that let torchtitan 0.3.0 train on CPU processes with gloo.
 
-Call :func:`install` before torchtitan is imported where that can be arranged; copies of its device constants that other
-modules have taken by then are set right as well. On a machine with an accelerator it does nothing.
+Without an accelerator torchtitan 0.3.0 assumes CUDA. All patches are in this file. Call :func:`install` before
+torchtitan is imported, if possible. :func:`install` also corrects the device constants that imported modules have
+already copied. On a machine with an accelerator :func:`install` does nothing.
 """
 
 import functools
@@ -19,9 +20,10 @@ _GIB = 1024**3
 
 
 class CpuMemoryMonitor:
-    """Stands in for torchtitan's device memory monitor: reports this process's peak resident memory.
+    """Replaces torchtitan's device memory monitor. Reports the peak resident memory of this process.
 
-    The peak is since the start of the process: the kernel keeps a single high-water mark, so resetting has no effect.
+    The peak covers the time since the start of the process. The kernel keeps a single high-water mark, so a reset has
+    no effect.
     """
 
     device_name = "cpu"
@@ -41,7 +43,13 @@ class CpuMemoryMonitor:
 
 
 def install() -> bool:
-    """Make torchtitan use the CPU if torch finds no accelerator; True if it now does. May be called again."""
+    """Make torchtitan use the CPU if torch finds no accelerator.
+
+    Repeated calls are allowed.
+
+    Returns:
+        True if torchtitan now uses the CPU.
+    """
     if torch.accelerator.is_available():
         return False
 
@@ -61,18 +69,18 @@ def install() -> bool:
                 module.device_module = torch.cpu  # type: ignore[attr-defined]
 
     metrics.build_device_memory_monitor = CpuMemoryMonitor
-    # No published peak to compare with: an infinite one makes the MFU read 0 instead of that of an A100.
+    # A CPU has no published peak. With an infinite peak the MFU is 0. torchtitan would otherwise use an A100's peak.
     utils.get_peak_flops = lambda device_name: float("inf")
     dist_utils.set_pg_timeouts = _set_pg_timeouts
     Module._init_param = _same_on_any_number_of_ranks(Module._init_param)
-    # DTensor says so of every random operator; the one use of them is replaced in the line above.
+    # DTensor warns for every random operator. The line above replaces the only use of random operators.
     warnings.filterwarnings("ignore", message="DTensor .* may not have complete support on cpu")
     fsdp.disable_fsdp_gradient_division = _with_sum_reduction(fsdp.disable_fsdp_gradient_division)
     return True
 
 
 def _with_sum_reduction(disable_gradient_division):
-    """gloo has no PREMUL_SUM, which FSDP asks for even when it divides by 1."""
+    """Make FSDP reduce with SUM. FSDP uses PREMUL_SUM even for a division by 1, and gloo has no PREMUL_SUM."""
     from torch.distributed.fsdp import FSDPModule
 
     @functools.wraps(disable_gradient_division)
@@ -86,10 +94,10 @@ def _with_sum_reduction(disable_gradient_division):
 
 
 def _same_on_any_number_of_ranks(init_param):
-    """Draw the whole parameter and keep the shard, which gives what one rank would draw.
+    """Make every rank draw the full parameter and keep its shard. The result does not depend on the number of ranks.
 
-    DTensor has no random number tracker for the CPU: every rank would draw the same numbers for its own shard, and the
-    rows of a weight would repeat.
+    DTensor has no random number tracker for the CPU. Without this patch every rank draws the same numbers for its
+    shard, and the rows of a weight repeat.
     """
     from torch.distributed.tensor import DTensor, distribute_tensor
     from torchtitan.models.common.param_init import skip_param_init
@@ -101,14 +109,14 @@ def _same_on_any_number_of_ranks(init_param):
             return
         whole = nn.Parameter(torch.empty(param.shape, dtype=param.dtype))
         init_param(self, name, whole)
-        # src_data_rank=None: every rank has the data, nothing is sent.
+        # src_data_rank=None: every rank has the data, so no rank sends data.
         param.copy_(distribute_tensor(whole, param.device_mesh, param.placements, src_data_rank=None))
 
     return init
 
 
 def _set_pg_timeouts(timeout: timedelta, parallel_dims) -> None:
-    """As torchtitan's, less the device in the barrier, which gloo refuses."""
+    """Do the same as torchtitan's function, but without a device in the barrier, because gloo refuses the device."""
     dist.barrier()
     groups = [mesh.get_group() for mesh in parallel_dims.get_all_one_dimensional_meshes().values()]
     for group in [*groups, None]:

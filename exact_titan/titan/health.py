@@ -1,4 +1,4 @@
-"""How a run is doing: the parts of its steps' time, how level the ranks are, and what is left to do."""
+"""Health metrics of a run: the time of the parts of a step, the imbalance of the ranks, and the remaining work."""
 
 import time
 from collections.abc import Sequence
@@ -11,17 +11,20 @@ from exact_titan.titan.step_clock import PARTS, StepClock
 
 
 class Health:
-    """Scalars of a run's health, of all ranks, for the steps between two log steps.
+    """The health scalars of all ranks, for the steps between two log steps.
 
-    ``step_time/<part>(s)`` are seconds a step on the slowest rank; ``imbalance/attention`` is the heaviest rank's
-    attention work over the mean, ``imbalance/data(s)`` how much longer than the mean the slowest rank waits for data;
-    ``progress/…`` is what is left, at the mean pace of this process since its first log step.
+    - ``step_time/<part>(s)``: seconds a step on the slowest rank.
+    - ``imbalance/attention``: attention work of the rank with the most work, divided by the mean.
+    - ``imbalance/data(s)``: wait of the slowest rank for data, minus the mean wait, in seconds a step.
+    - ``progress/tokens_left``: tokens until the end of the run.
+    - ``progress/hours_left``: hours until the end of the run, at the mean pace of this process since its first log
+      step.
 
     Args:
-        clock: of this rank.
-        imbalance: of the dataloader, which knows the work of all ranks.
+        clock: the step clock of this rank.
+        imbalance: the imbalance that the dataloader measures. The dataloader knows the work of all ranks.
         steps: optimizer steps of the run.
-        tokens_per_step: of all ranks.
+        tokens_per_step: tokens of a step over all ranks.
     """
 
     def __init__(self, clock: StepClock, imbalance: Imbalance, *, steps: int, tokens_per_step: int) -> None:
@@ -31,13 +34,16 @@ class Health:
         self._first: tuple[int, float] | None = None
 
     def local_times(self) -> list[float]:
-        """Times of this rank, with zeros for the other ranks. The sum over the ranks has the times of all ranks."""
+        """Return the times of this rank at the rank's indices, and zeros for all other ranks.
+
+        The sum of these lists over the ranks has the times of all ranks.
+        """
         times = [0.0] * (self._ranks * len(PARTS))
         times[self._rank * len(PARTS) : (self._rank + 1) * len(PARTS)] = self._clock.take()
         return times
 
     def scalars(self, step: int, summed: Sequence[float]) -> dict[str, float]:
-        """Tags and values at a log step; ``summed`` is the sum over the ranks of the :meth:`local_times`."""
+        """Return tags and values at a log step. ``summed`` is the sum of :meth:`local_times` over the ranks."""
         now = time.perf_counter()
         times_RP = torch.tensor(summed, dtype=torch.float64).view(self._ranks, len(PARTS))
         slowest_P = times_RP.amax(dim=0)

@@ -1,4 +1,4 @@
-"""AdamW with options of its own: torchtitan keeps them in a dictionary that no command line reaches."""
+"""AdamW with command line options. torchtitan keeps AdamW's options in a dictionary that has no command line option."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class AdamW(OptimizersContainer):
     @dataclass(kw_only=True, slots=True)
     class Config(OptimizersContainer.Config):
         lr: float = 2e-5
-        """Learning rate after the warmup."""
+        """Learning rate at the end of the warmup."""
 
         beta1: float = 0.9
         """Decay of the first moment."""
@@ -21,10 +21,10 @@ class AdamW(OptimizersContainer):
         """Decay of the second moment."""
 
         eps: float = 1e-8
-        """Added to the root of the second moment."""
+        """Number added to the square root of the second moment."""
 
         weight_decay: float = 0.1
-        """Decoupled weight decay, on all parameters."""
+        """Decoupled weight decay of all parameters."""
 
     def __init__(self, config: Config, *, model_parts: list[nn.Module]) -> None:
         config.param_groups = [

@@ -1,4 +1,4 @@
-"""EXACT in somebody's own torchtitan run: name these in ``--override.imports``, with their options as JSON.
+"""EXACT in torchtitan's own trainer. ``--override.imports`` names the functions of this module, with options as JSON.
 
 ::
 
@@ -7,7 +7,7 @@
       'exact_titan.titan.overrides.exact_loss={"dataset_path": "packed"}' \\
       'exact_titan.titan.overrides.packed_dataloader={"dataset_path": "packed"}'
 
-A mixture is the same ``"packed/web=3,packed/math=1"`` in both.
+For a mixture, give both functions the same value, such as ``"packed/web=3,packed/math=1"``.
 """
 
 from typing import Any
@@ -27,10 +27,10 @@ from exact_titan.titan.model.attention import DocumentAttention, Implementation
 
 @override(target=ChunkedLossWrapper.Config, fqns=["loss"], description="EXACT loss")
 def exact_loss(config: ChunkedLossWrapper.Config, *, dataset_path: str, **options: Any) -> ExactLoss.Config:
-    """The EXACT loss in place of torchtitan's chunked cross-entropy; options as :class:`ExactLoss.Config`.
+    """Replace torchtitan's chunked cross-entropy by the EXACT loss. The options are those of :class:`ExactLoss.Config`.
 
     Raises:
-        InputError: for ``refresh_steps``, which only exact_titan's trainer can drive and checkpoint.
+        InputError: if ``refresh_steps`` is set. Only exact_titan's trainer can refresh and checkpoint the weights.
     """
     if options.get("refresh_steps"):
         raise InputError("refresh_steps needs exact_titan's own trainer (python -m exact_titan.train): leave it at 0")
@@ -39,13 +39,13 @@ def exact_loss(config: ChunkedLossWrapper.Config, *, dataset_path: str, **option
 
 @override(target=BaseDataLoader.Config, fqns=["dataloader"], description="packed dataset")
 def packed_dataloader(config: BaseDataLoader.Config, *, dataset_path: str, seed: int = 0) -> PackedDataLoader.Config:
-    """The training windows of a packed dataset, or of several mixed, in place of torchtitan's text dataset."""
+    """Replace torchtitan's text dataset by the training windows of a packed dataset or of a mixture."""
     return PackedDataLoader.Config(dataset_path=dataset_path, seed=seed, varlen_metadata=False)
 
 
 @override(target=BaseDataLoader.Config, fqns=["validator.dataloader"], description="packed validation windows")
 def packed_validation(config: BaseDataLoader.Config, *, dataset_path: str) -> PackedDataLoader.Config:
-    """The validation windows of a packed dataset in place of torchtitan's."""
+    """Replace torchtitan's validation dataset by the validation windows of a packed dataset."""
     return PackedDataLoader.Config(dataset_path=dataset_path, split="val", infinite=False, varlen_metadata=False)
 
 
@@ -53,11 +53,11 @@ def packed_validation(config: BaseDataLoader.Config, *, dataset_path: str) -> Pa
 def document_attention(
     config: VarlenAttention.Config, *, implementation: Implementation = "auto"
 ) -> DocumentAttention.Config:
-    """Document attention in place of torchtitan's varlen attention: for the CPU, or for another kernel on CUDA."""
+    """Replace torchtitan's varlen attention by document attention: for the CPU, or for another kernel on CUDA."""
     return derive(config, DocumentAttention.Config, implementation=implementation)
 
 
 @override(target=SelectiveAC.Config, exact=True, description="selective checkpointing that saves every attention")
 def save_attention(config: SelectiveAC.Config) -> AttentionSavingAC.Config:
-    """Selective activation checkpointing that does not run the flash-attn package's attention twice."""
+    """Replace selective activation checkpointing by one that does not run the flash-attn package's attention twice."""
     return derive(config, AttentionSavingAC.Config)

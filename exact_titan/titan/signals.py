@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop. Needs no torch, so that none is missed while torch is loading."""
+"""The signals that ask a run to stop. This module does not import torch, so no signal is lost while torch loads."""
 
 import os
 import signal
@@ -11,18 +11,18 @@ from types import TracebackType
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 SAME_SECONDS = 5.0
-"""A signal that comes again within this time is the same one: Slurm sends it to the workers, and torchrun passes on its
-own."""
+"""Time in which a repeated signal counts as the first signal. Slurm sends a signal to the workers and to torchrun, and
+torchrun sends the signal to the workers again."""
 
 
 class StopSignals:
-    """Takes SIGTERM, SIGINT and SIGUSR1 while it is entered: the first is handed over, a second exits at once.
+    """Handles SIGTERM, SIGINT and SIGUSR1 inside its ``with`` block. The first signal goes to the callback.
 
-    A thread of its own reads them from a pipe that the C level handler writes to. So they are noticed while the main
-    thread waits in a collective, where Python's handlers do not run.
+    A second signal ends the process at once, with the exit code 128 + its number and without cleanup. A repetition of
+    the first signal within :data:`SAME_SECONDS` does not count as a second signal.
 
-    The second signal exits with 128 + its number, without any cleanup; one that only repeats the first within
-    :data:`SAME_SECONDS` does not count.
+    Python's C level handler writes the signals to a pipe, and a thread reads the pipe. The thread receives a signal
+    even while the main thread waits in a collective. Python's own handlers do not run during such a wait.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class StopSignals:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
         self._former_wakeup = signal.set_wakeup_fd(self._write, warn_on_full_buffer=False)
-        # Only signals with a handler in Python are written to the pipe.
+        # Only signals with a Python handler are written to the pipe.
         self._former = {number: signal.signal(number, lambda *_: None) for number in SIGNALS}
         threading.Thread(target=self._listen, name="stop signals", daemon=True).start()
         return self
@@ -47,11 +47,14 @@ class StopSignals:
         for number, handler in self._former.items():
             signal.signal(number, signal.SIG_IGN if self._ignored else handler)
         signal.set_wakeup_fd(self._former_wakeup)
-        # The reader sees the end of the pipe and closes its own side.
+        # The reading thread receives the end of the pipe and closes its end.
         os.close(self._write)
 
     def on_first(self, callback: Callable[[str], None]) -> None:
-        """Call this with the name of the first signal, from another thread; at once if it has come already."""
+        """Set the callback. Another thread calls the callback with the name of the first signal.
+
+        If the signal has already arrived, this method calls the callback at once.
+        """
         with self._lock:
             self._callback = callback
             pending = self._first
@@ -59,7 +62,10 @@ class StopSignals:
             self._hand_over(pending, callback)
 
     def ignore(self) -> None:
-        """Take no more signals until the process ends, left or not: torchrun ends the workers once one has left."""
+        """Ignore all later signals until the process ends, also after the ``with`` block.
+
+        torchrun sends signals to all workers after one worker has ended.
+        """
         self._ignored = True
 
     def _listen(self) -> None:
@@ -83,7 +89,7 @@ class StopSignals:
         try:
             callback(received.name)
         except RuntimeError as error:
-            self._exit(received, f"and nobody to stop with ({error})")
+            self._exit(received, f"cannot stop all ranks ({error})")
 
     def _exit(self, received: signal.Signals, why: str) -> None:
         print(f"exact_titan.train: {received.name} {why}: exits at once", file=sys.stderr, flush=True)

@@ -164,7 +164,7 @@ def _previous_checkpoint(config: RunConfig) -> Path:
             f"start_from is {config.start_from}, this run's own dump_folder: leave start_from out, the run resumes "
             f"without it"
         )
-    return find_checkpoint(Path(config.start_from), checkpoints=config.checkpoint.folder, tell=logger.info)
+    return find_checkpoint(Path(config.start_from), checkpoints=config.checkpoint.folder, on_skipped=logger.info)
 
 
 def _previous_model(config: RunConfig) -> Path:

@@ -1,4 +1,4 @@
-"""Where the time of the optimizer steps goes, measured without a wait for the device."""
+"""The time of the parts of an optimizer step. The measurement does not wait for the device during a step."""
 
 import time
 from collections.abc import Iterator
@@ -11,16 +11,17 @@ PARTS = ("data", "forward_backward", "optimizer", "checkpoint")
 
 
 class StepClock:
-    """Seconds of the parts of the steps since they were last taken.
+    """Measures the seconds of the parts of the steps since the last call of :meth:`take`.
 
-    What the host does is timed by its own clock. What the device does is timed between events on its stream, which are
-    read when the times are taken: a log step has waited for the device by then. On the CPU there is one clock for both.
+    The host's clock measures the parts of the host. Events on the device's stream measure the parts of the device.
+    :meth:`take` reads the events at a log step, after the log step has waited for the device. On the CPU one clock
+    measures both.
 
     Args:
-        device: where the model is.
+        device: the device of the model.
 
     Attributes:
-        steps: steps begun since the times were taken, counted by the trainer.
+        steps: steps started since the last call of :meth:`take`. The trainer increments the number.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -31,12 +32,12 @@ class StepClock:
         self._open: tuple[str, Any] | None = None
 
     def begin(self, part: str) -> None:
-        """The device begins a part of a step; the one before ends here."""
+        """Start a part of the device. The previous part of the device ends here."""
         self.end()
         self._open = (part, self._mark())
 
     def end(self) -> None:
-        """The device has been given all of the part that was begun, if one was."""
+        """End the started part of the device, if there is one. The host has issued all work of the part."""
         if self._open is None:
             return
         (part, begun), ended = self._open, self._mark()
@@ -48,7 +49,7 @@ class StepClock:
 
     @contextmanager
     def host(self, part: str) -> Iterator[None]:
-        """A part that the host is busy with; the device's part that was begun is interrupted for so long."""
+        """Measure a part of the host. The started part of the device is interrupted until the part of the host ends."""
         interrupted = None if self._open is None else self._open[0]
         self.end()
         begun = time.perf_counter()
@@ -60,7 +61,10 @@ class StepClock:
                 self.begin(interrupted)
 
     def take(self) -> list[float]:
-        """Seconds a step of each of ``PARTS``, and begin again. Waits for the device to end what it was given."""
+        """Return the seconds a step of each part in ``PARTS``, and reset the clock.
+
+        The method waits for the issued work of the device.
+        """
         for part, begun, ended in self._spans:
             ended.synchronize()
             self._seconds[part] += begun.elapsed_time(ended) / 1000

@@ -1,4 +1,4 @@
-"""All ranks stop at the same point of the run, whichever of them is asked to."""
+"""The agreement of all ranks on the point of the run at which they stop. Any rank can start the agreement."""
 
 import contextlib
 import itertools
@@ -13,7 +13,7 @@ from torchtitan.tools.logging import logger
 from exact_titan.runs.exit_codes import Ended, ExitCode
 
 STOP_FILE = "stop"
-"""In the run's folder: as good as a signal. Rank 0 looks for it, and removes it when it has seen it."""
+"""The stop file in the run's folder. The file has the effect of a signal. Rank 0 polls for the file, and removes it."""
 
 _LOOK_SECONDS = 0.5
 _DAY = timedelta(days=1)
@@ -21,10 +21,10 @@ _CLOSED = "closed"
 
 
 class Stopped(Ended):
-    """Raised on all ranks at the point where they have agreed to stop.
+    """Raised on all ranks at the agreed point.
 
     Attributes:
-        reason: what asked for it, such as ``SIGTERM on rank 3``.
+        reason: the cause of the stop, such as ``SIGTERM on rank 3``.
     """
 
     def __init__(self, reason: str) -> None:
@@ -33,20 +33,24 @@ class Stopped(Ended):
 
 
 class StopAgreement:
-    """Where all ranks stop, agreed on over the process group's store.
+    """The agreement on the stop, over the process group's store.
 
-    Every rank passes the same points in the same order (before a step, before a batch of a validation) and calls
-    :meth:`check` there. When one is asked to stop, each says how many points it has passed and waits at its next one;
-    the stop is at the furthest of them, so no rank is left alone in a collective.
+    Every rank passes the same points in the same order: one point before every step, and one before every validation
+    batch. A rank calls :meth:`check` at every point.
 
-    What it costs: a lock per point. Nothing is sent, no collective is run, and no host waits for its device or for
-    another rank, in any step until a stop is asked for; then every host waits once, for a few messages over the store.
-    A thread of each rank sleeps in the store meanwhile, and one of rank 0 looks for the stop file twice a second.
+    1. One rank is asked to stop, and writes the request to the store for all ranks.
+    2. Every rank writes to the store how many points the rank has passed, and waits at its next point.
+    3. Rank 0 writes the largest number of passed points to the store.
+    4. Every rank continues to that point and stops there. No rank waits alone in a collective.
+
+    The cost is one lock per point. Before a request no rank sends a message, runs a collective, or waits for its device
+    or for another rank. After a request every host waits once, for a few messages over the store. One thread of each
+    rank sleeps in the store until a request comes. One thread of rank 0 polls for the stop file twice a second.
 
     Args:
-        folder: the run's, for the stop file.
-        store: shared by all ranks, and used for nothing else.
-        rank: of this process.
+        folder: the run's folder, for the stop file.
+        store: a store that all ranks share. Nothing else uses this store.
+        rank: the rank of this process.
         ranks: number of processes.
     """
 
@@ -55,7 +59,7 @@ class StopAgreement:
     def __init__(self, folder: Path, store: dist.Store, *, rank: int, ranks: int) -> None:
         self._rank, self._ranks = rank, ranks
         self._file = folder / STOP_FILE
-        cloning: Any = store  # torch's stubs do not know the method
+        cloning: Any = store  # torch's stubs lack the method
         # A store serves one thread at a time.
         self._waiting, self._asking = cloning.clone(), cloning.clone()
         self._waiting.set_timeout(_DAY)
@@ -72,21 +76,24 @@ class StopAgreement:
 
     @classmethod
     def of_process_group(cls, folder: Path) -> "StopAgreement":
-        """An agreement of all ranks of the default process group; each builds its agreements in the same order."""
+        """Return an agreement of all ranks of the default process group.
+
+        Every rank must create its agreements in the same order.
+        """
         store = dist.distributed_c10d._get_default_store()
         own = dist.PrefixStore(f"exact_titan/stop/{next(cls._instances)}", store)
         return cls(folder, own, rank=dist.get_rank(), ranks=dist.get_world_size())
 
     def ask(self, reason: str) -> None:
-        """Ask all ranks to stop; any rank and any thread may. The first reason is the one that counts.
+        """Ask all ranks to stop. Any thread of any rank may call this method. Only the first reason is used.
 
-        On this rank no point is passed any more before all have agreed.
+        After the call this rank passes no point until all ranks have agreed.
 
         Args:
-            reason: for the log, such as ``SIGTERM``.
+            reason: the cause of the stop for the log, such as ``SIGTERM``.
 
         Raises:
-            RuntimeError: if the store is gone, and with it the agreement.
+            RuntimeError: if the store is not reachable. An agreement is then impossible.
         """
         with self._asking_lock:
             named = self._asking.compare_set("reason", "", f"{reason} on rank {self._rank}").decode()
@@ -94,11 +101,11 @@ class StopAgreement:
         self._taken_up.wait()
 
     def check(self) -> None:
-        """A point of the run.
+        """Pass a point of the run.
 
         Raises:
-            Stopped: if it is the one to stop at.
-            RuntimeError: if a stop was asked for and the ranks could not agree.
+            Stopped: if the ranks have agreed to stop at this point.
+            RuntimeError: if a rank was asked to stop and the ranks could not agree.
         """
         with self._lock:
             if self._reason is None:
@@ -106,18 +113,18 @@ class StopAgreement:
                 return
         self._settled.wait()
         if self._stop_at is None:
-            raise RuntimeError(f"{self._reason}: the other ranks cannot be reached to agree on where to stop")
+            raise RuntimeError(f"{self._reason}: the other ranks cannot be reached to agree on the step of the stop")
         if self._points >= self._stop_at:
             raise Stopped(self._reason)
         self._points += 1
 
     def close(self) -> None:
-        """End the threads; all ranks have passed their last point."""
+        """End the threads. Call this method after all ranks have passed their last point."""
         self._closed.set()
         try:
             with self._asking_lock:
                 self._asking.compare_set(self._asked(self._rank), "", _CLOSED)
-                # Whoever was asked to stop after the last point waits for nobody.
+                # A rank that was asked to stop after the last point must not wait for other ranks.
                 self._asking.multi_set([self._begun(self._rank), "stop_at"], [str(self._points)] * 2)
         except RuntimeError:
             return
@@ -140,7 +147,9 @@ class StopAgreement:
             self._stop_at = int(self._wait_for("stop_at"))
         except RuntimeError as error:
             if not self._closed.is_set():
-                logger.warning(f"The store of the process group is gone ({error}): signals can stop nothing any more")
+                logger.warning(
+                    f"The store of the process group cannot be reached ({error}): signals can no longer stop the run"
+                )
         finally:
             self._taken_up.set()
             self._settled.set()
@@ -152,14 +161,14 @@ class StopAgreement:
                 return self._waiting.get(key).decode()
             except dist.DistNetworkError:
                 raise
-            except dist.DistStoreError:  # a day has passed
+            except dist.DistStoreError:  # the wait of one day has timed out
                 continue
 
     def _look(self) -> None:
         while not self._closed.wait(_LOOK_SECONDS):
             if self._file.exists():
                 self._file.unlink(missing_ok=True)
-                with contextlib.suppress(RuntimeError):  # the other thread says that the store is gone
+                with contextlib.suppress(RuntimeError):  # the other thread logs that the store cannot be reached
                     self.ask(f"The file {self._file}")
                 return
 

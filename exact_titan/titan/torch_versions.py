@@ -1,12 +1,15 @@
-"""The one place that knows how torch versions differ for torchtitan 0.3.0."""
+"""The differences between torch versions that matter to torchtitan 0.3.0. No other module depends on them."""
 
 import torch.distributed as dist
 
 SPMD_BACKEND = "partial_dtensor"
-"""Runs on torch 2.13 to 2.15; torchtitan's own default, ``spmd_types``, needs torch 2.14."""
+"""This backend runs on torch 2.13 to 2.15. torchtitan's default, ``spmd_types``, needs torch 2.14."""
 
 
 def install() -> None:
-    """Give torch 2.13 the public name of its own function, which torchtitan calls after the first step."""
+    """Add ``set_timeout`` to torch 2.13, which has the function only under a private name.
+
+    torchtitan calls ``set_timeout`` after the first step.
+    """
     if not hasattr(dist, "set_timeout"):
         dist.set_timeout = dist.distributed_c10d._set_pg_timeout  # type: ignore[attr-defined]

@@ -21,5 +21,5 @@ def test_presets_have_the_published_number_of_parameters(name, billions):
     assert round(PRESETS[name].num_parameters() / 1e9, digits) == billions
 
 
-def test_every_preset_has_a_place_on_the_hub():
+def test_every_preset_has_a_repository_on_the_hub():
     assert REPOSITORIES.keys() == PRESETS.keys()

@@ -9,7 +9,7 @@ from exact_titan.models.architecture import PRESETS, RopeScaling
 from exact_titan.models.hf_config import make_config, read_architecture, write_config
 from tests.checkpoints import CHECKPOINTS, SIZES
 
-# As transformers 4 writes it for Llama 3.1 8B, less what has no bearing on the computation.
+# The config.json that transformers 4 writes for Llama 3.1 8B, without the keys that do not change the computation.
 LLAMA_31_8B = {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -71,7 +71,7 @@ def test_published_configs_are_the_presets(tmp_path, config, preset):
     assert read_architecture(tmp_path) == PRESETS[preset]
 
 
-def test_the_keys_of_transformers_5_say_the_same(tmp_path):
+def test_the_keys_of_transformers_5_give_the_same_architecture(tmp_path):
     new = dict(LLAMA_31_8B)
     new["rope_parameters"] = new.pop("rope_scaling") | {"rope_theta": new.pop("rope_theta")}
     new["dtype"] = new.pop("torch_dtype")
@@ -79,7 +79,7 @@ def test_the_keys_of_transformers_5_say_the_same(tmp_path):
     assert read_architecture(tmp_path) == PRESETS["Llama-3.1-8B"]
 
 
-def test_rope_type_had_another_name_once(tmp_path):
+def test_the_old_name_of_rope_type_is_read(tmp_path):
     old = dict(LLAMA_31_8B)
     old["rope_scaling"] = {key.replace("rope_type", "type"): value for key, value in old["rope_scaling"].items()}
     write(tmp_path, old)
@@ -87,7 +87,7 @@ def test_rope_type_had_another_name_once(tmp_path):
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_what_transformers_saves_is_what_it_was_given(tmp_path, name):
+def test_a_config_that_transformers_saves_is_read_back(tmp_path, name):
     config_type, options = CHECKPOINTS[name]
     config_type(
         **{**SIZES, **options}, architectures=[config_type.__name__.replace("Config", "ForCausalLM")]
@@ -104,7 +104,7 @@ def test_what_transformers_saves_is_what_it_was_given(tmp_path, name):
 
 
 @pytest.mark.parametrize("name", PRESETS)
-def test_a_config_of_ours_is_read_back_by_us_and_by_transformers(tmp_path, name):
+def test_make_config_is_read_back_by_this_package_and_by_transformers(tmp_path, name):
     architecture = PRESETS[name]
     write_config(tmp_path, make_config(architecture, eos_token_id=7))
     assert read_architecture(tmp_path) == architecture
@@ -114,10 +114,10 @@ def test_a_config_of_ours_is_read_back_by_us_and_by_transformers(tmp_path, name)
     assert read_architecture(tmp_path / "again") == architecture
 
 
-def test_keys_that_old_files_leave_out_have_transformers_defaults(tmp_path):
-    # Llama 1: as many key and value heads as query heads, RoPE base 10,000.
-    left_out = ("num_key_value_heads", "rope_scaling", "rope_theta", "rms_norm_eps", "tie_word_embeddings")
-    write(tmp_path, {key: value for key, value in LLAMA_31_8B.items() if key not in left_out})
+def test_keys_that_old_files_omit_have_the_defaults_of_transformers(tmp_path):
+    # Llama 1 has as many key and value heads as query heads, and the RoPE base 10,000.
+    omitted = ("num_key_value_heads", "rope_scaling", "rope_theta", "rms_norm_eps", "tie_word_embeddings")
+    write(tmp_path, {key: value for key, value in LLAMA_31_8B.items() if key not in omitted})
     expected = dataclasses.replace(
         PRESETS["Llama-3.1-8B"], n_kv_heads=32, rope_scaling=None, rope_theta=10_000.0, norm_eps=1e-6
     )
@@ -129,7 +129,10 @@ def test_keys_that_old_files_leave_out_have_transformers_defaults(tmp_path):
     [
         ({"architectures": ["MistralForCausalLM"]}, "architectures is ['MistralForCausalLM']: supported are"),
         ({"architectures": None}, "architectures is None"),
-        ({"auto_map": {"AutoModel": "model.Model"}}, "auto_map names code in the folder, which is never run"),
+        (
+            {"auto_map": {"AutoModel": "model.Model"}},
+            "auto_map names code in the folder: code in a model folder is never run",
+        ),
         ({"quantization_config": {"bits": 4}}, "quantization_config: quantized weights cannot be trained"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu': only 'silu' is supported"),
         ({"attention_bias": True}, "attention_bias is True: only False is supported"),
@@ -149,10 +152,10 @@ def test_keys_that_old_files_leave_out_have_transformers_defaults(tmp_path):
         ({"rope_theta": True}, "rope_theta is True: it must be a number"),
         ({"hidden_size": 4100}, "hidden_size (4100) is not a multiple of num_attention_heads (32)"),
         ({"num_key_value_heads": 5}, "num_key_value_heads (5) does not divide num_attention_heads (32)"),
-        ({"head_dim": 63}, "head_dim is 63, and RoPE needs an even one"),
+        ({"head_dim": 63}, "head_dim is 63: RoPE needs an even head_dim"),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(tmp_path, changes, message):
+def test_unsupported_values_are_refused_by_name(tmp_path, changes, message):
     write(tmp_path, {**LLAMA_31_8B, **changes})
     with pytest.raises(InputError) as caught:
         read_architecture(tmp_path)
@@ -163,7 +166,7 @@ def test_what_is_not_supported_is_refused_by_name(tmp_path, changes, message):
 def test_a_folder_without_a_readable_config_is_named(tmp_path):
     with pytest.raises(InputError, match="nowhere: no such folder"):
         read_architecture(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"has no config\.json: it is no Hugging Face model folder"):
+    with pytest.raises(InputError, match=r"has no config\.json: it is not a Hugging Face model folder"):
         read_architecture(tmp_path)
     for content in ("{", "[]", "\xff"):
         (tmp_path / "config.json").write_bytes(content.encode("latin1"))

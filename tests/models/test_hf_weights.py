@@ -28,7 +28,7 @@ def change(folder, change_tensors) -> None:
     save_file(tensors, folder / "model.safetensors")
 
 
-def test_names_go_both_ways():
+def test_names_are_converted_in_both_directions():
     assert hf_name("layers.17.attention.qkv_linear.wq.bias") == "model.layers.17.self_attn.q_proj.bias"
     assert hf_name("layers.0.attention_norm.weight") == "model.layers.0.input_layernorm.weight"
     assert hf_name("norm.weight") == "model.norm.weight"
@@ -37,7 +37,7 @@ def test_names_go_both_ways():
 
 
 @pytest.mark.parametrize("name", ["llama", "llama tied", "qwen2", "llama with wide heads"])
-def test_whole_folders_pass(tmp_path, name):
+def test_complete_folders_pass(tmp_path, name):
     model = transformers_model(name)
     model.save_pretrained(tmp_path / "one")
     check(tmp_path / "one")
@@ -48,13 +48,13 @@ def test_whole_folders_pass(tmp_path, name):
     assert all(hf_name(native_name(one)) == one for one in names)
 
 
-def test_an_output_layer_in_a_tied_folder_is_left_alone(tmp_path):
+def test_an_output_layer_in_a_tied_folder_is_ignored(tmp_path):
     transformers_model("llama tied").save_pretrained(tmp_path)
     change(tmp_path, lambda tensors: tensors.update({"lm_head.weight": torch.zeros(256, 64)}))
     check(tmp_path)
 
 
-def test_frequencies_that_old_versions_saved_are_left_alone(folder):
+def test_frequencies_that_old_versions_saved_are_ignored(folder):
     name = "model.layers.0.self_attn.rotary_emb.inv_freq"
     change(folder, lambda tensors: tensors.update({name: torch.zeros(8)}))
     check(folder)
@@ -67,16 +67,19 @@ NORM = "model.norm.weight"
     ("change_tensors", "message"),
     [
         (lambda tensors: tensors.pop(NORM), "the weights lack the tensor model.norm.weight, 64 in "),
-        (lambda t: t.update({NORM: torch.ones(65)}), "the tensor model.norm.weight is 65, but by "),
+        (lambda t: t.update({NORM: torch.ones(65)}), "the tensor model.norm.weight is 65, but "),
         (
             lambda t: t.update({"lm_head.weight": torch.zeros(255, 64)}),
-            "the tensor lm_head.weight is 255 x 64, but by ",
+            "the tensor lm_head.weight is 255 x 64, but ",
         ),
         (lambda t: t.update({NORM: torch.ones(64, dtype=torch.int8)}), "model.norm.weight has the dtype I8"),
-        (lambda t: t.update({"model.extra.weight": torch.ones(1)}), "the tensor model.extra.weight has no place"),
+        (
+            lambda t: t.update({"model.extra.weight": torch.ones(1)}),
+            "the tensor model.extra.weight is not in the model of ",
+        ),
         (
             lambda t: t.update({"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}),
-            "the tensor model.layers.0.self_attn.q_proj.bias has no place in the model of ",
+            "the tensor model.layers.0.self_attn.q_proj.bias is not in the model of ",
         ),
     ],
 )
@@ -99,15 +102,15 @@ def test_a_missing_shard_is_named(tmp_path):
 def test_an_unreadable_index_is_named(folder):
     for content in ("{", "[]", '{"weight_map": 3}', json.dumps({"metadata": {}})):
         (folder / "model.safetensors.index.json").write_text(content)
-        with pytest.raises(InputError, match=r"model\.safetensors\.index\.json is no safetensors index"):
+        with pytest.raises(InputError, match=r"model\.safetensors\.index\.json is not a safetensors index"):
             check(folder)
 
 
-def test_a_shard_cut_short_is_named(folder):
+def test_a_truncated_shard_is_named(folder):
     file = folder / "model.safetensors"
     for content in (file.read_bytes()[:-1], struct.pack("<Q", 10**9), b"", b"<html>Not found</html>"):
         file.write_bytes(content)
-        with pytest.raises(InputError, match=r"model\.safetensors is cut short or no safetensors file"):
+        with pytest.raises(InputError, match=r"model\.safetensors is truncated or is not a safetensors file"):
             check(folder)
 
 

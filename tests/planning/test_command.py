@@ -1,4 +1,4 @@
-"""``exact-titan plan``, and that it takes every TOML there is."""
+"""``exact-titan plan``, also with every TOML in train_configs."""
 
 import pytest
 
@@ -10,8 +10,8 @@ TOMLS = sorted((ROOT / "train_configs").glob("*.toml"))
 SMALL = ["--config", "from_scratch", "--architecture.vocab_size", "1000", "--training.seq_len", "256"]
 
 
-def usual(file):
-    """The longest stage of a model stands for the others, which differ in the window and the batch."""
+def longest_is_quick(file):
+    """Mark all stages of a model as slow, except the longest stage. The stages differ only in window and batch."""
     longest = max(file.parent.glob(f"{file.stem.rpartition('-')[0]}-*k.toml"), key=window, default=file)
     return pytest.param(file, id=file.stem, marks=[] if file == longest else pytest.mark.slow)
 
@@ -20,19 +20,19 @@ def window(file):
     return int(file.stem.rpartition("-")[2].removesuffix("k"))
 
 
-@pytest.mark.parametrize("file", map(usual, TOMLS))
+@pytest.mark.parametrize("file", map(longest_is_quick, TOMLS))
 def test_every_toml_can_be_planned(file, tmp_path, monkeypatch, capsys):
-    # Where none of the folders are that a TOML names.
+    # In this folder the folders that a TOML names do not exist.
     monkeypatch.chdir(tmp_path)
     config = load_config(["--config", str(file)])
     nproc = 8 if config.training.global_batch_size in (-1, *range(8, 1024, 8)) else 2
-    # A model of no name takes its vocabulary from the dataset.
+    # Without a model name the vocabulary size comes from the dataset, and there is no dataset here.
     options = [] if config.model else ["--architecture.vocab_size", "32768"]
     assert main(["plan", "--config", str(file), "--nproc", str(nproc), "--memory", "80GiB", *options]) == 0
     assert capsys.readouterr().out.endswith("fits\n")
 
 
-def test_options_of_the_run_win_wherever_they_stand(capsys):
+def test_options_of_the_run_override_the_config_at_any_position(capsys):
     assert main(["plan", "--training.steps", "7", "--nproc=2", *SMALL, "activation-checkpoint:full"]) == 0
     out = capsys.readouterr().out
     assert "7 steps" in out
@@ -40,7 +40,7 @@ def test_options_of_the_run_win_wherever_they_stand(capsys):
     assert "one GPU has" not in out
 
 
-def test_what_does_not_fit_ends_with_1_and_a_way_out(capsys):
+def test_a_run_that_does_not_fit_exits_with_1_and_a_way_out(capsys):
     assert main(["plan", *SMALL, "--nproc", "2", "--memory", "1MiB"]) == 1
     assert "does not fit: " in capsys.readouterr().out.splitlines()[-1]
 
@@ -55,12 +55,12 @@ def test_what_does_not_fit_ends_with_1_and_a_way_out(capsys):
         (["--training.seqlen", "3"], "did you mean training.seq_len?"),
     ],
 )
-def test_wrong_input_is_one_line_and_2(options, message, capsys):
+def test_wrong_input_is_one_line_and_exit_code_2(options, message, capsys):
     assert main(["plan", *SMALL, "--nproc", "2", *options]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
 
 
-def test_the_other_commands_arguments_are_left_alone():
+def test_the_arguments_of_other_commands_are_unchanged():
     assert _run_options_last(["pack", "a", "--seq-len", "3"]) == ["pack", "a", "--seq-len", "3"]
     assert _run_options_last([]) == []

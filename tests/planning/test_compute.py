@@ -21,12 +21,12 @@ def plan(**changes):
     return plan_compute(**{**known, **changes})
 
 
-def test_pairs_and_documents_of_a_dataset_are_those_of_its_windows(tmp_path):
+def test_pairs_and_documents_of_a_dataset_are_counted_from_its_windows(tmp_path):
     dataset = pack_lengths(tmp_path, [5, 200, 17, 3, 64, 90, 1, 33, 300], seq_len=64)
     pairs, documents = [], []
     for k in range(len(dataset)):
         window = dataset[k]
-        # Every input but padding has a label. The one at position p sees p + 1 inputs.
+        # Every input except padding has a label. The input at position p sees p + 1 inputs.
         positions = window["positions"][window["labels"] != -100]
         pairs.append(int((positions + 1).sum()))
         documents.append(int((positions == 0).sum()))
@@ -42,7 +42,7 @@ def test_without_a_dataset_a_window_is_one_document():
     assert windows.source == ""
 
 
-def test_a_dataset_that_is_none_is_refused(tmp_path):
+def test_a_folder_without_a_dataset_is_refused(tmp_path):
     with pytest.raises(InputError, match="is not a packed dataset"):
         Windows.of_dataset(tmp_path, "train")
 
@@ -57,7 +57,7 @@ def test_flops_and_tokens():
     assert compute.recomputed_flops == 0
 
 
-def test_recomputation_is_apart():
+def test_recomputation_is_counted_separately():
     compute = plan(computed_flops_per_token=1250.0, attention_forwards=4)
     assert compute.flops_per_step == plan().flops_per_step
     assert compute.recomputed_flops == pytest.approx(800 * 250 + compute.attention_flops / 3)

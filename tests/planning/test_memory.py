@@ -1,4 +1,4 @@
-"""That the traced memory is what a real run takes, and what follows from the sizes of a model."""
+"""The traced memory equals the memory of a real run, and follows from the sizes of the model."""
 
 import dataclasses
 import json
@@ -47,7 +47,7 @@ def plan(
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> list[dict]:
-    """Real steps on one CPU process, measured and planned by ``benchmarks.plan``."""
+    """Measure and plan real steps in one CPU process with ``benchmarks.plan``."""
     out = tmp_path_factory.mktemp("measured") / "plan.json"
     command = [sys.executable, "-m", "benchmarks.plan", "--small", "--dtypes", "bfloat16", "--json", str(out)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
@@ -56,20 +56,20 @@ def measured(tmp_path_factory) -> list[dict]:
     return json.loads(out.read_text())
 
 
-def test_states_are_those_of_a_real_run_to_the_byte(measured):
+def test_states_equal_the_states_of_a_real_run_to_the_byte(measured):
     assert [result["kind"] for result in measured] == ["none", "selective", "full"]
     for result in measured:
         for line in ("parameters", "gradients", "optimizer state"):
             assert result["lines"][line]["planned"] == result["lines"][line]["measured"]
 
 
-def test_saved_activations_are_those_of_a_real_run_within_a_tenth(measured):
+def test_saved_activations_equal_those_of_a_real_run_within_a_tenth(measured):
     for result in measured:
         line = result["lines"]["after the forward pass"]
         assert line["planned"] == pytest.approx(line["measured"], rel=0.1)
 
 
-def test_every_peak_is_that_of_a_real_run_within_one_in_a_hundred(measured):
+def test_every_peak_equals_the_peak_of_a_real_run_within_one_percent(measured):
     for result in measured:
         for phase in ("forward", "loss", "backward", "peak"):
             assert result["lines"][phase]["planned"] == pytest.approx(result["lines"][phase]["measured"], rel=0.01)
@@ -80,7 +80,7 @@ def test_states_are_sharded_over_the_gpus(nproc):
     memory = plan(nproc=nproc)
     assert memory.num_parameters == SIZES.architecture(seq_len=SEQ_LEN, tokenizer_vocab=0).num_parameters()
     share = 4 * memory.num_parameters / nproc
-    # Every tensor is rounded up to a block of 512 bytes.
+    # Every tensor is rounded up to blocks of 512 bytes.
     assert memory.parameters == pytest.approx(share, rel=0.01)
     assert memory.gradients == pytest.approx(share, rel=0.01)
     assert memory.optimizer == pytest.approx(2 * share, rel=0.05)
@@ -91,11 +91,11 @@ def test_replicas_hold_the_states_once_each():
     assert memory.parameters == plan(nproc=2).parameters
 
 
-def test_checkpointing_saves_activations_and_computes_again():
+def test_checkpointing_saves_fewer_activations_and_recomputes():
     plans = {kind: plan(kind) for kind in ("none", "selective", "full")}
     saved = {kind: memory.after_forward["activations"] for kind, memory in plans.items()}
     assert saved["none"] > 2 * saved["selective"] > 2 * saved["full"]
-    # Each block's input, the last norm's input and output, all bfloat16; besides ids and borders.
+    # Saved in bfloat16: the input of each block, and the input and output of the last norm. Ids and borders are small.
     assert saved["full"] == pytest.approx((SIZES.n_layers + 2) * TOKENS * SIZES.dim * 2, rel=0.05)
     assert plans["none"].matmul_flops == pytest.approx(plans["none"].flops_per_token * TOKENS, rel=0.01)
     assert plans["none"].matmul_flops < plans["selective"].matmul_flops < plans["full"].matmul_flops
@@ -107,19 +107,19 @@ def test_without_checkpointing_a_block_saves_what_cudas_kernels_need():
     head_dim = dim // heads
     bytes_of_a_token = (
         2 * (2 * dim + 4)  # both norms: bfloat16 input and float32 scale
-        + 2 * 2 * dim  # their outputs, the projections' inputs
+        + 2 * 2 * dim  # the outputs of the norms, which are the inputs of the projections
         + 2 * (heads + 2 * kv_heads) * head_dim  # query, key and value
         + 4 * head_dim  # float32 cosines and sines
         + 2 * heads * head_dim
-        + 4 * heads  # attention's output and float32 log-sum-exp
-        + 2 * 4 * ffn  # gate before and after SiLU, up projection, their product
+        + 4 * heads  # the output of attention, and its float32 log-sum-exp
+        + 2 * 4 * ffn  # gate before and after SiLU, up projection, product of gate and up projection
     )
     more, fewer = (plan("none", n_layers=n).after_forward["activations"] for n in (4, 3))
     assert more - fewer == pytest.approx(bytes_of_a_token * TOKENS, rel=0.001)
 
 
 def test_logits_of_one_chunk():
-    # bfloat16, and in float32 the softmax, the gradient of the loss and that of the logits.
+    # The logits in bfloat16. In float32: the softmax, the gradient of the loss, and the gradient of the logits.
     assert plan().most["logits"] == (2 + 3 * 4) * TOKENS // 8 * SIZES.vocab_size
 
 
@@ -141,14 +141,14 @@ def test_flash_attention_workspace_in_the_backward_pass():
     assert kernels.workspace(torch.ops.aten.mm.default, ()) == 0
 
 
-def test_nothing_is_left_behind():
+def test_a_plan_leaves_no_global_state():
     backend = dist_utils.get_spmd_backend()
     plan()
     assert not dist.is_initialized()
     assert dist_utils.get_spmd_backend() == backend
 
 
-def test_a_process_group_in_the_way_is_said(monkeypatch):
+def test_an_existing_process_group_is_refused(monkeypatch):
     monkeypatch.setattr(dist, "is_initialized", lambda: True)
     with pytest.raises(RuntimeError, match="there is one already"):
         plan()

@@ -1,9 +1,12 @@
+import re
+
 import pytest
 
 from exact_titan.config import load_config
 from exact_titan.errors import InputError
 from exact_titan.planning import report
 from exact_titan.planning.run import plan_run
+from tests.support import ROOT
 
 
 def plan(*options: str, nproc: int = 8):
@@ -19,7 +22,7 @@ def test_sizes(text, size):
 
 
 @pytest.mark.parametrize("text", ["80", "GiB", "80 potatoes", "-1GiB", "0GB", ""])
-def test_what_is_no_size_is_refused(text):
+def test_a_text_that_is_not_a_size_is_refused(text):
     with pytest.raises(InputError, match="--memory"):
         report.parse_memory(text)
 
@@ -36,12 +39,20 @@ def test_the_table_adds_up():
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_what_fits_falls_short_of_nothing():
+def test_the_accuracy_is_that_of_the_benchmarks_page():
+    page = " ".join((ROOT / "docs/benchmarks.md").read_text(encoding="utf-8").split())
+    assert "H200" in report.ACCURACY
+    assert re.findall(r"within ([\d.]+ %)", report.ACCURACY) == ["0.1 %", "0.03 %", "3 %"]
+    for figure in ("0.1 %", "0.03 %", "3 %"):
+        assert f"within {figure}" in page
+
+
+def test_a_run_that_fits_has_no_shortfall():
     planned = plan()
     assert report.shortfall(planned, report.needed(planned)) is None
 
 
-def test_a_shortfall_names_what_would_help_and_only_that():
+def test_a_shortfall_names_only_options_that_help():
     planned = plan("--training.local_batch_size", "2", "--parallelism.data_parallel_replicate_degree", "2")
     line = report.shortfall(planned, report.needed(planned) - 2**30)
     assert line is not None

@@ -34,7 +34,7 @@ def test_a_dataset_gives_the_vocabulary_and_the_documents(tmp_path):
     assert packed.windows.documents >= 3
 
 
-def test_of_a_mixture_each_dataset_counts_by_its_share(tmp_path):
+def test_each_dataset_of_a_mixture_counts_by_its_share(tmp_path):
     short = pack_lengths(tmp_path / "short", [30] * 80, seq_len=256).folder
     long = pack_lengths(tmp_path / "long", [255] * 20, seq_len=256, seed=1).folder
 
@@ -50,7 +50,7 @@ def test_a_dataset_of_another_window_is_refused(tmp_path):
         plan_run(config("--dataloader.dataset_path", str(dataset.folder)), nproc=1)
 
 
-def test_compilation_is_planned_as_if_it_were_off():
+def test_a_run_with_compilation_is_planned_without_compilation():
     plan = plan_run(config("--compile.enable"), nproc=1)
     assert plan.config.compile.enable
     assert plan.memory == plan_run(config(), nproc=1).memory
@@ -74,7 +74,7 @@ def test_documents_fill_the_window():
         (("--model", "Llama-5"), 8, "Llama-5"),
     ],
 )
-def test_what_cannot_be_planned_is_refused_by_name(options, nproc, message):
+def test_unsupported_options_are_refused_by_name(options, nproc, message):
     base = load_config(["--config", "from_scratch", *options]) if "--model" in options else config(*options)
     with pytest.raises(InputError, match=message):
         plan_run(base, nproc=nproc)

@@ -9,7 +9,7 @@ def new_trace(block: int = 1, workspace=lambda func, args: 0) -> AllocationTrace
     return AllocationTrace(block=block, label=lambda func, tensor, phase: "working", workspace=workspace)
 
 
-def test_what_is_freed_before_the_next_allocation_does_not_add_up():
+def test_memory_freed_before_the_next_allocation_is_not_added_to_the_peak():
     trace = new_trace()
     with FakeTensorMode(), trace:
         trace.start("forward")
@@ -36,7 +36,7 @@ def test_views_share_their_storage():
     assert trace.peaks()[0].bytes == 64
 
 
-def test_a_tensor_can_be_named_when_more_is_known():
+def test_a_tensor_can_get_its_kind_later():
     trace = new_trace()
     with FakeTensorMode():
         parameter = torch.empty(10, dtype=torch.uint8)
@@ -54,7 +54,7 @@ def test_a_tensor_can_be_named_when_more_is_known():
     assert trace.held("gradients") == 5
 
 
-def test_resized_storages_are_whole_parameters_of_fsdp():
+def test_resized_storages_are_gathered_parameters_of_fsdp():
     trace = new_trace()
     with FakeTensorMode(), trace:
         trace.start("forward")
@@ -66,17 +66,17 @@ def test_resized_storages_are_whole_parameters_of_fsdp():
     assert trace.peaks()[0].bytes == 40
 
 
-@pytest.mark.parametrize(("size", "taken"), [(1, 512), (512, 512), (513, 1024)])
-def test_allocations_take_whole_blocks(size, taken):
+@pytest.mark.parametrize(("size", "allocated"), [(1, 512), (512, 512), (513, 1024)])
+def test_allocations_are_rounded_up_to_blocks(size, allocated):
     trace = new_trace(block=512)
     with FakeTensorMode(), trace:
         trace.start("forward")
         tensor = torch.empty(size, dtype=torch.uint8)
     assert tensor.shape == (size,)
-    assert trace.peaks()[0].bytes == taken
+    assert trace.peaks()[0].bytes == allocated
 
 
-def test_workspace_lasts_for_one_operator():
+def test_the_workspace_exists_during_one_operator():
     trace = new_trace(workspace=lambda func, args: 1000 if func is torch.ops.aten.neg.default else 0)
     with FakeTensorMode(), trace:
         trace.start("forward")
@@ -94,7 +94,7 @@ def test_matrix_products_are_counted():
     assert trace.matmul_flops == 2 * 3 * 5 * 7
 
 
-def test_resize_is_put_back():
+def test_resize_is_restored():
     before = torch.UntypedStorage.resize_
     with FakeTensorMode(), new_trace():
         assert torch.UntypedStorage.resize_ is not before

@@ -1,4 +1,4 @@
-"""Weights in, through real runs, and out again."""
+"""Export after real runs: the exported weights are the weights that the run has loaded."""
 
 import json
 import subprocess
@@ -29,7 +29,7 @@ def arguments(dataset, *options: str) -> list[str]:
 
 
 def unchanged(name: str, model: Path, out: Path, dataset) -> dict:
-    """A run of one step that leaves the weights as they are."""
+    """Return a run of one step with learning rate 0, which does not change the weights."""
     options = ["--model", str(model), "--dump_folder", str(out), "--optimizer.lr", "0.0"]
     return {"name": name, "trainer": "exact", "argv": arguments(dataset, *options)}
 
@@ -43,7 +43,7 @@ def launch(nproc: int, runs: list[dict], folder: Path) -> dict:
 
 @pytest.fixture(scope="module")
 def runs(dataset, tmp_path_factory) -> Path:
-    """``<family>`` in bfloat16 shards, ``<family>-<ranks>`` runs from it, ``stage2`` one after these."""
+    """Make ``<family>`` in bfloat16 shards, its runs ``<family>-<ranks>``, and ``stage2``, which starts from a run."""
     folder = tmp_path_factory.mktemp("runs")
     for family, name in MODELS.items():
         model = transformers_model(name).to(torch.bfloat16)
@@ -74,26 +74,26 @@ def equal(one: Path, other: Path) -> bool:
 
 @pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("nproc", [1, 2])
-def test_weights_that_went_in_come_out_bit_for_bit_from_any_number_of_ranks(runs, tmp_path, family, nproc):
+def test_exported_weights_equal_the_loaded_weights_bit_for_bit_on_any_number_of_ranks(runs, tmp_path, family, nproc):
     files = export(runs / f"{family}-{nproc}", tmp_path / "out")
     assert [file.name for file in files] == ["model.safetensors"]
     assert all(tensor.dtype == torch.bfloat16 for tensor in tensors(tmp_path / "out").values())
     assert equal(tmp_path / "out", runs / family)
 
 
-def test_weights_go_in_and_out_of_replicas(runs, tmp_path):
+def test_exported_weights_of_replicas_equal_the_loaded_weights(runs, tmp_path):
     export(runs / "hsdp", tmp_path / "out")
     assert equal(tmp_path / "out", runs / "llama")
 
 
-def test_what_is_exported_goes_in_again(runs, tmp_path):
+def test_an_export_is_loaded_again(runs, tmp_path):
     export(runs / "qwen2-2", tmp_path / "out")
     first, again = load_decoder(runs / "qwen2"), load_decoder(tmp_path / "out")
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in first.state_dict().items())
 
 
 @pytest.mark.parametrize("family", MODELS)
-def test_transformers_generates_the_same_text_from_it(runs, tmp_path, family):
+def test_transformers_generates_the_same_text_from_the_export(runs, tmp_path, family):
     export(runs / f"{family}-2", tmp_path / "out")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
     prompt = tokenizer("17 18 19 20", return_tensors="pt").input_ids
@@ -117,29 +117,29 @@ def test_large_exports_are_sharded_with_an_index(runs, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_the_dtype_is_asked_for_and_stands_in_the_config(runs, tmp_path, dtype):
+def test_the_chosen_dtype_is_in_the_config(runs, tmp_path, dtype):
     export(runs / "llama-1", tmp_path / "out", dtype=dtype)
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == getattr(torch, dtype)
 
 
-def test_the_config_keeps_what_it_had(runs, tmp_path):
+def test_the_config_is_unchanged(runs, tmp_path):
     export(runs / "llama-1", tmp_path / "out")
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (runs / "llama", tmp_path / "out"))
     assert before == after
 
 
-def test_a_stage_starts_from_the_weights_of_the_one_before(runs, tmp_path):
+def test_a_stage_starts_from_the_weights_of_the_previous_stage(runs, tmp_path):
     export(runs / "stage2", tmp_path / "step2")
     assert not equal(tmp_path / "step2", runs / "llama")
     distance = {
         name: (tensor.float() - tensors(runs / "llama")[name].float()).abs().max().item()
         for name, tensor in tensors(tmp_path / "step2").items()
     }
-    # Two steps of AdamW move a weight by little more than twice the learning rate; bfloat16 rounds.
+    # Two steps of AdamW change a weight by little more than twice the learning rate. bfloat16 rounds the result.
     assert max(distance.values()) < 0.02
 
 
-def test_a_step_is_asked_for_by_number_or_folder(runs, tmp_path):
+def test_a_step_is_chosen_by_number_or_folder(runs, tmp_path):
     export(runs / "llama-1", tmp_path / "a", step=1)
     export(runs / "llama-1/checkpoint/step-1", tmp_path / "b")
     assert equal(tmp_path / "a", tmp_path / "b")
@@ -147,7 +147,7 @@ def test_a_step_is_asked_for_by_number_or_folder(runs, tmp_path):
         export(runs / "llama-1", tmp_path / "c", step=7)
 
 
-def test_a_run_from_scratch_exports_at_its_end_when_asked(dataset, tmp_path):
+def test_a_run_from_scratch_exports_at_its_end_with_the_export_option(dataset, tmp_path):
     options = ["--dump_folder", "out-{rule}", "--export", "hf-{rule}", "--training.global_batch_size", "1"]
     sizes = ["--architecture.dim", "32", "--architecture.n_layers", "2", "--architecture.n_heads", "4"]
     command = [sys.executable, "-m", "exact_titan.train", *arguments(dataset, *options, *sizes)]
@@ -164,9 +164,9 @@ def test_a_run_from_scratch_exports_at_its_end_when_asked(dataset, tmp_path):
     assert AutoTokenizer.from_pretrained(tmp_path / "hf-exact")("17").input_ids == [17]
 
 
-def test_nothing_is_written_over_and_nothing_half_made_is_left(runs, tmp_path):
+def test_nothing_is_overwritten_and_no_partial_export_remains(runs, tmp_path):
     (tmp_path / "out").mkdir()
-    with pytest.raises(InputError, match="out is there already"):
+    with pytest.raises(InputError, match="out exists already"):
         export(runs / "llama-1", tmp_path / "out")
     with pytest.raises(InputError, match="nowhere: no such folder"):
         export(tmp_path / "nowhere", tmp_path / "new")
@@ -176,10 +176,10 @@ def test_nothing_is_written_over_and_nothing_half_made_is_left(runs, tmp_path):
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_run_that_kept_no_config_is_named(runs, tmp_path):
+def test_a_run_without_a_config_is_named(runs, tmp_path):
     (tmp_path / "run/checkpoint").mkdir(parents=True)
     (tmp_path / "run/checkpoint/step-1").symlink_to(runs / "llama-1/checkpoint/step-1")
-    with pytest.raises(InputError, match="run/model is missing, which says what the model is"):
+    with pytest.raises(InputError, match="run/model is missing: the export reads the architecture from that folder"):
         export(tmp_path / "run", tmp_path / "out")
 
 

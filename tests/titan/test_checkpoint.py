@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.config import load_config
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import fault, find_checkpoints
+from exact_titan.runs.checkpoint_manifest import find_checkpoints, why_incomplete
 from exact_titan.runs.export import export
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.preflight import complete
@@ -45,7 +45,7 @@ def test_a_save_at_once_is_complete_and_done_once(checkpoints, tmp_path, mode):
     manager = checkpoints(async_mode=mode)
     assert manager.save(1)
     assert manager.save_now(1)
-    assert fault(tmp_path / "checkpoint/step-1") is None
+    assert why_incomplete(tmp_path / "checkpoint/step-1") is None
     written = (tmp_path / "checkpoint/step-1/files.json").stat().st_mtime_ns
     assert manager.save_now(1)
     assert (tmp_path / "checkpoint/step-1/files.json").stat().st_mtime_ns == written
@@ -62,7 +62,7 @@ def test_a_save_at_once_makes_up_for_one_beside_the_training_that_has_failed(che
     (tmp_path / "checkpoint").unlink()
     assert manager.save_now(1)
     assert "has failed and is repeated now" in caplog.text
-    assert fault(tmp_path / "checkpoint/step-1") is None
+    assert why_incomplete(tmp_path / "checkpoint/step-1") is None
 
 
 def test_a_failed_save_beside_the_training_ends_the_run_at_the_next(checkpoints, tmp_path):
@@ -96,7 +96,7 @@ def test_a_validation_is_known_by_its_checkpoint(checkpoints):
     manager.save_now(3)
     manager.save(4)
     assert [manager.is_validated(step) for step in (1, 2, 3, 4)] == [False, True, True, False]
-    assert all(fault(Path(manager.folder) / f"step-{step}") is None for step in (2, 3, 4))
+    assert all(why_incomplete(Path(manager.folder) / f"step-{step}") is None for step in (2, 3, 4))
 
 
 def test_a_complete_checkpoint_with_other_bytes_in_it_is_refused_by_name(checkpoints, tmp_path):
@@ -104,7 +104,7 @@ def test_a_complete_checkpoint_with_other_bytes_in_it_is_refused_by_name(checkpo
     made.save(1)
     (file,) = (tmp_path / "checkpoint/step-1").glob("*.distcp")
     file.write_bytes(b"\0" * file.stat().st_size)
-    with pytest.raises(InputError, match=r"step-1 is damaged \(.*\): remove it, and the one before it is taken"):
+    with pytest.raises(InputError, match=r"step-1 is damaged \(.*\): remove it, and the previous checkpoint is used"):
         made.load()
 
 
@@ -135,7 +135,10 @@ def test_without_any_one_file_or_with_part_of_it_a_run_goes_on_from_the_one_befo
     record(2, tmp_path, first)
     names = [path.name for path in sorted((tmp_path / "out/checkpoint/step-4").iterdir())]
     assert names == [".metadata", "__0_0.distcp", "__1_0.distcp", "files.json"]
-    specs, torn = [{"name": "whole", "trainer": "exact", "argv": options(dataset, tmp_path / "whole", steps=5)}], {}
+    specs, incomplete = (
+        [{"name": "whole", "trainer": "exact", "argv": options(dataset, tmp_path / "whole", steps=5)}],
+        {},
+    )
     shutil.copytree(tmp_path / "out", tmp_path / "whole")
     for name in names:
         for how in ("removed", "truncated"):
@@ -145,7 +148,7 @@ def test_without_any_one_file_or_with_part_of_it_a_run_goes_on_from_the_one_befo
                 file.unlink()
             else:
                 file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-            torn[f"{name} {how}"] = fault(file.parent)
+            incomplete[f"{name} {how}"] = why_incomplete(file.parent)
             specs.append({"name": f"{name} {how}", "trainer": "exact", "argv": options(dataset, folder, steps=5)})
     (tmp_path / "spec.json").write_text(json.dumps(specs))
     done = torchrun(2, str(RUNNER), str(tmp_path / "spec.json"), str(tmp_path / "out.json"), cwd=tmp_path)
@@ -153,14 +156,14 @@ def test_without_any_one_file_or_with_part_of_it_a_run_goes_on_from_the_one_befo
     output = done.stdout + done.stderr
     results = json.loads((tmp_path / "out.json").read_text())
     assert [step["step"] for step in results["whole"]["steps"]] == [5]
-    for name, why in torn.items():
+    for name, why in incomplete.items():
         steps = results[name]["steps"]
         assert [step["step"] for step in steps] == [3, 4, 5]
         assert steps[-1] == results["whole"]["steps"][-1]
         folder = tmp_path / name / "checkpoint"
         assert output.count(f"{folder}/step-4 is not complete and is passed over: {why}") == 1
         assert output.count(f"The last complete checkpoint is {folder}/step-2") == 1
-        # It saved step 4 anew, in the place of the torn one.
+        # It saved step 4 anew, in the place of the incomplete one.
         assert list(find_checkpoints(folder)[0]) == [2, 4, 5]
         assert not [path for path in folder.iterdir() if not path.name.startswith("step-")]
 
@@ -186,7 +189,7 @@ def test_the_last_k_are_kept_and_what_was_cut_off_goes_whether_saved_beside_the_
     for mode in ("disabled", "async"):
         folder = tmp_path / mode / "checkpoint"
         assert sorted(path.name for path in folder.iterdir()) == ["step-8", "step-9"]
-        assert fault(folder / "step-8") is None
+        assert why_incomplete(folder / "step-8") is None
         assert [step["step"] for step in second[f"{mode} 9"]["steps"]] == [8, 9]
     assert losses(second["async 9"]) == losses(second["disabled 9"])
     assert losses(first["async 7"]) == losses(first["disabled 7"])

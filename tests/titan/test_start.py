@@ -70,7 +70,7 @@ def test_a_folder_of_a_presets_name_is_taken(dataset, model, monkeypatch):
         (["--start_from", "nowhere"], "nowhere: no such folder"),
         (["--start_from", "{empty}"], "checkpoint has no complete checkpoint: the run has not saved one yet"),
         (["--start_from", "outputs", "--dump_folder", "outputs"], "start_from is outputs, this run's own dump_folder"),
-        (["--export", "{model}"], "is there already: choose another folder"),
+        (["--export", "{model}"], "exists already: choose another folder"),
         (["--export", "new", "--checkpoint.no-enable"], "export is set, which reads the last checkpoint"),
         (["--export", "new", "--checkpoint.load_only"], "export is set, which reads the last checkpoint"),
     ],

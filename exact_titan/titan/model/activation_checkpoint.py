@@ -1,4 +1,4 @@
-"""Selective activation checkpointing that saves the output of every document attention, not only of torch's own."""
+"""Selective activation checkpointing that saves the output of every attention kernel, not only of torch's kernel."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,14 +10,17 @@ from exact_titan.titan.model.attention import forward_ops
 
 
 class AttentionSavingAC(SelectiveAC):
-    """torchtitan's selective activation checkpointing, which would run flash-attn's and the CPU's attention twice."""
+    """torchtitan's selective activation checkpointing, extended by the attention of flash-attn and of the CPU.
+
+    torchtitan's own class runs these kernels twice.
+    """
 
     @dataclass(kw_only=True, slots=True)
     class Config(SelectiveAC.Config):
         pass
 
     def get_save_ops(self) -> set:
-        """torchtitan's operators and those of :func:`forward_ops`."""
+        """Return torchtitan's operators and the operators of :func:`forward_ops`."""
         return super().get_save_ops() | set(forward_ops().values())
 
 
@@ -27,4 +30,4 @@ ActivationCheckpointingConfig = (
     | Annotated[MemoryBudgetAC.Config, tyro.conf.subcommand("memory-budget")]
     | Annotated[None, tyro.conf.subcommand("none")]
 )
-"""torchtitan's choice of subcommands, with ours as ``selective``."""
+"""torchtitan's subcommands. ``selective`` is :class:`AttentionSavingAC`."""

@@ -1,6 +1,7 @@
-"""Floating point operations of a training step, forward and backward, as MFU counts them: recomputation is not counted.
+"""FLOPs of a training step, as MFU counts them: forward and backward pass, without recomputation.
 
-torchtitan counts the attention of full windows without a mask. Here it is that of the documents, each causal.
+torchtitan counts the attention of complete windows without a mask. This module counts causal attention within each
+document.
 """
 
 from collections.abc import Iterable
@@ -10,21 +11,21 @@ from torchtitan.models.common.decoder import Decoder
 
 
 def attention_pairs(lengths: Iterable[int]) -> int:
-    """Query-key pairs of causal attention within documents of these lengths: ``sum n (n + 1) / 2``."""
+    """Return the query-key pairs of causal attention within documents of these lengths: ``sum n (n + 1) / 2``."""
     return sum(n * (n + 1) // 2 for n in lengths)
 
 
 def attention_flops(pairs: int, *, n_layers: int, n_heads: int, head_dim: int) -> int:
-    """FLOPs of the scores and of the weighted sum of the values over so many query-key pairs.
+    """Return the FLOPs of the scores and of the weighted sum of the values, for a number of query-key pairs.
 
-    A pair costs each head ``2 * head_dim`` for its score and as much for its value; the backward pass costs twice the
-    forward pass.
+    In each head a pair costs ``2 * head_dim`` FLOPs for the score and ``2 * head_dim`` FLOPs for the value. The
+    backward pass costs twice the forward pass.
     """
     return 3 * 2 * 2 * head_dim * n_heads * n_layers * pairs
 
 
 def attention_shape(config: Decoder.Config) -> dict[str, int]:
-    """The keyword arguments of :func:`attention_flops` for a model of this config."""
+    """Return the keyword arguments of :func:`attention_flops` for a model of this config."""
     attention = config.first_attention
     assert attention is not None
     return {
@@ -35,11 +36,12 @@ def attention_shape(config: Decoder.Config) -> dict[str, int]:
 
 
 def matmul_flops_per_token(config: Decoder.Config, model: nn.Module) -> int:
-    """FLOPs of a token outside attention: 6 for every parameter that is multiplied, by torchtitan's count.
+    """Return the FLOPs of a token outside attention, by torchtitan's count: 6 for every parameter of a matrix product.
 
-    The embedding is a table, so it counts only where it is the output layer too, and then once.
+    The embedding is a table lookup. The embedding counts only if it is also the output layer, and then once.
 
     Args:
-        model: built from ``config``; on the meta device will do.
+        config: the config of the model.
+        model: the model built from ``config``. The model may be on the meta device.
     """
-    return config.get_nparams_and_flops(model, 0)[1]  # torchtitan's attention is linear in the window length
+    return config.get_nparams_and_flops(model, 0)[1]  # 0: torchtitan's attention FLOPs are linear in the window length

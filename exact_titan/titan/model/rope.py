@@ -1,4 +1,4 @@
-"""Rotary embedding in the layout of Hugging Face's weights."""
+"""Rotary position embedding (RoPE) in the layout of Hugging Face's weights."""
 
 from dataclasses import dataclass
 from typing import Any, cast
@@ -8,11 +8,11 @@ from torchtitan.models.common.rope import ComplexRoPE, CosSinRoPE
 
 
 class HalfRoPE(CosSinRoPE):
-    """Rotates the pairs ``(i, i + H/2)`` of a head, with Llama 3.1's scaling.
+    """Rotates the pairs ``(i, i + H/2)`` of a head in float32, with Llama 3.1's scaling.
 
-    torchtitan's :class:`ComplexRoPE` has the scaling, but rotates neighbours ``(2i, 2i + 1)``, so that q and k weights
-    must be permuted on their way in and out, whole, on every rank. In this layout a Hugging Face tensor and the
-    parameter are the same, and each rank reads just its own rows. Computed in float32.
+    torchtitan's :class:`ComplexRoPE` has the scaling, but rotates the pairs ``(2i, 2i + 1)``. With those pairs every
+    rank must permute the complete q and k weights at every load and save. In the layout of this class a Hugging Face
+    tensor and the parameter are equal, and each rank reads only its own rows.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -20,7 +20,7 @@ class HalfRoPE(CosSinRoPE):
         pass
 
     def _precompute_cache(self) -> torch.Tensor:
-        """Cosines and sines of every position, float32 ``[max_seq_len, H]``: H/2 of each."""
+        """Return H/2 cosines and H/2 sines for every position, float32 ``[max_seq_len, H]``."""
         cis = ComplexRoPE._precompute_cache(cast(Any, self))
         return torch.cat([cis.real, cis.imag], dim=-1)
 
@@ -28,7 +28,10 @@ class HalfRoPE(CosSinRoPE):
     def apply_rotary_emb(
         query: torch.Tensor, key: torch.Tensor, rope_cache: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Rotated query and key, shapes ``[B, L, N, H]`` and dtypes unchanged; cache ``[1 or B, L, 1, H]``."""
+        """Return the rotated query and key with unchanged dtypes.
+
+        Shapes: query and key ``[B, L, N, H]``, cache ``[1 or B, L, 1, H]``.
+        """
         cos, sin = rope_cache.chunk(2, dim=-1)
 
         def rotate(x_BLNH: torch.Tensor) -> torch.Tensor:

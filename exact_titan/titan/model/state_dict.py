@@ -1,4 +1,4 @@
-"""Names of a model's state dict, as torchtitan's checkpointer turns them into Hugging Face's and back."""
+"""The conversion of state dict names between torchtitan and Hugging Face, for torchtitan's checkpointer."""
 
 from typing import Any
 
@@ -9,21 +9,21 @@ from exact_titan.models.hf_weights import hf_name, native_name
 
 
 class HuggingFaceAdapter(StateDictAdapter):
-    """Renames, and nothing else: tensors keep their storage and sharding, so that weights are read into the shards."""
+    """Renames tensors. Storage and sharding stay unchanged, so each rank reads weights directly into its shards."""
 
     model_config: Decoder.Config
 
     def __init__(self, model_config: Decoder.Config, hf_assets_path: str | None) -> None:
-        # It would only look there for the shards' names, to save under them.
+        # None: the base class uses the folder only for the file names of the shards that a save writes.
         super().__init__(model_config, None)
 
     def to_hf(self, state_dict: dict[str, Any]) -> dict[str, Any]:
-        """Hugging Face's names; without the output layer where it is the embedding."""
+        """Return the state dict with Hugging Face's names. A tied output layer is omitted."""
         tied = {"lm_head.weight"} if self.model_config.enable_weight_tying else set()
         return {hf_name(name): value for name, value in state_dict.items() if name not in tied}
 
     def from_hf(self, hf_state_dict: dict[str, Any]) -> dict[str, Any]:
-        """torchtitan's names; the output layer is the embedding where they are tied."""
+        """Return the state dict with torchtitan's names. A tied output layer is the tensor of the embedding."""
         state_dict = {native_name(name): value for name, value in hf_state_dict.items()}
         if self.model_config.enable_weight_tying:
             state_dict["lm_head.weight"] = state_dict["tok_embeddings.weight"]
