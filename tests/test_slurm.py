@@ -238,7 +238,7 @@ def test_a_run_that_gets_nowhere_is_not_queued_again_for_ever(tmp_path: Path) ->
     assert [start(tmp_path, number, CODE="75")[2] for number in (5, 6)] == [5, 6]
     code, output, requeues = start(tmp_path, 7, CODE="75")
     assert (code, requeues) == (75, 6)
-    assert "it was told to stop three times before a step was done, see --time and --signal" in output
+    assert "the run was told to stop three times before a step was done, see --time and --signal" in output
 
 
 def test_outside_a_job_it_says_what_it_is_for() -> None:
