@@ -52,9 +52,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Gather the standard library's sources and train a tokenizer on them.")
     parser.add_argument("out", type=Path)
     parser.add_argument("--megabytes", type=float, default=16, help="stop after this much text (default: %(default)s)")
-    parser.add_argument(
-        "--vocab-size", type=int, default=4096, help="number of ids of the tokenizer (default: %(default)s)"
-    )
+    parser.add_argument("--vocab-size", type=int, default=4096, help="ids of the tokenizer (default: %(default)s)")
     options = parser.parse_args()
 
     documents, size = [], 0
