@@ -1,1 +1,4 @@
-"""What the README's figures come from. Run a script as ``python -m benchmarks.NAME`` in the repository's root."""
+"""Scripts for the figures in docs/benchmarks.md and README.md.
+
+Run a script as ``python -m benchmarks.NAME`` in the root of the repository.
+"""

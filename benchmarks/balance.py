@@ -1,9 +1,12 @@
-"""How level the attention work of simulated ranks is, with the windows of a step in order and balanced.
+"""Balance of the attention work of simulated ranks, with the windows of a step in order and balanced.
 
-Every rank has the dataloader it would have in training; attention work is the sum of the squared document lengths that
-its batches bring along. Two ratios of the heaviest rank to the mean: of a step's work, the mean over the steps; and of
-the microbatches' work, summed over all of them, for in each of them all ranks wait for the heaviest. Last, the median
-time in which a rank's loader gives out a whole step, reading its windows included.
+Every rank has the dataloader of a training run. The attention work of a rank is the sum of the squared document lengths
+in its batches. The benchmark prints three figures:
+
+1. The work of a whole step on the heaviest rank over the mean rank, as the mean over the steps.
+2. The work of the microbatches on the heaviest rank over the mean rank, summed over all microbatches. All ranks wait
+   for the heaviest rank in every microbatch.
+3. The median time of a rank's loader for a whole step, with the reading of its windows.
 
 Example: python -m benchmarks.balance packed/books-16k
 """
@@ -25,16 +28,16 @@ STEPS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 2), (4, 1), (4, 4))
 
 
 def main(dataset: Positional[Path], ranks: int = 8, epochs: int = 20) -> None:
-    """Deal a packed dataset out to simulated ranks.
+    """Distribute the windows of a packed dataset over simulated ranks.
 
     Args:
-        dataset: Packed dataset, its training split.
-        ranks: How many.
-        epochs: How often every window comes, at least.
+        dataset: Packed dataset. The benchmark reads its training split.
+        ranks: Number of ranks.
+        epochs: Number of epochs, rounded up to whole steps.
     """
     windows = len(PackedDataset(dataset))
     print(f"{dataset}: {windows} windows, {ranks} ranks; heaviest over mean rank")
-    print(f"{'batch':>5} {'rounds':>6} {'step':>24} {'microbatch':>24} {'loader, ms a step':>24}")
+    print(f"{'batch':>5} {'rounds':>6} {'step':>24} {'microbatch':>24} {'loader, ms per step':>24}")
     print(f"{'':>12} " + f"{'in order':>14} {'balanced':>9} " * 3)
     for batch, rounds in STEPS:
         steps = -(-epochs * windows // (ranks * batch * rounds))
@@ -46,14 +49,14 @@ def main(dataset: Positional[Path], ranks: int = 8, epochs: int = 20) -> None:
 def measure(
     dataset: Path, ranks: int, batch: int, rounds: int, steps: int, balance: bool
 ) -> tuple[float, float, float]:
-    """Heaviest over mean rank, by step and by microbatch, and a loader's milliseconds for a step."""
+    """Return heaviest over mean rank, by step and by microbatch, and a loader's milliseconds for a step."""
     seq_len = PackedDataset(dataset).window
     work_RSM = np.empty((ranks, steps, rounds), dtype=np.int64)
     seconds = []
     for rank in range(ranks):
         config = PackedDataLoader.Config(dataset_path=str(dataset), balance=balance)
         loader = config.build(dp_world_size=ranks, dp_rank=rank, seq_len=seq_len, local_batch_size=batch)
-        # Without it the loader knows of no step, deals in order and looks no work up.
+        # With None, the loader distributes the windows in order and does not look up their work.
         loader.rounds_per_step = rounds if balance else None
         batches = iter(loader)
         for step in range(steps):

@@ -1,7 +1,7 @@
 """The packing policies on document lengths alone, in one thread: time, padding, documents cut and peak memory.
 
-Lengths are drawn log-normally; the tokens, which a policy never sees, are left out. Each policy has a process of its
-own, for its peak memory.
+The document lengths are log-normal. The benchmark has no tokens, because a policy reads only lengths. Each policy runs
+in a separate process, so the peak memory is the peak memory of this policy.
 
 Example: python -m benchmarks.best_fit --documents 10000000 --seq-len 16384 --median 800
 """
@@ -22,9 +22,9 @@ def main(documents: int = 10_000_000, seq_len: int = 16384, median: float = 800.
     """Lay out documents of random lengths with every policy.
 
     Args:
-        documents: How many.
+        documents: Number of documents.
         seq_len: Window length in tokens.
-        median: Of the documents' lengths, in tokens.
+        median: Median of the document lengths, in tokens.
         spread: Standard deviation of the lengths' logarithm.
     """
     print(f"{documents:,} documents, median {median:,.0f} tokens, spread {spread}, windows of {seq_len}", flush=True)
@@ -35,10 +35,10 @@ def main(documents: int = 10_000_000, seq_len: int = 16384, median: float = 800.
 
 
 def measure(policy: str, documents: int, seq_len: int, median: float, spread: float) -> None:
-    """One policy, in this process."""
+    """Measure one policy in this process and print the result."""
     draw = np.random.default_rng(0)
     lengths_D = np.empty(documents, dtype=np.int64)
-    for start in range(0, documents, BLOCK):  # so that drawing them does not set the peak
+    for start in range(0, documents, BLOCK):  # draw in blocks, so the draw does not set the peak
         block = lengths_D[start : start + BLOCK]
         block[:] = np.maximum(2, draw.lognormal(np.log(median), spread, len(block)))
     before = peak_mib()
@@ -46,20 +46,20 @@ def measure(policy: str, documents: int, seq_len: int, median: float, spread: fl
     begin = time.perf_counter()
     for window in lay_out(policy, seq_len, lengths_D):
         windows += 1
-        # The last segment of a document that has others before it.
+        # Count a cut document at its last segment.
         cut += sum(first > 0 and first + inputs == lengths_D.item(document) - 1 for document, first, inputs in window)
     seconds = time.perf_counter() - begin
     padding = 1 - (int(lengths_D.sum()) - documents) / (windows * seq_len)
     print(
-        f"{policy}: {seconds:.1f} s, {1e6 * seconds / documents:.2f} µs a document; {windows:,} windows, "
+        f"{policy}: {seconds:.1f} s, {1e6 * seconds / documents:.2f} µs per document; {windows:,} windows, "
         f"padding {100 * padding:.3f} %, {cut:,} documents cut ({100 * cut / documents:.2f} %); "
-        f"peak memory {peak_mib() - before:.0f} MiB above the lengths'",
+        f"peak memory {peak_mib() - before:.0f} MiB above the memory of the lengths",
         flush=True,
     )
 
 
 def peak_mib() -> float:
-    """Peak resident memory of this process so far."""
+    """Return the peak resident memory of this process so far, in MiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 

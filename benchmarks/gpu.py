@@ -1,14 +1,22 @@
-"""Everything that only a GPU can tell, in one run: correctness, the cost of a step, and how far off its plan was.
+"""All GPU measurements in one run: correctness, the cost of a step, and the error of the step's plan.
 
-Made for one GPU on a machine that may have an older torch and no network (:mod:`benchmarks.old_torch`): the wheels of
-torchtitan and its dependencies are installed in a folder SITE, and the run starts in the repository's root::
+The script needs one GPU. The machine may have an older torch and no network (:mod:`benchmarks.old_torch`). Install the
+wheels of torchtitan and its dependencies in a folder SITE, and start the script in the repository's root::
 
     PYTHONPATH=.:SITE python3 -m benchmarks.gpu --out DIR
 
-Writes ``gpu.txt`` (what is printed) and ``gpu.json`` (all of it, every step's time included) to DIR, after every part,
-so that a run that is cut short leaves what it had; a part that fails is reported and the others still run. Exits with
-code 1 if one failed. ``--device cpu --small`` runs the same lines at toy size, except those that need CUDA, which it
-names.
+The script runs these parts for every model:
+
+1. Check the parts of a step.
+2. Time the attention kernels.
+3. Check whole steps.
+4. Compare the time and memory of the steps.
+5. Compare the plan of a step with the step.
+
+The script writes ``gpu.txt`` (the printed text) and ``gpu.json`` (all results, with the time of every step) to DIR. The
+script updates both files after every part, so an interrupted run keeps its results. If a part fails, the script reports
+the failure, runs the other parts, and exits with code 1. ``--device cpu --small`` runs the same code at toy size. The
+script then names the checks that need CUDA and does not run these checks.
 """
 
 import argparse
@@ -26,7 +34,7 @@ from benchmarks import old_torch
 
 
 class Report:
-    """Collects results, prints them, and keeps the two files up to date."""
+    """Collects the results, prints the results, and updates the two files."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -45,7 +53,7 @@ class Report:
         (self.folder / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
     def check(self, model: str, outcomes: Iterable[Any]) -> None:
-        """Report the outcomes as they come."""
+        """Report every outcome when its check ends."""
         try:
             for outcome in outcomes:
                 self.checks.append({"model": model, **dataclasses.asdict(outcome)})
@@ -55,7 +63,7 @@ class Report:
             self.failure(model, "setting up the checks")
 
     def failure(self, model: str, part: str) -> None:
-        """Report the exception that is being handled as a failed check."""
+        """Report the current exception as a failed check."""
         self.checks.append({"model": model, "name": part, "passed": False, "detail": traceback.format_exc()})
         self.say(f"FAILED   {part}: {traceback.format_exc()}")
 
@@ -64,25 +72,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for gpu.txt and gpu.json")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--models", nargs="+", default=["smollm2-135m", "llama3.2-1b"], help="as in benchmarks.step")
+    parser.add_argument(
+        "--models", nargs="+", default=["smollm2-135m", "llama3.2-1b"], help="model shapes of benchmarks.step"
+    )
     parser.add_argument("--seq-len", type=int, default=16_384)
-    parser.add_argument("--rounds", type=int, default=30, help="timed steps of every side, and rounds of attention")
-    parser.add_argument("--small", action="store_true", help="a toy model, in seconds; the timings mean nothing")
+    parser.add_argument(
+        "--rounds", type=int, default=30, help="timed steps of every side, and rounds of the attention timing"
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="a toy model; the run takes seconds, and its timings have no meaning"
+    )
     args = parser.parse_args()
     if args.small:
         args.models, args.seq_len, args.rounds = ["tiny"], 256, 2
 
     is_old = old_torch.install()
-    # These import torchtitan, which needs the stand-ins.
+    # These modules import torchtitan. torchtitan needs the stand-ins.
     from benchmarks import gpu_checks, plan, step
     from exact_titan.titan.model.attention import choose, describe
 
     step.prepare_process(args.device)
-    # The lm_head of an old torch computes in the dtype of its parameters (see benchmarks.old_torch).
+    # With an old torch, lm_head computes in the dtype of its parameters (see benchmarks.old_torch).
     dtypes = {"dtype": "bfloat16" if is_old else "float32", "compute_dtype": "bfloat16"}
     report = Report(args.out)
     report.say(f"{step.device_name()}, torch {torch.__version__}, CUDA {torch.version.cuda}")
-    report.say(f"torchtitan helped by benchmarks.old_torch: {'yes' if is_old else 'no'}")
+    report.say(f"torchtitan with the stand-ins of benchmarks.old_torch: {'yes' if is_old else 'no'}")
 
     device = torch.device(args.device, 0) if args.device == "cuda" else torch.device("cpu")
     for shape in args.models:

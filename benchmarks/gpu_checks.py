@@ -1,7 +1,7 @@
-"""Checks that the GPU computes what the CPU tests say, and that the loss never makes the host wait for it.
+"""Checks that the GPU gives the results of the CPU tests, and that the host never waits for the GPU in the loss.
 
-Each check returns ``passed`` (None: this device cannot run it) and the figures behind that. Inputs are drawn anew from
-a fixed seed; activations are bfloat16 on CUDA, as in training.
+Each check returns ``passed`` (None: this device cannot run the check) and the measured figures. Every check draws its
+inputs from a fixed seed. Activations are bfloat16 on CUDA, as in training.
 """
 
 import random
@@ -51,7 +51,7 @@ Check = tuple[str, Callable[[], tuple[bool | None, str]]]
 
 @dataclass
 class Outcome:
-    """What a check found."""
+    """The result of a check."""
 
     name: str
     passed: bool | None
@@ -59,7 +59,7 @@ class Outcome:
 
 
 def part_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[Outcome]:
-    """All checks of the parts, with the width and vocabulary of ``SHAPES[shape]`` and windows of ``seq_len``."""
+    """Run all checks of the parts, with the width and vocabulary of ``SHAPES[shape]`` and windows of ``seq_len``."""
     dist_utils.set_spmd_backend(SPMD_BACKEND)
     with tempfile.TemporaryDirectory() as folder:
         dataset = write_dataset(
@@ -71,13 +71,16 @@ def part_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[O
         )
         case = LossCase(dataset, shape, device)
         checks: list[Check] = [
-            ("buckets on the device are those of the CPU", lambda: check_buckets(seq_len, device)),
-            ("alpha = 0 is torchtitan's loss, bit for bit", lambda: check_equal(case, alpha=0.0)),
-            ("rule standard is torchtitan's loss, bit for bit", lambda: check_equal(case, rule="standard")),
+            ("buckets on the device equal those on the CPU", lambda: check_buckets(seq_len, device)),
+            ("alpha = 0 equals torchtitan's loss, bit for bit", lambda: check_equal(case, alpha=0.0)),
+            ("rule standard equals torchtitan's loss, bit for bit", lambda: check_equal(case, rule="standard")),
             ("exact against float64", lambda: check_weighted(case)),
-            ("bucket counts on the device are those of the CPU", lambda: check_counts(case)),
+            ("bucket counts on the device equal those on the CPU", lambda: check_counts(case)),
             ("the loss does not wait for the device", lambda: check_no_sync(case, refresh_steps=0)),
-            ("the loss with refresh_steps=1 neither", lambda: check_no_sync(case, refresh_steps=1)),
+            (
+                "the loss with refresh_steps=1 does not wait for the device",
+                lambda: check_no_sync(case, refresh_steps=1),
+            ),
             ("no document sees another", lambda: check_isolation(shape, device, seq_len)),
         ]
         for kernel in kernels(device):
@@ -96,7 +99,7 @@ def part_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[O
 
 
 def attempt(name: str, check: Callable[[], tuple[bool | None, str]]) -> Outcome:
-    """The check's outcome; an exception is a failure, and what comes after it still runs."""
+    """Return the outcome of the check. An exception is a failed outcome, so later checks still run."""
     try:
         return Outcome(name, *check())
     except Exception:
@@ -104,7 +107,7 @@ def attempt(name: str, check: Callable[[], tuple[bool | None, str]]) -> Outcome:
 
 
 class LossCase:
-    """One window's hidden states, labels and output layer, for losses to be run on."""
+    """The hidden states, labels and output layer of one window, as the input of a loss."""
 
     def __init__(self, dataset: Path, shape: str, device: torch.device) -> None:
         torch.manual_seed(0)
@@ -112,7 +115,7 @@ class LossCase:
         self.dataset, self.device = dataset, device
         window = PackedDataset(dataset)[0]
         self.labels_BL, self.positions_BL = window["labels"][None].to(device), window["positions"][None].to(device)
-        # Some targets less, as in padding.
+        # Ignore some targets, as padding does.
         self.labels_BL[:, ::97] = IGNORE_INDEX
         self.valid = (self.labels_BL != IGNORE_INDEX).sum()
         self.hidden_BLD = torch.randn(*self.labels_BL.shape, dim, device=device, dtype=torch.bfloat16)
@@ -130,13 +133,13 @@ class LossCase:
         return loss
 
     def run(self, loss: ChunkedLossWrapper, hidden_BLD: torch.Tensor) -> torch.Tensor:
-        """Forward and backward as in the trainer."""
+        """Run forward and backward as in the trainer."""
         value, _ = loss(hidden_BLD, self.labels_BL, self.valid, positions=self.positions_BL)
         value.backward()
         return value
 
     def gradients(self, loss: ChunkedLossWrapper) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """The loss, and its gradients in the hidden states and in the output layer."""
+        """Return the loss, and its gradients in the hidden states and in the output layer."""
         self.lm_head.weight.grad = None
         hidden_BLD = self.hidden_BLD.clone().requires_grad_()
         value = self.run(loss, hidden_BLD)
@@ -147,21 +150,26 @@ def check_buckets(seq_len: int, device: torch.device) -> tuple[bool, str]:
     context = torch.arange(seq_len + 1)
     buckets = Buckets(seq_len)
     wrong = int((buckets.index(context.to(device)).cpu() != buckets.index(context)).sum())
-    return wrong == 0, f"{wrong} of {len(context)} contexts in another bucket"
+    return wrong == 0, f"{wrong} of {len(context)} contexts in a different bucket"
 
 
 def check_equal(case: LossCase, **options: Any) -> tuple[bool, str]:
-    """Loss and gradients equal to those of torchtitan's chunked cross-entropy, which must first equal itself."""
+    """Check that loss and gradients equal torchtitan's chunked cross-entropy.
+
+    Two runs of torchtitan's cross-entropy must be equal, too.
+    """
     first, again, exact = (case.gradients(loss) for loss in (case.stock(), case.stock(), case.exact(**options)))
     names = ("loss", "gradient of the hidden states", "gradient of the output layer")
     repeats = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     unequal = [name for name, a, b in zip(names, first, exact, strict=True) if not torch.equal(a, b)]
     found = f"unequal: {', '.join(unequal) or 'nothing'}; loss {first[0].item():.6f}"
-    return repeats and not unequal, found + ("" if repeats else "; torchtitan's own loss does not repeat itself here")
+    return repeats and not unequal, found + (
+        "" if repeats else "; two runs of torchtitan's own loss differ on this device"
+    )
 
 
 def check_weighted(case: LossCase) -> tuple[bool, str]:
-    """Loss and gradients of the weighted loss against the plain formula in float64, chunk by chunk."""
+    """Compare loss and gradients of the weighted loss with the plain formula in float64, chunk by chunk."""
     exact = case.exact()
     weights_BL = exact.weights_n[exact.buckets.index(effective_context(case.positions_BL))].double()
     head_VD = case.lm_head.weight.detach().double().requires_grad_()
@@ -204,11 +212,11 @@ def check_counts(case: LossCase) -> tuple[bool, str]:
 
 
 def check_no_sync(case: LossCase, *, refresh_steps: int) -> tuple[bool | None, str]:
-    """Forward and backward of the loss while torch raises at every operation that waits for the device."""
+    """Run the loss forward and backward while torch raises at every operation that waits for the device."""
     if case.device.type != "cuda":
         return None, "needs CUDA"
     loss = case.exact(refresh_steps=refresh_steps)
-    case.gradients(loss)  # moves buffers, makes handles
+    case.gradients(loss)  # the first call moves buffers and makes handles
     hidden_BLD = case.hidden_BLD.clone().requires_grad_()
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
@@ -221,7 +229,7 @@ def check_no_sync(case: LossCase, *, refresh_steps: int) -> tuple[bool | None, s
 
 @dataclass
 class AttentionCase:
-    """Queries, keys and values of one batch row, and the borders of its documents."""
+    """Queries, keys and values of one batch row, and the borders of the row's documents."""
 
     q_BLNH: torch.Tensor
     k_BLNH: torch.Tensor
@@ -239,13 +247,12 @@ class AttentionCase:
             return torch.randn(size, generator=generator).to(device, dtype).requires_grad_()
 
         inner = np.random.default_rng(0).choice(np.arange(2, seq_len), size=7, replace=False)
-        # Documents of 1 token too.
+        # The first document has 1 token.
         borders = [0, 1, *sorted(inner.tolist()), seq_len]
         return cls(random(model["n_heads"]), random(model["n_kv_heads"]), random(model["n_kv_heads"]), borders)
 
     def attention(self, kernel: Kernel) -> Callable[[], torch.Tensor]:
-        """The attention of these inputs by a kernel."""
-        """:class:`DocumentAttention` as the model calls it."""
+        """Return the attention of these inputs by a kernel: :class:`DocumentAttention` as the model calls it."""
         device = self.q_BLNH.device
         longest = max(end - start for start, end in zip(self.borders, self.borders[1:], strict=False))
         masks = varlen_metadata(
@@ -258,17 +265,17 @@ class AttentionCase:
 
 
 def kernels(device: torch.device) -> list[Kernel]:
-    """The kernels that a run on this device chooses from, and on the CPU also those that it would on CUDA."""
+    """Return the kernels that a run on this device can select. On the CPU, add the kernels of a run on CUDA."""
     return [kernel for kernel in get_args(Kernel) if kernel != "sdpa" or device.type == "cpu"]
 
 
 def missing(kernel: Kernel, device: torch.device) -> str | None:
-    """Why a kernel cannot be checked here; None if it can."""
+    """Return the reason why a kernel cannot run on this machine; ``None`` if the kernel can run."""
     return "needs CUDA" if device.type == "cpu" and kernel != "sdpa" else unavailable(kernel)
 
 
 def check_attention(kernel: Kernel, shape: str, device: torch.device, seq_len: int) -> tuple[bool | None, str]:
-    """Output and gradients against attention with an explicit mask, in float64 on the same inputs."""
+    """Compare output and gradients with attention under an explicit mask, in float64 on the same inputs."""
     reason = missing(kernel, device)
     if reason is not None:
         return None, reason
@@ -299,7 +306,7 @@ def check_attention(kernel: Kernel, shape: str, device: torch.device, seq_len: i
 
 
 def check_isolation(shape: str, device: torch.device, seq_len: int) -> tuple[bool, str]:
-    """Other keys and values in one document leave every other document's output as it was, bit for bit."""
+    """Check that changed keys and values in one document do not change the output of other documents, bit for bit."""
     case = AttentionCase.draw(shape, device, seq_len)
     with torch.no_grad():
         run = case.attention(choose("auto"))
@@ -315,7 +322,7 @@ def check_isolation(shape: str, device: torch.device, seq_len: int) -> tuple[boo
 
 
 class Operators(TorchDispatchMode):
-    """Counts the operators that are run."""
+    """Counts the calls of every operator."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -327,7 +334,7 @@ class Operators(TorchDispatchMode):
 
 
 def check_checkpointing(kernel: Kernel, device: torch.device) -> tuple[bool | None, str]:
-    """How often a kernel's forward pass runs in a step of one layer on one document, by activation checkpointing."""
+    """Count the forward passes of a kernel in a step of one layer on one document, by activation checkpointing."""
     reason = missing(kernel, device)
     if reason is not None:
         return None, reason
@@ -346,13 +353,14 @@ def check_checkpointing(kernel: Kernel, device: torch.device) -> tuple[bool | No
         with Operators() as operators:
             model(tokens, positions, masks).sum().backward()
         runs.append(operators.counts[forward_ops()[kernel]])
-    return runs == [1, 2], f"{runs[0]} times with selective, {runs[1]} with full checkpointing"
+    return runs == [1, 2], f"{runs[0]} runs with selective, {runs[1]} with full checkpointing"
 
 
 def time_attention(shape: str, device: torch.device, *, seq_len: int, rounds: int) -> dict[str, Any]:
-    """Seconds of a forward and a backward pass of every kernel that runs here, round by round in an order drawn anew.
+    """Time a forward and a backward pass of every kernel that runs on this machine.
 
-    One layer's attention with the heads of ``SHAPES[shape]``, over one window of nine documents.
+    The order of the kernels changes every round. A pass is one layer's attention with the heads of ``SHAPES[shape]``,
+    over one window of nine documents.
     """
     case = AttentionCase.draw(shape, device, seq_len)
     tensors = (case.q_BLNH, case.k_BLNH, case.v_BLNH)
@@ -363,7 +371,7 @@ def time_attention(shape: str, device: torch.device, *, seq_len: int, rounds: in
     seconds: dict[Kernel, list[float]] = {kernel: [] for kernel in kernels(device) if missing(kernel, device) is None}
     for number in range(WARMUP_ROUNDS + rounds):
         for kernel in random.Random(number).sample(list(seconds), len(seconds)):
-            run = case.attention(kernel)  # and torch's switch, which is for the whole process
+            run = case.attention(kernel)  # also sets torch's switch for the whole process
             synchronize(device)
             start = time.perf_counter()
             torch.autograd.grad(run(), tensors, seed)
@@ -391,7 +399,7 @@ def time_attention(shape: str, device: torch.device, *, seq_len: int, rounds: in
 
 
 def attention_table(result: dict[str, Any]) -> str:
-    """The times of :func:`time_attention` as text."""
+    """Return the times of :func:`time_attention` as text."""
     lines = [
         f"attention of one layer, forward and backward, windows of {result['seq_len']} with {result['documents']} "
         f"documents, {len(result['kernels'][0]['seconds'])} rounds"
@@ -403,22 +411,25 @@ def attention_table(result: dict[str, Any]) -> str:
 
 
 def step_checks(shape: str, *, seq_len: int, steps: int, dtype: str, compute_dtype: str) -> Iterator[Outcome]:
-    """What takes a whole trainer: that it learns, and which of its operations wait for the device."""
+    """Run the checks of a whole trainer: the loss falls, and no extra operation waits for the device."""
     with random_trainer(shape, seq_len=seq_len, windows=1, dtype=dtype, compute_dtype=compute_dtype) as trainer:
         batch = next(iter(trainer.dataloader))
         sides = {side.name: side for side in build_sides(trainer)}
         exact, refreshed, stock = sides["exact"], sides["exact, refresh_steps=1"], sides[STOCK]
         checks: list[Check] = [
-            ("training on one window learns it", lambda: check_learning(trainer, exact, batch, steps)),
-            ("a whole step waits no more often", lambda: check_waits(trainer, exact, stock, batch)),
-            ("one with refresh_steps=1 neither", lambda: check_waits(trainer, refreshed, stock, batch)),
+            ("repeated training on one window lowers its loss", lambda: check_learning(trainer, exact, batch, steps)),
+            ("a step waits no more often than torchtitan's step", lambda: check_waits(trainer, exact, stock, batch)),
+            (
+                "a step with refresh_steps=1 waits no more often than torchtitan's step",
+                lambda: check_waits(trainer, refreshed, stock, batch),
+            ),
         ]
         for name, check in checks:
             yield attempt(name, check)
 
 
 def check_learning(trainer: ExactTrainer, side: Side, batch: Any, steps: int) -> tuple[bool, str]:
-    """The plain cross-entropy of one window that is trained on again and again."""
+    """Check that the plain cross-entropy of one window falls when every step trains on this window."""
     values = []
     for _ in range(steps):
         run_step(trainer, side, batch)
@@ -428,19 +439,19 @@ def check_learning(trainer: ExactTrainer, side: Side, batch: Any, steps: int) ->
 
 
 def check_waits(trainer: ExactTrainer, side: Side, stock: Side, batch: Any) -> tuple[bool | None, str]:
-    """Operations of a whole step that torch says wait for the device, against those of a cross-entropy step."""
+    """Compare the operations of a whole step that wait for the device with those of a cross-entropy step."""
     if trainer.device.type != "cuda":
         return None, "needs CUDA"
     for one in (stock, side):
         run_step(trainer, one, batch)
     of_stock, of_side = waits(trainer, stock, batch), waits(trainer, side, batch)
     more = Counter(of_side) - Counter(of_stock)
-    detail = f"{len(of_side)} against {len(of_stock)}: {dict(Counter(of_stock))}; only here: {dict(more) or 'none'}"
+    detail = f"{len(of_side)} against {len(of_stock)}: {dict(Counter(of_stock))}; extra: {dict(more) or 'none'}"
     return len(of_side) <= len(of_stock), detail
 
 
 def waits(trainer: ExactTrainer, side: Side, batch: Any) -> list[str]:
-    """The Python line of every operation in one step that waits for the device."""
+    """Return the Python line of every operation in one step that waits for the device."""
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("warn")
     try:

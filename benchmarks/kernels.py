@@ -1,7 +1,7 @@
-"""The same training from the same weights with every attention kernel that this machine has.
+"""The same training from the same weights with every attention kernel of this machine.
 
-One window is trained on again and again, twice with each kernel, in turns. Two runs with one kernel differ by what its
-own order of additions makes of them; two kernels should differ by no more.
+Every step trains on the same window. Each kernel runs twice, and the kernels alternate. Two runs with one kernel differ
+by the order of the kernel's additions. Two kernels should not differ more than two runs with one kernel.
 
 Example: python -m benchmarks.kernels
 """
@@ -22,17 +22,17 @@ SHOWN = (1, 2, 3, 5, 10, 15, 20, 25, 30)
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda")
-    parser.add_argument("--model", default="llama3.2-1b", help="as in benchmarks.step")
+    parser.add_argument("--model", default="llama3.2-1b", help="model shape of benchmarks.step")
     parser.add_argument("--seq-len", type=int, default=16_384)
     args = parser.parse_args()
 
     is_old = old_torch.install()
-    # These import torchtitan, which needs the stand-ins.
+    # These modules import torchtitan. torchtitan needs the stand-ins.
     from benchmarks import gpu_checks, step
     from exact_titan.titan.optimizer import AdamW
 
     step.prepare_process(args.device)
-    # The lm_head of an old torch computes in the dtype of its parameters (see benchmarks.old_torch).
+    # With an old torch, lm_head computes in the dtype of its parameters (see benchmarks.old_torch).
     dtypes = {"dtype": "bfloat16" if is_old else "float32", "compute_dtype": "bfloat16"}
     device = torch.device(args.device)
     here = [kernel for kernel in gpu_checks.kernels(device) if gpu_checks.missing(kernel, device) is None]
@@ -45,7 +45,7 @@ def main() -> None:
             if kernel != "sdpa":
                 config = dataclasses.replace(config, attention=kernel)
             trainer = config.build()
-            trainer.step = 1  # the first step would be logged
+            trainer.step = 1  # the trainer logs the first step
             torch.manual_seed(0)
             with torch.no_grad():
                 for parameter in trainer.model_parts[0].parameters():

@@ -1,21 +1,22 @@
 """Windows per second: the packed dataloader against torchtitan's own text dataloader, and over mixed datasets.
 
-Both sides deal windows of the same length from documents of the same lengths, on one data-parallel rank with a local
-batch of 1, in the training process (``num_workers=0``, torchtitan's default), and are drawn from with ``next`` as
-torchtitan's trainer does, with automatic garbage collection off as there. Both sides and all lengths of documents
-alternate in one run, and medians are compared.
+Both sides yield windows of the same length from documents of the same lengths. Both sides run on one data-parallel rank
+with a local batch of 1, in the training process (``num_workers=0``, torchtitan's default). The benchmark calls ``next``
+with automatic garbage collection off, as torchtitan's trainer does. The sides and the document lengths alternate in one
+run. The benchmark compares medians.
 
-In the measured time of :class:`PackedDataLoader`: the order of the windows, reading them from the mapped shards in that
+The measured time of :class:`PackedDataLoader` covers the order of the windows, the reads from the mapped shards in this
 random order (the shards are in the page cache), inputs, labels, positions, and the document borders for varlen
-attention. Not in it: packing, which was done before, and reading from a disk.
+attention. The time does not cover the earlier packing and reads from a disk.
 
-In that of torchtitan's :class:`HuggingFaceTextDataLoader`: its packing, inputs, labels and positions, collation, and
-one row per document from a Hugging Face dataset in memory (the document's number as a string, instead of its text). Not
-in it: tokenization; the tokenizer is a stand-in whose ``encode`` returns the document's ids as the Python list that is
-already there. It makes no document borders for attention; torchtitan searches for them on the device afterwards.
-Its speed changes while it cuts a long document up, so a round takes about a whole number of documents.
+The measured time of torchtitan's :class:`HuggingFaceTextDataLoader` covers its packing, inputs, labels and positions,
+collation, and one row per document from a Hugging Face dataset in memory (the document's number as a string, instead of
+its text). The time does not cover tokenization: a stand-in for the tokenizer has an ``encode`` that returns a stored
+Python list of the document's ids. torchtitan's loader makes no document borders for attention; torchtitan searches for
+the borders on the device later. The speed of torchtitan's loader changes within a long document, so a round reads about
+a whole number of documents.
 
-The mixtures hold as many windows in all as one dataset, in documents of the middle length, with the weights 1, 2, 3, …
+A mixture holds as many windows in total as one dataset, in documents of the middle length. The weights are 1, 2, 3, …
 """
 
 import argparse
@@ -46,7 +47,7 @@ VOCAB_SIZE = 128_256
 
 
 class StoredIds(BaseTokenizer):
-    """Stands in for a tokenizer that costs nothing: a document's text is its number, its encoding the stored list."""
+    """A stand-in for a tokenizer without cost: a document's text is its number, its encoding is the stored list."""
 
     def __init__(self, documents: list[list[int]]) -> None:
         super().__init__()
@@ -79,12 +80,12 @@ def stock_loader(length: int, documents: int, seq_len: int) -> HuggingFaceTextDa
         tokenizer=tokenizer,
         seq_len=seq_len,
         local_batch_size=1,
-        snapshot_every_n_steps=None,  # as with checkpoints off, so that no state is taken
+        snapshot_every_n_steps=None,  # the value without checkpoints: the loader takes no state
     )
 
 
 def draw(batches: Iterator[Any], windows: int, seq_len: int) -> float:
-    """Windows per second over the next ``windows`` of them."""
+    """Return the windows per second over the next ``windows`` windows."""
     shape = (1, seq_len)
     start = time.perf_counter()
     for inputs, labels in itertools.islice(batches, windows):
@@ -94,7 +95,7 @@ def draw(batches: Iterator[Any], windows: int, seq_len: int) -> float:
 
 @dataclass
 class Side:
-    """One loader over documents of one length, and its windows per second, a figure a round."""
+    """One loader over documents of one length, and its windows per second, one figure per round."""
 
     batches: Iterator[Any]
     windows: int
@@ -106,7 +107,7 @@ class Side:
 
 
 def both_sides(length: int, folder: Path, args: argparse.Namespace) -> tuple[Side, Side]:
-    """The packed and the stock loader over documents of ``length`` tokens, warmed up."""
+    """Return the packed and the stock loader over documents of ``length`` tokens, after a warm-up."""
     write_dataset(
         folder,
         window=args.seq_len,
@@ -118,13 +119,13 @@ def both_sides(length: int, folder: Path, args: argparse.Namespace) -> tuple[Sid
     documents = math.ceil(args.stock_windows * args.seq_len / inputs)
     packed = Side(iter(packed_loader(str(folder), args.seq_len)), args.packed_windows)
     stock = Side(iter(stock_loader(length, documents, args.seq_len)), math.ceil(documents * inputs / args.seq_len))
-    draw(packed.batches, args.dataset_windows, args.seq_len)  # touches every page
+    draw(packed.batches, args.dataset_windows, args.seq_len)  # read every page once
     draw(stock.batches, stock.windows, args.seq_len)
     return packed, stock
 
 
 def mixed_side(count: int, length: int, folder: Path, args: argparse.Namespace) -> Side:
-    """The packed loader over ``count`` datasets mixed by weight, of documents of ``length`` tokens, warmed up."""
+    """Return the packed loader over ``count`` weighted datasets of ``length``-token documents, after a warm-up."""
     entries = []
     for index in range(count):
         dataset = write_dataset(
@@ -137,7 +138,7 @@ def mixed_side(count: int, length: int, folder: Path, args: argparse.Namespace) 
         )
         entries.append(f"{dataset}={index + 1}")
     side = Side(iter(packed_loader(",".join(entries), args.seq_len)), args.packed_windows)
-    draw(side.batches, args.dataset_windows * count, args.seq_len)  # touches every page, whatever its weight
+    draw(side.batches, args.dataset_windows * count, args.seq_len)  # read every page once, for all weights
     return side
 
 
@@ -149,11 +150,15 @@ def main() -> None:
     )
     parser.add_argument("--mixtures", type=int, nargs="+", default=[1, 8], help="datasets in each mixture")
     parser.add_argument("--dataset-windows", type=int, default=2048, help="windows in a packed dataset or a mixture")
-    parser.add_argument("--packed-windows", type=int, default=256, help="windows a turn, packed loader")
-    parser.add_argument("--stock-windows", type=int, default=60, help="fewest windows a round, stock loader")
-    parser.add_argument("--rounds", type=int, default=7, help="rounds, with one turn of the stock loader each")
-    parser.add_argument("--turns", type=int, default=20, help="turns of the packed loader a round")
-    parser.add_argument("--small", action="store_true", help="seconds instead of a minute; the figures mean nothing")
+    parser.add_argument("--packed-windows", type=int, default=256, help="windows per turn of the packed loader")
+    parser.add_argument(
+        "--stock-windows", type=int, default=60, help="smallest number of windows per round of the stock loader"
+    )
+    parser.add_argument("--rounds", type=int, default=7, help="rounds, each with one turn of the stock loader")
+    parser.add_argument("--turns", type=int, default=20, help="turns of the packed loader per round")
+    parser.add_argument(
+        "--small", action="store_true", help="a run of seconds instead of a minute; its figures have no meaning"
+    )
     args = parser.parse_args()
     if args.small:
         args.seq_len, args.lengths, args.rounds = 256, [100, 1_000, 10_000], 2
@@ -167,7 +172,7 @@ def main() -> None:
         middle = sorted(args.lengths)[len(args.lengths) // 2]
         mixtures = {n: mixed_side(n, middle, Path(folder) / f"mixture-{n}", args) for n in args.mixtures}
         for _ in range(args.rounds):
-            # The lengths in quick alternation: whatever else the machine does meets them alike.
+            # The lengths alternate quickly, so other load on the machine affects all lengths alike.
             for _ in range(args.turns):
                 for packed, _ in sides.values():
                     packed.rates.append(draw(packed.batches, packed.windows, args.seq_len))

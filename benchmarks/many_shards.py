@@ -1,7 +1,7 @@
-"""A dataset of very many shards: opening it, a window anywhere in it, and reading on in random order.
+"""A dataset of many shards: the time to open the dataset, to read a first window, and to read more in random order.
 
-The shards are small, so that 10,000 of them are made in a minute; only their number matters to what is measured. Every
-turn is a new process, whose imports do not count.
+The shards are small, so the benchmark makes 10,000 shards in a minute. Only the number of shards affects the figures.
+Every turn is a new process. The time of its imports does not count.
 
 Example: python -m benchmarks.many_shards
 """
@@ -38,7 +38,7 @@ def main() -> None:
                 windows=2 * shards,
                 lengths=mixed_lengths(WINDOW),
                 vocab_size=50_000,
-                # A shard is closed at the first window border behind this: with its second window.
+                # The writer closes a shard at the first window border after this size: after two windows.
                 shard_tokens=WINDOW + WINDOW // 2,
             )
             rows = []
@@ -49,13 +49,13 @@ def main() -> None:
             number, opened, window, later, files = (statistics.median(column) for column in zip(*rows, strict=True))
             print(
                 f"{number:>7,.0f} shards: opened in {1000 * opened:7.1f} ms, a window {1000 * window:5.2f} ms, then "
-                f"{1e6 * later:6.1f} us each in random order, {files:.0f} files open",
+                f"{1e6 * later:6.1f} µs each in random order, {files:.0f} files open",
                 flush=True,
             )
 
 
 def measure(folder: Path) -> None:
-    """Print the number of shards, seconds to open, for a first window and for each later one, and open files."""
+    """Print the number of shards, the seconds to open, for a first and for each later window, and the open files."""
     import numpy as np
 
     from exact_titan.dataset import PackedDataset

@@ -1,19 +1,20 @@
-"""Lets torchtitan 0.3.0 run in one process under torch 2.11, on a GPU machine that can download nothing.
+"""Stand-ins that run torchtitan 0.3.0 in one process under torch 2.11, on a GPU machine without downloads.
 
-Such a machine may come with an image of its own: torch 2.11 with CUDA, no network, torchtitan and its small
-dependencies carried along as wheels. exact_titan itself needs torch 2.13 and says so; this is for benchmarks on such a
-machine only, and therefore no part of the package. What torch 2.11 or the image lacks, and what stands in for it:
+The machine has a fixed image with torch 2.11 and CUDA, and no network. torchtitan and its small dependencies come as
+wheels. exact_titan itself requires torch 2.13. This module is only for benchmarks on such a machine, so the module is
+not part of the package. The module fixes four gaps of torch 2.11 or the image:
 
-* ``torch.distributed.fsdp.DataParallelMeshDims``: torchtitan names it in annotations and on paths that
-  ``spmd_backend="partial_dtensor"`` does not take. A stand-in that fails when used.
-* Hugging Face ``datasets`` with pyarrow, too large to carry: torchtitan imports it for its own text dataloader, which
-  is not used here. A stand-in that fails when used.
-* ``ChunkedLossWrapper`` on a lm_head wrapped by FSDP fails in ``unshard`` ("data is not allocated yet"): FSDP leaves
-  the output layer to the root module, which on one process costs nothing. Its parameters then keep ``training.dtype``,
-  so train in bfloat16 where activations are bfloat16. (``trunc_normal_`` of torch 2.11 draws values of ±2 in bfloat16
-  where the deviation is 0.02, so the first loss is far above log(vocabulary). It costs no time.)
-* ``varlen_attn`` knows neither ``num_splits`` nor ``enable_gqa``: dropped. Its kernel takes fewer key and value heads
-  than query heads without being told.
+* ``torch.distributed.fsdp.DataParallelMeshDims`` is missing. torchtitan names this class in annotations and on code
+  paths that ``spmd_backend="partial_dtensor"`` does not use. The stand-in fails on use.
+* Hugging Face ``datasets`` with pyarrow is missing, because the package is too large to copy. torchtitan imports
+  ``datasets`` for its own text dataloader, and the benchmarks do not use this dataloader. The stand-in fails on use.
+* ``ChunkedLossWrapper`` on a lm_head wrapped by FSDP fails in ``unshard`` ("data is not allocated yet"). The module
+  leaves the output layer to FSDP's root module. On one process, this change costs nothing. The parameters of the layer
+  then keep ``training.dtype``, so train in bfloat16 if activations are bfloat16. (In bfloat16, ``trunc_normal_`` of
+  torch 2.11 draws values of ±2 at a deviation of 0.02. The first loss is therefore far above log(vocabulary). The step
+  time is not affected.)
+* ``varlen_attn`` has no ``num_splits`` and no ``enable_gqa``. The module drops both arguments. The kernel accepts fewer
+  key and value heads than query heads without ``enable_gqa``.
 """
 
 import importlib.util
@@ -24,13 +25,13 @@ import types
 
 def _unusable(name: str):
     def refuse(*args, **kwargs):
-        raise RuntimeError(f"{name} is a stand-in: it is not installed on this machine")
+        raise RuntimeError(f"{name} is a stand-in: {name} is not installed on this machine")
 
     return refuse
 
 
 def install() -> bool:
-    """Put the stand-ins in place, before anything of torchtitan is imported; True if torch is such an old one."""
+    """Install the stand-ins. Call this function before any import of torchtitan. Return whether torch is too old."""
     import torch.distributed.fsdp as fsdp
 
     old = not hasattr(fsdp, "DataParallelMeshDims")

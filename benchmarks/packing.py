@@ -1,8 +1,8 @@
-"""Packing against its ceiling: `exact-titan pack` end to end, and the tokenizer's `encode_batch` alone.
+"""The speed of `exact-titan pack`, end to end, against its upper limit, the tokenizer's `encode_batch` alone.
 
-Both work on the same texts with the same number of tokenizer threads, in turns, after one uncounted turn each; every
-setting has a process of its own because the tokenizer starts its threads once. `encode_batch` gets texts that are in
-memory already, in the batches that pack makes; pack reads the file, tokenizes, packs, hashes and writes.
+Both sides get the same texts and the same number of tokenizer threads. The sides run in turns, after one uncounted turn
+each. Every setting has a separate process, because the tokenizer starts its threads only once. `encode_batch` gets
+texts in memory, in the batches of pack. pack reads the file, tokenizes, packs, hashes and writes.
 
 Example: python benchmarks/packing.py --tokenizer Llama-3.1-8B --corpus books.jsonl.gz --repeats 5
 """
@@ -33,7 +33,7 @@ def main(tokenizer: Path, corpus: Path | None = None, workers: tuple[int, ...] =
         tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json.
         corpus: File or folder of documents (default: the standard library's sources, repeated to 30 MB).
         workers: Numbers of tokenizer threads to measure.
-        repeats: Turns of each, the median counts.
+        repeats: Turns of each side; the result is the median.
     """
     with tempfile.TemporaryDirectory() as folder:
         source = corpus or standard_library(Path(folder) / "stdlib.jsonl")
@@ -45,7 +45,7 @@ def main(tokenizer: Path, corpus: Path | None = None, workers: tuple[int, ...] =
 
 
 def standard_library(file: Path) -> Path:
-    """The standard library's sources as documents of one .jsonl file, over and over up to ``DEFAULT_BYTES``."""
+    """Write the standard library's sources to one .jsonl file, again and again, up to ``DEFAULT_BYTES``."""
     modules = sorted(Path(sysconfig.get_paths()["stdlib"]).glob("*.py"))
     size = 0
     with file.open("w", encoding="utf-8") as out:
@@ -59,14 +59,14 @@ def standard_library(file: Path) -> Path:
 
 
 def texts(source: Any) -> Iterator[str]:
-    """All documents of a source."""
+    """Yield the text of every document of a source."""
     for file in source.files:
         with source.open(file) as reader:
             yield from reader.texts()
 
 
 def measure(source: Path, tokenizer: Path, workers: int, repeats: int, folder: Path) -> None:
-    """One setting, in this process."""
+    """Measure one setting in this process and print the result."""
     from tokenizers import Tokenizer
 
     from exact_titan.documents.sources import Source

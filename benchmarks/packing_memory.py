@@ -1,8 +1,9 @@
 """Peak memory of `exact-titan pack` by the size of the corpus, and by the length of its documents.
 
-Each corpus repeats the documents of a file up to its size, in files of 50 MB of text, and is packed in a process of its
-own with one worker; what counts is the most that process had in memory (VmHWM). Then corpora of one size, of ever
-longer documents: chapters joined to so many characters.
+1. Pack corpora of different sizes. A corpus repeats the documents of a file, in files of 50 MB of text.
+2. Pack corpora of one size with documents of different lengths. A document joins chapters up to its length.
+
+Every corpus is packed in a separate process with one worker. The figure is the peak memory of this process (VmHWM).
 
 Example: python -m benchmarks.packing_memory --tokenizer Llama-3.1-8B --corpus books.jsonl.gz
 """
@@ -47,8 +48,8 @@ def main(
     Args:
         tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json.
         corpus: File of documents to repeat.
-        sizes: Of the corpora, MB of text.
-        documents: Characters of a document, for corpora of 80 MB.
+        sizes: Sizes of the corpora, in MB of text.
+        documents: Characters per document, for the corpora of 80 MB.
         seq_len: Window length.
     """
     source = Source(corpus, "text")
@@ -63,7 +64,7 @@ def main(
 
 
 def measure(name: str, documents: Iterator[str], size: int, tokenizer: Path, seq_len: int) -> None:
-    """Pack a corpus of ``size`` bytes of text and print what that took."""
+    """Pack a corpus of ``size`` bytes of text, and print tokens, peak memory and time."""
     with tempfile.TemporaryDirectory() as folder:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()

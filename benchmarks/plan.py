@@ -1,22 +1,26 @@
-"""How far ``exact-titan plan`` is from what a training step really takes.
+"""The memory plan of ``exact-titan plan`` against the memory of a real training step.
 
-A small model is trained for two steps by :class:`ExactTrainer`; the third is measured, and then planned from the same
-config and the same documents, for the same number of processes and the same kind of device. Once for every kind of
-activation checkpointing. Lines:
+For every kind of activation checkpointing:
+
+1. Train a small model for two steps with :class:`ExactTrainer`.
+2. Measure the third step.
+3. Plan the step from the same config and documents, for the same number of processes and the same kind of device.
+
+The table has these lines:
 
 * parameters, gradients and optimizer state: the bytes of these tensors' storages on one rank;
-* after the forward pass: all that it left beyond the states, mostly saved activations;
-* forward, loss and backward: peak of each, states included. The optimizer's step belongs to the last;
-* peak: of the whole step.
+* after the forward pass: the remaining memory beyond the states, mostly saved activations;
+* forward, loss and backward: the peak of each phase, with the states. The optimizer's step belongs to the last phase;
+* peak: the peak of the whole step.
 
-On the CPU the figures are worked out from the allocations and frees that torch's profiler reports; on CUDA they are
-those of its caching allocator, which also hold cuBLAS's workspaces. With gloo a tensor can be let go of by gloo's own
-thread, which the profiler does not follow: if lines are off by the size of one gathered weight, run again.
+On the CPU, the figures come from the allocations and frees in torch's profiler. On CUDA, the figures come from torch's
+caching allocator and include cuBLAS's workspaces. gloo's own thread can free a tensor, and the profiler does not follow
+this thread. If lines differ by the size of one gathered weight, run the benchmark again.
 
 ::
 
     python -m benchmarks.plan                                        # one process
-    torchrun --nproc_per_node=2 -m benchmarks.plan --kinds selective   # sharded; one kind a call
+    torchrun --nproc_per_node=2 -m benchmarks.plan --kinds selective   # sharded; one kind per call
     python -m benchmarks.plan --device cuda --models smollm2-135m llama3.2-1b
 """
 
@@ -49,15 +53,15 @@ _WARMUP_STEPS = 2
 
 
 def run_config(shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype: str, folder: Path) -> RunConfig:
-    """A run on random documents of 64 tokens to four windows, with everything off that a step does not need.
+    """Return a run on random documents of 64 tokens to four windows, without features that a step does not need.
 
     Args:
-        shape: of the model, see ``SHAPES``.
-        kind: of activation checkpointing, one of ``KINDS``.
+        shape: shape of the model, see ``SHAPES``.
+        kind: kind of activation checkpointing, one of ``KINDS``.
         seq_len: window length.
-        dtype: of parameters, gradients and optimizer state.
-        compute_dtype: of activations and matrix products.
-        folder: for the dataset and the run's output.
+        dtype: dtype of parameters, gradients and optimizer state.
+        compute_dtype: dtype of activations and matrix products.
+        folder: folder for the dataset and the run's output.
     """
     windows = 8 * int(os.environ.get("WORLD_SIZE", "1"))
     config = random_config(
@@ -68,11 +72,11 @@ def run_config(shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype
 
 
 def compare(config: RunConfig) -> dict[str, dict[str, int]]:
-    """Bytes by line, ``{"measured": …, "planned": …}`` each; a process group must not be there yet."""
+    """Return the bytes of every line as ``{"measured": …, "planned": …}``. No process group may exist at the call."""
     free_memory()
     trainer = config.build()
     try:
-        trainer.step = 1  # the first step would be logged
+        trainer.step = 1  # the trainer logs the first step
         batches = iter(trainer.dataloader)
         for _ in range(_WARMUP_STEPS):
             _run_step(trainer, next(batches))
@@ -93,7 +97,7 @@ def compare(config: RunConfig) -> dict[str, dict[str, int]]:
 
 
 def compare_shape(shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype: str) -> dict[str, Any]:
-    """:func:`compare` for :func:`run_config`, with what it was measured on."""
+    """Return :func:`compare` of :func:`run_config`, together with the model, the device and the versions."""
     with tempfile.TemporaryDirectory() as folder:
         lines = compare(
             run_config(shape, kind, seq_len=seq_len, dtype=dtype, compute_dtype=compute_dtype, folder=Path(folder))
@@ -112,7 +116,7 @@ def compare_shape(shape: str, kind: str, *, seq_len: int, dtype: str, compute_dt
 
 
 def table(results: list[dict[str, Any]]) -> str:
-    """All comparisons as text, in MiB."""
+    """Return all comparisons as text, in MiB."""
     lines = []
     for result in results:
         lines.append(
@@ -128,7 +132,7 @@ def table(results: list[dict[str, Any]]) -> str:
 
 
 class _MarkedLoss:
-    """The trainer's loss, with a mark in the profile where it begins and ends, or the same read off CUDA."""
+    """The trainer's loss, with its start and end marked in the profile, or, on CUDA, with the memory read at both."""
 
     def __init__(self, loss: Any) -> None:
         self.loss = loss
@@ -185,13 +189,13 @@ def _measure(trainer: ExactTrainer, batch: tuple[dict[str, Any], torch.Tensor]) 
 
 
 def _bytes(tensors: Iterable[torch.Tensor]) -> int:
-    """Of the storages: FSDP's gradients are parts of larger ones."""
+    """Return the bytes of the tensors' storages. FSDP's gradients are parts of larger storages."""
     storages = {storage.data_ptr(): storage.nbytes() for storage in (local(t).untyped_storage() for t in tensors)}
     return sum(storages.values())
 
 
 def _phases_of_profile(profiled: profile, resident: int) -> dict[str, int]:
-    """Highest running sums of the bytes allocated and freed before, during and after the loss."""
+    """Return the highest running sums of the bytes allocated and freed before, during and after the loss."""
     memory, marks = [], []
     for event in profiled_events(profiled):
         if event.name == "[memory]":
@@ -207,7 +211,7 @@ def _phases_of_profile(profiled: profile, resident: int) -> dict[str, int]:
             sizes[pointer] = size
             alive += size
         else:
-            # 0 for a block that was there before.
+            # The size is 0 if the block is older than the profile.
             alive -= sizes.pop(pointer, 0)
         phase = "forward" if time < start else "loss" if time < end else "backward"
         if phase == "forward":
@@ -239,7 +243,7 @@ def main() -> None:
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], help="default: both; CUDA: bfloat16")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
-    parser.add_argument("--small", action="store_true", help="a toy model, in seconds")
+    parser.add_argument("--small", action="store_true", help="a toy model; the run takes seconds")
     args = parser.parse_args()
     on_cpu = args.device == "cpu"
     models = args.models or (["small"] if on_cpu else ["smollm2-135m", "llama3.2-1b"])
@@ -249,7 +253,9 @@ def main() -> None:
         models, seq_len = ["tiny"], 512
     found = "cuda" if torch.cuda.is_available() else "cpu"
     if args.device != found:
-        raise SystemExit(f"--device {args.device}: torchtitan takes the accelerator that it finds, {found} here")
+        raise SystemExit(
+            f"--device {args.device}: torchtitan uses the accelerator of the machine, {found}: give --device {found}"
+        )
     for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost"}.items():
         os.environ.setdefault(name, value)
     os.environ.setdefault("MASTER_PORT", "0")

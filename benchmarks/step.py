@@ -1,27 +1,27 @@
-"""What EXACT costs: training steps with it against steps with torchtitan's own chunked cross-entropy.
+"""The cost of EXACT: training steps with EXACT against steps with torchtitan's own chunked cross-entropy.
 
-One process, one trainer (FSDP on one rank, :class:`ExactTrainer` as ``python -m exact_titan.train`` builds it), one
-model and optimizer; only ``trainer.loss_fn`` is exchanged between steps. A round is one step of every side on the same
-window, in an order drawn anew each round, so the sides alternate step by step and drift meets all of them. A side's
-ratio is taken within each round, to that round's cross-entropy step. Sides:
+All sides share one process, one trainer (FSDP on one rank, :class:`ExactTrainer` as ``python -m exact_titan.train``
+builds the trainer), one model and one optimizer. Only ``trainer.loss_fn`` changes between steps. A round is one step of
+every side on the same window. The order of the sides changes every round, so a drift of the machine affects all sides.
+The ratio of a side is its time over the time of the cross-entropy step of the same round. The sides are:
 
 * ``cross-entropy``: torchtitan's ``ChunkedLossWrapper(CrossEntropyLoss)`` in torchtitan's own ``Trainer.train_step``;
-* ``cross-entropy again``: the same once more. Its distance from 1 is the noise of this measurement;
-* ``standard`` and ``exact``: :class:`ExactLoss` under these rules, weights from the packed dataset's counts;
-* ``exact, refresh_steps=1``: weights made anew from the running counts after every step.
+* ``cross-entropy again``: a second measurement of ``cross-entropy``. Its distance from 1 is the noise;
+* ``standard`` and ``exact``: :class:`ExactLoss` under these rules, with weights from the packed dataset's counts;
+* ``exact, refresh_steps=1``: ``exact`` with weights recomputed from the running counts after every step.
 
-In the time of a step: moving the window to the device, forward, backward, gradient clipping and the optimizer, up to
-the point where the device has finished. Not in it: reading the window, validation, checkpoints, and the metrics that
-are read and written at every log step. Every side gets its attention borders from the loader, so the figures show the
-loss alone; torchtitan's own trainer would also search for the borders on the device.
+The time of a step covers the copy of the window to the device, forward, backward, gradient clipping and the optimizer,
+until the device has finished. The time does not cover the read of the window, validation, checkpoints, and the metrics
+of a log step. Every side gets its attention borders from the loader, so the figures show the loss alone. torchtitan's
+own trainer would also search for the borders on the device.
 
-Peak memory of a step: on CUDA ``torch.cuda.max_memory_allocated``; on the CPU the same figure worked out from the
-allocations and frees that torch's profiler reports, on top of the parameters, buffers and optimizer state. It is taken
-in steps of their own that are not timed. Windows are packed from random documents of 64 tokens to four windows
-(log-uniform).
+The peak memory of a step is ``torch.cuda.max_memory_allocated`` on CUDA. On the CPU, the benchmark computes the same
+figure from the allocations and frees in torch's profiler, and adds the parameters, buffers and optimizer state.
+Separate, untimed steps measure the peak memory. The windows hold random documents of 64 tokens to four
+windows (log-uniform).
 
-MFU: the FLOPs of :mod:`exact_titan.titan.model.flops` over the whole time of the timed steps and over the GPU's dense
-bfloat16 peak, as torchtitan has it; the CPU has none.
+The MFU is the FLOPs of :mod:`exact_titan.titan.model.flops` over the total time of the timed steps and over the GPU's
+dense bfloat16 peak in torchtitan's table. The CPU has no MFU.
 """
 
 import argparse
@@ -74,7 +74,7 @@ SHAPES: dict[str, dict[str, Any]] = {
         "vocab_size": 128_256,
     },
 }
-"""Shapes of the models, all with tied embeddings and random weights."""
+"""Shapes of the models. All models have tied embeddings and random weights."""
 
 STOCK = "cross-entropy"
 WARMUP_ROUNDS = 2
@@ -82,7 +82,7 @@ WARMUP_ROUNDS = 2
 
 @dataclasses.dataclass
 class Side:
-    """One kind of training step: how it is done, and what was measured of it."""
+    """One kind of training step: its loss, its step function and its measurements."""
 
     name: str
     loss: Any
@@ -92,15 +92,15 @@ class Side:
 
 
 def random_config(shape: str, *, seq_len: int, windows: int, dtype: str, compute_dtype: str, folder: Path) -> RunConfig:
-    """A run on random documents with everything switched off that a step does not need.
+    """Return a run on random documents, without features that a step does not need.
 
     Args:
-        shape: of the model, see ``SHAPES``.
+        shape: shape of the model, see ``SHAPES``.
         seq_len: window length.
-        windows: at least so many different windows of random ids.
-        dtype: of parameters, gradients and optimizer state.
-        compute_dtype: of activations and matrix products.
-        folder: for the dataset and the run's output.
+        windows: smallest number of different windows of random ids.
+        dtype: dtype of parameters, gradients and optimizer state.
+        compute_dtype: dtype of activations and matrix products.
+        folder: folder for the dataset and the run's output.
     """
     dataset = write_dataset(
         folder / "packed",
@@ -130,14 +130,14 @@ def random_config(shape: str, *, seq_len: int, windows: int, dtype: str, compute
 
 @contextlib.contextmanager
 def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, compute_dtype: str) -> Iterator[ExactTrainer]:
-    """A trainer on one process, with everything switched off that a step does not need, for as long as the context.
+    """Yield a trainer on one process, without features that a step does not need, and close the trainer at the end.
 
     Args:
-        shape: of the model, which starts from random weights.
+        shape: shape of the model; the model starts from random weights.
         seq_len: window length.
-        windows: at least so many different windows of random ids.
-        dtype: of parameters, gradients and optimizer state.
-        compute_dtype: of activations and matrix products.
+        windows: smallest number of different windows of random ids.
+        dtype: dtype of parameters, gradients and optimizer state.
+        compute_dtype: dtype of activations and matrix products.
     """
     free_memory()
     with tempfile.TemporaryDirectory() as folder:
@@ -146,7 +146,7 @@ def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, comput
         )
         try:
             trainer = config.build()
-            trainer.step = 1  # the first step would be logged
+            trainer.step = 1  # the trainer logs the first step
             yield trainer
             trainer.close()
         finally:
@@ -155,7 +155,7 @@ def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, comput
 
 
 def build_sides(trainer: ExactTrainer) -> list[Side]:
-    """The steps that are compared, all on the trainer's model."""
+    """Return the sides of the comparison, all on the trainer's model."""
     config = trainer.loss_fn.config
 
     def ready(loss_config: Any) -> Any:
@@ -180,16 +180,16 @@ def build_sides(trainer: ExactTrainer) -> list[Side]:
 
 
 def run_step(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> None:
-    """One optimizer step of a side."""
+    """Run one optimizer step of a side."""
     inputs, labels = batch
     trainer.loss_fn = side.loss
     trainer.step += 1
-    # The trainer replaces the tensors in the dictionary by those on the device.
+    # The trainer replaces the tensors in the dictionary by tensors on the device, so copy the dictionary.
     side.train_step(iter([(dict(inputs), labels)]))
 
 
 def timed_step(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> float:
-    """Seconds that one optimizer step of a side takes, until the device is done."""
+    """Return the seconds of one optimizer step of a side, until the device has finished."""
     synchronize(trainer.device)
     start = time.perf_counter()
     run_step(trainer, side, batch)
@@ -203,7 +203,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def peak_memory(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> int:
-    """Most bytes of tensors alive at once during a step of this side."""
+    """Return the peak bytes of live tensors during a step of this side."""
     if trainer.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(trainer.device)
         run_step(trainer, side, batch)
@@ -217,12 +217,12 @@ def peak_memory(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], 
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a tensor."""
+    """Return this rank's part of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def profiled_events(profiled: profile) -> Iterator[Any]:
-    """Every event of a profile, in no particular order."""
+    """Yield every event of a profile, in no particular order."""
     stack = list(profiled.profiler.kineto_results.experimental_event_tree())  # type: ignore[union-attr]
     while stack:
         event = stack.pop()
@@ -231,7 +231,7 @@ def profiled_events(profiled: profile) -> Iterator[Any]:
 
 
 def peak_of_events(profiled: profile) -> int:
-    """Highest running sum of the bytes allocated and freed while profiling."""
+    """Return the highest running sum of the bytes allocated and freed in a profile."""
     sizes: dict[int, int] = {}
     alive = peak = 0
     events = []
@@ -244,15 +244,15 @@ def peak_of_events(profiled: profile) -> int:
             alive += fields.alloc_size
             peak = max(peak, alive)
         else:
-            # 0 for a block that was there before.
+            # The size is 0 if the block is older than the profile.
             alive -= sizes.pop(fields.ptr, 0)
     return peak
 
 
 def compare(shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype: str) -> dict[str, Any]:
-    """Measure all sides with a model of ``SHAPES[shape]``; what :func:`table` prints, as plain values.
+    """Measure all sides with a model of ``SHAPES[shape]``, and return the input of :func:`table` as plain values.
 
-    Arguments as for :func:`random_trainer`; ``rounds`` are the timed steps of every side.
+    The arguments are those of :func:`random_trainer`. ``rounds`` is the number of timed steps of every side.
     """
     with random_trainer(shape, seq_len=seq_len, windows=32, dtype=dtype, compute_dtype=compute_dtype) as trainer:
         sides, flops = measure(trainer, rounds)
@@ -292,7 +292,7 @@ def compare(shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype:
 
 
 def measure(trainer: ExactTrainer, rounds: int) -> tuple[list[Side], int]:
-    """Warm up, time ``rounds`` rounds, then take every side's peak memory; with the FLOPs of a side's timed steps."""
+    """Warm up, time ``rounds`` rounds, measure every side's peak memory, and count the FLOPs of a side's steps."""
     sides = build_sides(trainer)
     batches = iter(trainer.dataloader)
     for _ in range(WARMUP_ROUNDS):
@@ -313,7 +313,7 @@ def measure(trainer: ExactTrainer, rounds: int) -> tuple[list[Side], int]:
 
 
 def step_flops(trainer: ExactTrainer, batch: tuple[dict[str, Any], torch.Tensor]) -> int:
-    """FLOPs of an optimizer step, as MFU counts them: with the attention of the documents alone."""
+    """Return the FLOPs of an optimizer step for the MFU, with the attention of the documents alone."""
     inputs, labels = batch
     config = trainer.model_config
     attention = attention_flops(attention_pairs(inputs["cu_seqlens"].diff().tolist()), **attention_shape(config))
@@ -321,7 +321,7 @@ def step_flops(trainer: ExactTrainer, batch: tuple[dict[str, Any], torch.Tensor]
 
 
 def table(result: dict[str, Any]) -> str:
-    """The comparison as text."""
+    """Return the comparison as text."""
     lines = [
         f"{result['model']} ({result['parameters'] / 1e6:,.1f}M parameters), windows of {result['seq_len']}, "
         f"{result['dtype']} weights, {result['compute_dtype']} compute",
@@ -341,7 +341,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def free_memory() -> None:
-    """Let go of earlier models, which torchtitan's trainer leaves to a garbage collector that it has switched off."""
+    """Free earlier models. torchtitan's trainer switches the automatic garbage collection off."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
@@ -352,10 +352,12 @@ def device_name() -> str:
 
 
 def prepare_process(device: str) -> None:
-    """What :mod:`exact_titan.train` does before a trainer is built, for a run of one process without torchrun."""
+    """Prepare the process like :mod:`exact_titan.train`, for a run of one process without torchrun."""
     found = "cuda" if torch.cuda.is_available() else "cpu"
     if device != found:
-        raise SystemExit(f"--device {device}: torchtitan takes the accelerator that it finds, {found} here")
+        raise SystemExit(
+            f"--device {device}: torchtitan uses the accelerator of the machine, {found}: give --device {found}"
+        )
     one_process = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
     os.environ.update(one_process)
     torch_versions.install()
@@ -369,8 +371,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=SHAPES, help="default: small on the CPU, the other two on CUDA")
     parser.add_argument("--seq-len", type=int, help="default: 4096 on the CPU, 16384 on CUDA")
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--json", type=Path, help="also write everything measured to this file")
-    parser.add_argument("--small", action="store_true", help="a toy model, in seconds; the figures mean nothing")
+    parser.add_argument("--json", type=Path, help="also write all measurements to this file")
+    parser.add_argument(
+        "--small", action="store_true", help="a toy model; the run takes seconds, and its figures have no meaning"
+    )
     args = parser.parse_args()
     on_cpu = args.device == "cpu"
     models = args.models or (["small"] if on_cpu else ["smollm2-135m", "llama3.2-1b"])

@@ -1,4 +1,4 @@
-"""Packed datasets of random token ids, made without text, so that a benchmark needs no corpus and no tokenizer."""
+"""Packed datasets of random token ids, so a benchmark needs no corpus and no tokenizer."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ SHARD_TOKENS = 2**24
 
 
 def mixed_lengths(window: int, seed: int = 0) -> Iterator[int]:
-    """Document lengths without end, log-uniform from 64 tokens to four windows: every bucket gets targets."""
+    """Yield endless document lengths, log-uniform from 64 tokens to four windows. Every bucket gets targets."""
     rng = np.random.default_rng(seed)
     while True:
         yield int(np.exp(rng.uniform(np.log(64), np.log(4 * window))))
@@ -31,10 +31,10 @@ def write_dataset(
     seed: int = 0,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Path:
-    """A packed dataset with the split ``train`` of at least ``windows`` full windows; returns ``folder``.
+    """Write a packed dataset with a split ``train`` of at least ``windows`` full windows, and return ``folder``.
 
-    Its documents hold uniformly random ids, so that nothing can be learned from them: what is timed does not depend on
-    what they say. The tokenizer beside it knows one word, enough for torchtitan's trainer to load it.
+    The documents hold uniformly random ids. A model cannot learn from random ids, and the timings do not depend on the
+    ids. The dataset's tokenizer has one word, so torchtitan's trainer can load the tokenizer.
     """
     folder.mkdir(parents=True)
     rng = np.random.default_rng(seed)

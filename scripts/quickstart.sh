@@ -1,13 +1,18 @@
 #!/usr/bin/env bash
-# From nothing to two trained models: an environment, a corpus, a tokenizer, a packed dataset, one run with the plain loss
-# and one with EXACT on the same windows, and what came of it. About 5 minutes on 2 cores; again is quick.
+# Train two small models on the same windows, one with the plain loss and one with EXACT, and compare them.
+#   1. Make an environment.
+#   2. Make a corpus and a tokenizer.
+#   3. Pack the corpus.
+#   4. Train with each loss.
+#   5. Print the exposure and the validation of both runs.
+# The script takes about 5 minutes on 2 cores. A second call reuses the results of the first call.
 #
 #   scripts/quickstart.sh [FOLDER]     results go to FOLDER (default: quickstart)
 #
 #   VENV=DIR      environment to make or to use (default: .venv)
 #   STEPS=N       optimizer steps of each run (default: 60)
 #   MEGABYTES=N   text to pack (default: 16)
-#   NPROC=N       processes (default: the GPUs, or 2 on the CPU)
+#   NPROC=N       processes (default: the number of GPUs, at most 2; 2 on the CPU)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 out=$(mkdir -p "${1:-quickstart}" && cd "${1:-quickstart}" && pwd)
@@ -22,7 +27,7 @@ if [ ! -x "$venv/bin/exact-titan" ]; then
   "$venv/bin/pip" install --disable-pip-version-check --progress-bar off -c "$root/constraints.txt" -e "$root" |
     sed -un 's/^\(Collecting\|Installing\|Successfully\) \([^ ]*\).*/  \1 \2/p' &
   pip=$!
-  # pip is silent for long while it installs.
+  # pip prints nothing for a long time during the installation.
   while sleep 4 && kill -0 $pip 2>/dev/null; do echo "  … ${SECONDS}s"; done
   wait $pip
 fi
@@ -52,13 +57,13 @@ for rule in standard exact; do
     --training.steps "$steps" --validator.freq "$steps" --training.mixed_precision_param "$precision"
 done
 
-say "Exposure: how much left context the targets have, and where the loss goes under both rules"
+say "Exposure: the left context of the targets, and the distribution of the loss under both rules"
 exact-titan inspect "$out/packed" --png "$out/exposure.png"
 say "Validation"
 exact-titan compare "$out/standard" "$out/exact" --png "$out/quickstart.png"
 cat <<TXT
 
-Pictures:     $out/exposure.png
+Figures:      $out/exposure.png
               $out/quickstart.png
 TensorBoard:  tensorboard --logdir $out
 TXT

@@ -1,8 +1,11 @@
-"""Documents and a tokenizer from what every machine with Python has: the standard library's source files.
+"""Make documents and a tokenizer from the source files of the Python standard library.
+
+Every machine with Python has these files.
 
     python scripts/stdlib_corpus.py OUT [--megabytes N] [--vocab-size N]
 
-Writes OUT/documents.jsonl (a document a file) and OUT/tokenizer/tokenizer.json (byte-level BPE with <|endoftext|>).
+The script writes OUT/documents.jsonl (one document per source file) and OUT/tokenizer/tokenizer.json (byte-level BPE
+with <|endoftext|>).
 """
 
 import argparse
@@ -17,7 +20,7 @@ _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idlelib", "lib2
 
 
 def source_files() -> Iterator[tuple[str, str]]:
-    """Name and text of every source file of the standard library, its tests left out, in the order of the names."""
+    """Yield the name and the text of every standard library source file except the tests, in the order of the names."""
     root = Path(sysconfig.get_path("stdlib"))
     for file in sorted(root.rglob("*.py")):
         name = file.relative_to(root)
@@ -31,7 +34,7 @@ def source_files() -> Iterator[tuple[str, str]]:
 
 
 def train_tokenizer(texts: list[str], vocab_size: int) -> Tokenizer:
-    """Byte-level BPE of ``vocab_size`` ids."""
+    """Return a byte-level BPE tokenizer of ``vocab_size`` ids, trained on ``texts``."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

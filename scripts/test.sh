@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Lint, types and tests in the current Python environment (pip install -c constraints.txt -e '.[test]').
-#   scripts/test.sh        the usual run
-#   scripts/test.sh all    with the slow tests
+# Run lint, type checks and tests in the current Python environment (pip install -c constraints.txt -e '.[test]').
+#   scripts/test.sh             without the slow tests
+#   scripts/test.sh all         with the slow tests
 #   scripts/test.sh … -- ARGS   further arguments for pytest
 set -euo pipefail
 cd "$(dirname "$0")/.."

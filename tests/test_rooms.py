@@ -4,6 +4,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,7 @@ def room_of(module: str) -> int:
     return max(found)[1]
 
 
+@cache
 def modules(package: Path) -> dict[str, Path]:
     """Every module of the package by its name."""
     files = {file: file.relative_to(package.parent).with_suffix("") for file in sorted(package.rglob("*.py"))}

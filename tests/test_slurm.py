@@ -241,7 +241,7 @@ def test_a_run_without_progress_is_not_queued_again_forever(tmp_path: Path) -> N
     assert [start(tmp_path, number, CODE="75")[2] for number in (5, 6)] == [5, 6]
     code, output, requeues = start(tmp_path, 7, CODE="75")
     assert (code, requeues) == (75, 6)
-    assert "it was told to stop three times before a step was done, see --time and --signal" in output
+    assert "the run was told to stop three times before a step was done, see --time and --signal" in output
 
 
 def test_outside_a_job_the_script_prints_its_usage() -> None:

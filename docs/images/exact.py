@@ -1,4 +1,4 @@
-"""Draws docs/images/exact.png, the README's picture, from a packed dataset.
+"""Draw docs/images/exact.png, the figure of the README, from a packed dataset.
 
 python docs/images/exact.py PACKED [--window K]
 """
