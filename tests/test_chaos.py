@@ -12,7 +12,7 @@ import pytest
 from tests.support import BackgroundRun, background_torchrun, torchrun
 from tests.test_stopping import arguments
 
-RUNNER = Path(__file__).parent / "titan/traced_train.py"
+RUNNER = "tests.titan.traced_train"
 ROUNDS, STEPS, BATCH = 20, 140, 4
 
 
@@ -21,7 +21,7 @@ def options(dataset, folder: Path) -> list[str]:
     argv += ["--optimizer.lr", "1e-3", "--lr_scheduler.decay_ratio", "0.9", "--debug.seed", "7"]
     argv += ["--loss.refresh_steps", "5", "--validator.enable", "--validator.freq", "7"]
     argv += ["--checkpoint.interval", "3", "--checkpoint.async_mode", "async", "--checkpoint.keep_latest_k", "2"]
-    return [str(RUNNER), str(folder), *argv[2:]]
+    return [str(folder), *argv]
 
 
 def steps_of(folder: Path) -> list[tuple[int, dict[int, set[int]], dict[int, str]]]:

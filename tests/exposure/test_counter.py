@@ -1,12 +1,13 @@
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from exact_titan.exposure import Buckets, ExposureCounter, effective_context
+from tests import warm_ranks
 
 
 def positions_of(rank: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,8 +59,10 @@ def test_state_of_another_window_is_refused():
         ExposureCounter(Buckets(1024)).load_state_dict(ExposureCounter(Buckets(64)).state_dict())
 
 
-def _two_ranks(rank: int, folder: Path) -> None:
-    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+def main(folder: Path) -> None:
+    """What each of two ranks does."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
     counter = ExposureCounter(Buckets(64))
     positions, valid = positions_of(rank)
     counter.add(effective_context(positions), valid)
@@ -76,6 +79,11 @@ def _two_ranks(rank: int, folder: Path) -> None:
 
 
 def test_two_ranks_sum_to_the_count_of_both(tmp_path):
-    mp.spawn(_two_ranks, args=(tmp_path,), nprocs=2)
+    done = warm_ranks.run(2, "tests.exposure.test_counter", tmp_path, cwd=tmp_path)
+    assert done.codes == [0, 0], done.stderr
     for rank in range(2):
         assert json.loads((tmp_path / f"{rank}.json").read_text()) == by_hand([0, 1], times=2)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,8 +1,6 @@
 """Export after real runs: the exported weights are the weights that the run has loaded."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,10 +11,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from exact_titan.errors import InputError
 from exact_titan.runs.export import export
+from tests import warm_ranks
 from tests.checkpoints import load_decoder, transformers_model
-from tests.support import ROOT, torchrun
 
-RUNNER = ROOT / "tests/titan/recorded_runs.py"
+RUNNER = "tests.titan.recorded_runs"
 MODELS = {"llama": "llama with scaled RoPE", "qwen2": "qwen2 tied"}
 
 
@@ -36,8 +34,8 @@ def unchanged(name: str, model: Path, out: Path, dataset) -> dict:
 
 def launch(nproc: int, runs: list[dict], folder: Path) -> dict:
     (folder / f"{nproc}.json").write_text(json.dumps(runs))
-    done = torchrun(nproc, str(RUNNER), str(folder / f"{nproc}.json"), str(folder / f"{nproc}.out"), cwd=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = warm_ranks.run(nproc, RUNNER, folder / f"{nproc}.json", folder / f"{nproc}.out", cwd=folder)
+    assert done.codes == [0] * nproc, done.stdout + done.stderr
     return json.loads((folder / f"{nproc}.out").read_text())
 
 
@@ -150,9 +148,8 @@ def test_a_step_is_chosen_by_number_or_folder(runs, tmp_path):
 def test_a_run_from_scratch_exports_at_its_end_with_the_export_option(dataset, tmp_path):
     options = ["--dump_folder", "out-{rule}", "--export", "hf-{rule}", "--training.global_batch_size", "1"]
     sizes = ["--architecture.dim", "32", "--architecture.n_layers", "2", "--architecture.n_heads", "4"]
-    command = [sys.executable, "-m", "exact_titan.train", *arguments(dataset, *options, *sizes)]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = warm_ranks.run(0, "exact_titan.train", *arguments(dataset, *options, *sizes), cwd=tmp_path)
+    assert done.codes == [0], done.stdout + done.stderr
     assert "The weights are in hf-exact" in done.stdout + done.stderr
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf-exact", dtype=torch.float32)
     assert model.generation_config.eos_token_id == dataset.manifest.tokenizer.eos_id

@@ -1,6 +1,6 @@
 """``exact_titan.train`` with a model that makes NaN of one token, as a defect of a kernel would.
 
-    torchrun … poisoned_train.py HOW TOKEN [options of exact_titan.train]
+    tests.titan.poisoned_train HOW TOKEN [options of exact_titan.train]
 
 HOW: ``loss``, the token's hidden state becomes NaN; ``gradient``, only its gradient does.
 """

@@ -1,6 +1,6 @@
-"""Run under torchrun by the tests: trains one config after another and writes down what each step gave.
+"""Run by the tests on every rank: trains one config after another and writes down what each step gave.
 
-    torchrun … recorded_runs.py SPEC.json OUT.json
+    tests.titan.recorded_runs SPEC.json OUT.json
 
 SPEC is a list of runs: ``name``; ``trainer``, ``exact`` (this package's) or ``stock`` (torchtitan's own, unmodified);
 ``argv`` for it; optionally ``end_after``, a step to end at before the run's last, ``kill_after``, a step after whose

@@ -16,7 +16,7 @@ from exact_titan.runs.checkpoint_manifest import find_checkpoints, why_incomplet
 from exact_titan.runs.export import export
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.preflight import complete
-from tests.support import torchrun
+from tests import warm_ranks
 from tests.titan.test_training import RUNNER, argv, losses, record
 
 
@@ -151,8 +151,8 @@ def test_without_any_one_file_or_with_part_of_it_a_run_goes_on_from_the_one_befo
             incomplete[f"{name} {how}"] = why_incomplete(file.parent)
             specs.append({"name": f"{name} {how}", "trainer": "exact", "argv": options(dataset, folder, steps=5)})
     (tmp_path / "spec.json").write_text(json.dumps(specs))
-    done = torchrun(2, str(RUNNER), str(tmp_path / "spec.json"), str(tmp_path / "out.json"), cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    done = warm_ranks.run(2, RUNNER, tmp_path / "spec.json", tmp_path / "out.json", cwd=tmp_path)
+    assert done.codes == [0, 0], done.stdout[-3000:] + done.stderr[-3000:]
     output = done.stdout + done.stderr
     results = json.loads((tmp_path / "out.json").read_text())
     assert [step["step"] for step in results["whole"]["steps"]] == [5]

@@ -12,10 +12,11 @@ from torchtitan.distributed import utils as dist_utils
 from exact_titan.dataset import PackedDataset
 from exact_titan.sampling.order import WindowOrder
 from exact_titan.titan.nonfinite import NonFinite, NonFiniteDetector
-from tests.support import pack_texts, torchrun
+from tests import warm_ranks
+from tests.support import pack_texts
 from tests.test_stopping import arguments
 
-RUNNER = Path(__file__).with_name("poisoned_train.py")
+RUNNER = "tests.titan.poisoned_train"
 TOKEN = 250
 
 
@@ -91,20 +92,20 @@ def test_what_is_no_step_is_not_watched(watch):
     watch.check()
 
 
-def run(dataset: PackedDataset, folder: Path, how: str, nproc: int, *options: str):
+def run(dataset: PackedDataset, folder: Path, how: str, nproc: int, *options: str) -> warm_ranks.Finished:
     # Steps of 4 windows, which log nothing after the first; a checkpoint behind every second.
     quiet = ["--training.global_batch_size", "4", "--metrics.log_freq", "1000", "--checkpoint.interval", "2"]
     argv = arguments(dataset, folder, *quiet, "--training.steps", "40", *options)
-    assert argv[:2] == ["-m", "exact_titan.train"]
-    return torchrun(nproc, str(RUNNER), how, str(TOKEN), *argv[2:], cwd=folder)
+    return warm_ranks.run(nproc, RUNNER, how, TOKEN, *argv, cwd=folder)
 
 
-def message(done, folder: Path, dataset: PackedDataset, *, step: int, interval: int = 2) -> tuple[list[str], int]:
+def message(
+    done: warm_ranks.Finished, folder: Path, dataset: PackedDataset, *, step: int, interval: int = 2
+) -> tuple[list[str], int]:
     """The lines of the message on rank 0, and the step it was seen after; all else must be as promised."""
-    assert done.returncode == 1
     assert "the loss is nan" in done.stderr or "the norm of the gradient is nan" in done.stderr, done.stderr[-3000:]
     assert (folder / "out/exit_code").read_text() == "65\n"
-    assert set(re.findall(r"exitcode +: (-?\d+)", done.stderr)) == {"65"}
+    assert set(done.codes) == {65}
     assert "exact_titan/titan" not in done.stderr
     saved = (step - 1) // interval * interval
     assert max(int(one.name[5:]) for one in (folder / "out/checkpoint").iterdir()) == saved

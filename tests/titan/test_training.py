@@ -1,7 +1,8 @@
-"""Real training: torchrun, FSDP2 over gloo, checkpoints on the disk."""
+"""Real training: one or two ranks, FSDP2 over gloo, checkpoints on the disk."""
 
 import json
 import shutil
+import signal
 from collections import Counter
 from pathlib import Path
 
@@ -15,9 +16,10 @@ from exact_titan.reports.runs import read_validation
 from exact_titan.sampling.balance import attention_work, deal
 from exact_titan.sampling.order import WindowOrder
 from exact_titan.titan.loader import PackedDataLoader
-from tests.support import VOCAB, pack_lengths, torchrun
+from tests import warm_ranks
+from tests.support import VOCAB, pack_lengths
 
-RUNNER = Path(__file__).with_name("recorded_runs.py")
+RUNNER = "tests.titan.recorded_runs"
 SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
 MODEL = [argument for name, size in SIZES.items() for argument in (f"--architecture.{name}", str(size))]
 
@@ -44,8 +46,8 @@ def record(nproc: int, folder: Path, *specs: dict) -> dict:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spec.json").write_text(json.dumps(specs))
     out = folder / "out.json"
-    done = torchrun(nproc, str(RUNNER), str(folder / "spec.json"), str(out), cwd=folder)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    done = warm_ranks.run(nproc, RUNNER, folder / "spec.json", out, cwd=folder)
+    assert done.codes == [0] * nproc, done.stdout[-3000:] + done.stderr[-3000:]
     return json.loads(out.read_text())
 
 
@@ -324,8 +326,8 @@ def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
     unbroken = record(2, tmp_path, {"name": "run", "trainer": "exact", "argv": options("unbroken")})["run"]
     spec = [{"name": "run", "trainer": "exact", "argv": options("broken"), "kill_after": 5}]
     (tmp_path / "spec.json").write_text(json.dumps(spec))
-    killed = torchrun(2, str(RUNNER), str(tmp_path / "spec.json"), str(tmp_path / "none.json"), cwd=tmp_path)
-    assert killed.returncode != 0
+    killed = warm_ranks.run(2, RUNNER, tmp_path / "spec.json", tmp_path / "none.json", cwd=tmp_path)
+    assert killed.codes == [-signal.SIGKILL] * 2, killed.stderr[-3000:]
     assert not (tmp_path / "none.json").exists()
     assert sorted(path.name for path in (tmp_path / "broken" / "checkpoint").iterdir()) == ["step-3"]
     shutil.copytree(tmp_path / "broken", tmp_path / "alone")

@@ -1,6 +1,6 @@
 """``exact_titan.train`` that writes down what every step trained on, at once, so that a kill loses nothing of it.
 
-    torchrun … traced_train.py FOLDER [options of exact_titan.train]
+    tests.titan.traced_train FOLDER [options of exact_titan.train]
 
 FOLDER gets ``<process>-<rank>.jsonl``, a line for every finished step: ``step``, ``places`` of the run that this rank
 trained on, and on rank 0 ``loss``; and at the end of the run ``final.json``.

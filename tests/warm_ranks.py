@@ -1,0 +1,411 @@
+"""Start ranks without the imports: one process imports torch, torchtitan and this package, and every launch forks it.
+
+A launch of two ranks under torchrun spends most of its CPU time on the imports of three processes. Here a test session
+pays for them once. What torchrun itself does (its agent, its signals, its report) is tested under real torchrun.
+
+1. The first launch of a test session starts the server: ``python -m tests.warm_ranks SOCKET``. The server imports,
+   starts no thread, opens no process group, and listens on a Unix socket.
+2. Every connection to the socket is one launch. The server forks a supervisor for the launch.
+3. The supervisor forks the ranks, and hosts their store as torchrun's agent does. It sends the ranks' process ids.
+4. A rank takes the working directory, the environment and the output files of the launch. It then runs a module as
+   ``python -m`` does.
+5. When a rank fails, the supervisor ends the others with SIGTERM, as torchrun's agent does. It sends the exit codes.
+6. A launch ends with its connection, its ranks end with their supervisor, and the server ends with the test session.
+
+Ranks differ from those of torchrun in two ways: torchtitan's sleep of 2 s at the end of a run is left out, and all
+ranks have the same hash seed.
+"""
+
+import atexit
+import contextlib
+import ctypes
+import dataclasses
+import functools
+import importlib
+import json
+import os
+import random
+import runpy
+import select
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import traceback
+import types
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NoReturn
+
+ROOT = Path(__file__).parents[1]
+
+_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+_LOOK_SECONDS = 0.02
+_OTHERS_SECONDS = 0.1
+"""How long the others may still run when a rank has failed, before SIGTERM: torchrun looks every 0.1 s."""
+
+_TERM_SECONDS = 30.0
+"""How long a rank may still run after SIGTERM, before SIGKILL."""
+
+
+class Launch:
+    """Ranks under way.
+
+    Attributes:
+        pids: the process id of each rank.
+        codes: when all ranks have ended, the exit code of each; negative after a signal, as of ``subprocess``.
+    """
+
+    def __init__(self, connection: socket.socket, out: Path, err: Path) -> None:
+        self._lines = connection.makefile("r")
+        self._connection, self._out, self._err = connection, out, err
+        self.pids: list[int] = self._receive()
+        self.codes: list[int] | None = None
+
+    def _receive(self) -> Any:
+        line = self._lines.readline()
+        assert line, f"the supervisor has gone:\n{self.output()}"
+        return json.loads(line)
+
+    @property
+    def stdout(self) -> str:
+        """Standard output of all ranks so far; also standard error if it goes to the same file."""
+        return self._out.read_text(errors="replace")
+
+    @property
+    def stderr(self) -> str:
+        """Standard error of all ranks so far."""
+        return self._err.read_text(errors="replace")
+
+    def output(self) -> str:
+        """All that was printed so far."""
+        return self.stdout if self._out == self._err else self.stdout + self.stderr
+
+    def running(self) -> bool:
+        """Whether a rank may still run."""
+        if self.codes is None and select.select([self._connection], [], [], 0)[0]:
+            self.codes = self._receive()
+        return self.codes is None
+
+    def workers(self) -> list[int]:
+        """Process ids of the living ranks, in the order of the ranks."""
+        return [pid for pid in self.pids if Path(f"/proc/{pid}").exists()]
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to every rank, as torchrun's agent passes on a signal."""
+        for pid in self.workers():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    def wait_for(self, text: str, timeout: float = 120) -> None:
+        """Wait until the ranks have printed ``text``."""
+        self.wait_until(lambda: text in self.output(), text, timeout)
+
+    def wait_until(self, condition: Callable[[], bool], name: str, timeout: float = 120) -> None:
+        """Wait until ``condition`` holds; fail when all ranks end before."""
+        end = time.monotonic() + timeout
+        while not condition():
+            assert self.running() or condition(), f"ended before {name}:\n{self.output()}"
+            assert time.monotonic() < end, f"no {name}:\n{self.output()}"
+            time.sleep(_LOOK_SECONDS)
+
+    def end(self, timeout: float = 120) -> list[int]:
+        """Wait until all ranks have ended by themselves; return :attr:`codes`."""
+        end = time.monotonic() + timeout
+        while self.running():
+            assert time.monotonic() < end, f"no end:\n{self.output()}"
+            select.select([self._connection], [], [], 1)
+        assert self.codes is not None
+        return self.codes
+
+    def kill(self) -> None:
+        """SIGKILL to every rank, as when the machine goes down; return when they are gone."""
+        if self.running():
+            self.send_signal(signal.SIGKILL)
+            self.end()
+
+    def close(self) -> None:
+        """Kill the ranks that still run."""
+        try:
+            self.kill()
+        finally:
+            self._lines.close()
+            self._connection.close()
+
+
+@dataclasses.dataclass
+class Finished:
+    """Ranks that have ended.
+
+    Attributes:
+        codes: exit code of each rank, negative after a signal.
+        stdout: of all ranks.
+        stderr: of all ranks.
+    """
+
+    codes: list[int]
+    stdout: str
+    stderr: str
+
+
+def run(
+    ranks: int, module: str, *arguments: object, cwd: Path, timeout: float = 300, **environment: str | None
+) -> Finished:
+    """Run ``python -m module arguments…`` in ``ranks`` processes, each of which finds its rank in its environment.
+
+    Args:
+        ranks: number of ranks; 0 for one process that is no rank, without the environment that torchrun gives.
+        module: of the package, the tests or the benchmarks.
+        arguments: of the module.
+        cwd: working directory.
+        timeout: seconds until the ranks are killed and the test fails.
+        environment: variables to set besides those of this process; None removes a variable.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        out, err = Path(folder) / "out", Path(folder) / "err"
+        with contextlib.closing(_launch(ranks, module, arguments, cwd, out, err, environment)) as launch:
+            codes = launch.end(timeout)
+        return Finished(codes, launch.stdout, launch.stderr)
+
+
+@contextlib.contextmanager
+def background(ranks: int, module: str, *arguments: object, cwd: Path) -> Iterator[Launch]:
+    """:func:`run` in the background of the test; ranks that are left at the end are killed."""
+    log = cwd / "ranks.log"
+    log.unlink(missing_ok=True)
+    with contextlib.closing(_launch(ranks, module, arguments, cwd, log, log, {})) as launch:
+        yield launch
+
+
+def _launch(
+    ranks: int,
+    module: str,
+    arguments: Sequence[object],
+    cwd: Path,
+    out: Path,
+    err: Path,
+    environment: dict[str, str | None],
+) -> Launch:
+    for file in (out, err):
+        file.touch()
+    inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+    given = inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment
+    request = {
+        "ranks": ranks,
+        "module": module,
+        "arguments": [str(argument) for argument in arguments],
+        "cwd": str(cwd),
+        "out": str(out),
+        "err": str(err),
+        "environment": {name: value for name, value in given.items() if value is not None},
+    }
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(_server())
+    connection.sendall(json.dumps(request).encode() + b"\n")
+    return Launch(connection, out, err)
+
+
+@functools.cache
+def _server() -> str:
+    """Start the server, which ends with this process; return the path of its socket."""
+    folder = tempfile.TemporaryDirectory(prefix="warm_ranks")
+    path = f"{folder.name}/socket"
+    # A fork has only the thread that forks, and the locks of others would stay locked.
+    one_thread = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+    environment = os.environ | one_thread | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "tests.warm_ranks", path],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+
+    def stop(stdin: IO[bytes] = process.stdin) -> None:
+        stdin.close()
+        process.wait()
+        folder.cleanup()
+
+    atexit.register(stop)
+    assert process.stdout.readline() == b"listens\n"
+    return path
+
+
+_IMPORTED = (
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "torch.distributed.checkpoint",
+    "torch.utils.tensorboard",
+    "torchtitan.trainer",
+    "typeguard",
+    "exact_titan.config",
+    "exact_titan.config_registry",
+    "exact_titan.packing",
+    "exact_titan.planning.run",
+    "exact_titan.runs.export",
+    "exact_titan.titan.preflight",
+    "exact_titan.titan.trainer",
+)
+"""Modules that a run imports, less those that may run as ``__main__``."""
+
+
+def _warm_up() -> None:
+    """Import, and leave out torchtitan's sleep."""
+    from exact_titan.titan import cpu, torch_versions
+
+    torch_versions.install()
+    cpu.install()
+    modules = {name: importlib.import_module(name) for name in _IMPORTED}
+    awake = types.SimpleNamespace(**vars(time) | {"sleep": lambda seconds: None})
+    modules["torchtitan.trainer"].time = awake  # type: ignore[attr-defined]
+
+
+def _serve(path: str) -> None:
+    _warm_up()
+    threads = os.listdir("/proc/self/task")
+    assert len(threads) == 1, f"{len(threads)} threads: {threading.enumerate()}"
+    signal.signal(signal.SIGCHLD, _reap)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(path)
+        listener.listen()
+        print("listens", flush=True)
+        while True:
+            ready, _, _ = select.select([listener, sys.stdin], [], [])
+            if sys.stdin in ready:
+                return
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                listener.close()
+                _exit_as(functools.partial(_supervise, connection))
+            connection.close()
+
+
+def _reap(*_: object) -> None:
+    with contextlib.suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+
+
+def _supervise(connection: socket.socket) -> None:
+    """Fork the ranks of the launch that the connection asks for, wait for them, and send their exit codes."""
+    with connection.makefile("r") as lines:
+        request = json.loads(lines.readline())
+    ranks = request["ranks"]
+    pids, ports = [], []
+    for rank in range(ranks or 1):
+        reading, writing = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            os.close(writing)
+            _exit_as(functools.partial(_run_rank, rank, request, reading))
+        os.close(reading)
+        pids.append(pid)
+        ports.append(writing)
+    # Its thread is started when all are forked; it takes a free port.
+    store = _agent_store() if ranks else None
+    for writing in ports:
+        os.write(writing, str(store.port if store else 0).encode())
+        os.close(writing)
+    connection.sendall(json.dumps(pids).encode() + b"\n")
+    codes = _wait(pids, connection)
+    with contextlib.suppress(BrokenPipeError):
+        connection.sendall(json.dumps(codes).encode() + b"\n")
+
+
+def _agent_store() -> Any:
+    import torch.distributed as dist
+
+    return dist.TCPStore("localhost", 0, is_master=True, wait_for_workers=False)
+
+
+def _wait(pids: list[int], connection: socket.socket) -> list[int]:
+    """Wait for the ranks; return their exit codes. Kill them when the client has gone."""
+    codes: dict[int, int] = {}
+    term = kill = float("inf")
+    while len(codes) < len(pids):
+        for pid in pids:
+            if pid not in codes and (found := os.waitpid(pid, os.WNOHANG))[0]:
+                codes[pid] = os.waitstatus_to_exitcode(found[1])
+        now = time.monotonic()
+        if any(codes.values()) and term == kill:
+            term, kill = now + _OTHERS_SECONDS, now + _OTHERS_SECONDS + _TERM_SECONDS
+        number = None
+        if now >= kill or (select.select([connection], [], [], _LOOK_SECONDS)[0] and not connection.recv(1)):
+            number = signal.SIGKILL
+        elif now >= term:
+            number, term = signal.SIGTERM, float("inf")
+        for pid in pids:
+            if number is not None and pid not in codes:
+                os.kill(pid, number)
+    return [codes[pid] for pid in pids]
+
+
+def _run_rank(rank: int, request: dict[str, Any], port: int) -> None:
+    """Become a process that was started with ``python -m`` by torchrun, and run the module."""
+    # The rank ends with its supervisor.
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    given = os.read(port, 10)
+    if not given:
+        os._exit(1)
+    os.close(port)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    files = [os.open(os.devnull, os.O_RDONLY)]
+    files += [os.open(request[name], os.O_WRONLY | os.O_APPEND | os.O_CREAT) for name in ("out", "err")]
+    for target, file in enumerate(files):
+        os.dup2(file, target)
+        os.close(file)
+    os.environ.clear()
+    os.environ.update(request["environment"])
+    if request["ranks"]:
+        ranks = str(request["ranks"])
+        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=ranks, LOCAL_WORLD_SIZE=ranks)
+        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=given.decode(), TORCHELASTIC_USE_AGENT_STORE="True")
+    os.chdir(request["cwd"])
+    random.seed()
+    sys.modules["numpy"].random.seed()
+    sys.argv = [request["module"], *request["arguments"]]
+    # As with python -m: the module is run as __main__, and was not imported before.
+    sys.modules.pop(request["module"], None)
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+def _exit_as(program: Callable[[], None]) -> NoReturn:
+    """End this process as Python ends with such a program: exit code, traceback, threads waited for, atexit."""
+    code = 1
+    try:
+        try:
+            program()
+            code = 0
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+            if isinstance(end.code, str):
+                print(end.code, file=sys.stderr)
+        except KeyboardInterrupt:
+            traceback.print_exc()
+            code = -signal.SIGINT
+        except BaseException:
+            traceback.print_exc()
+        threading._shutdown()  # type: ignore[attr-defined]
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        if code == -signal.SIGINT:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            os.kill(os.getpid(), signal.SIGINT)
+        os._exit(code & 0xFF)
+
+
+if __name__ == "__main__":
+    _serve(*sys.argv[1:])
