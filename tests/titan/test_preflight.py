@@ -1,16 +1,22 @@
-"""What preflight fills in for several datasets; what it refuses is in test_train.py."""
+"""The values that preflight fills in for several datasets. The options that it refuses are in test_train.py."""
 
+import json
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from exact_titan.config import load_config
+from exact_titan.dataset import PackedDataset
 from exact_titan.exposure import bucket_weights
 from exact_titan.sampling.mixture import Mixture
+from exact_titan.titan.loader import open_mixture
 from exact_titan.titan.preflight import complete, packed_tokenizer
+from tests import warm_ranks
 from tests.support import pack_lengths
+from tests.titan.test_training import argv
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +38,7 @@ def test_the_whole_validation_split_of_every_dataset_that_has_one(folders):
     config = completed(path)
     assert config.validator.dataloader.dataset_path == f"{folders[0]},{folders[1]}"
     assert config.validator.dataloader.infinite is False
-    # The trainer completes the config again.
+    # A second completion changes nothing.
     assert complete(config).validator.dataloader == config.validator.dataloader
 
 
@@ -71,3 +77,32 @@ def test_the_log_says_how_often_each_dataset_is_read(folders, dataset, caplog):
         completed(f"{folders[0]}=3,{folders[1]}=1")
     line = f"{folders[0]}: 600 of the run's 800 windows, {600 / len(dataset):.3g} epochs of its {len(dataset)}"
     assert line in caplog.messages
+
+
+def test_a_start_completes_the_config_once_and_opens_each_dataset_once(folders, tmp_path):
+    """On each rank of a run with two datasets, two validations and weights from the counts of both."""
+    path = f"{folders[0]}=3,{folders[1]}=1"
+    validated = ["--validator.enable", "--validator.freq", "2", "--dataloader.dataset_path", path]
+    options = argv(PackedDataset(folders[0]), tmp_path / "out", *validated, steps=4)
+    done = warm_ranks.run(2, "tests.titan.counted_train", tmp_path, *options, cwd=tmp_path)
+    assert done.codes == [0, 0], done.stderr
+    shards = [str(file) for folder in folders[:2] for file in folder.glob("*.safetensors")]
+    assert len(shards) == 4
+    for rank in (0, 1):
+        calls = json.loads((tmp_path / f"{rank}.json").read_text())
+        assert calls["complete"] == {"calls": 1}
+        assert calls["manifest"] == {str(folder): 1 for folder in folders[:2]}
+        assert calls["shard"] == dict.fromkeys(shards, 1)
+
+
+def test_the_open_datasets_are_no_part_of_the_config_on_the_disk(folders):
+    config = completed(f"{folders[0]}=3,{folders[1]}=1")
+    assert config.dataloader._mixture is config.loss._mixture is not None
+    assert "_mixture" not in json.dumps(config.to_dict(), default=str)
+
+
+def test_another_path_than_that_of_the_open_datasets_is_opened(folders):
+    config = completed(str(folders[0]))
+    other = replace(config.dataloader, dataset_path=str(folders[1]))
+    assert open_mixture(other, 64).datasets[0].folder == folders[1]
+    assert open_mixture(replace(config.dataloader, split="val", infinite=False), 64).split == "val"
