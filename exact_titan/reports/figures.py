@@ -19,8 +19,8 @@ _COLORS = ("#8c96a3", "#c2542d", "#3b6ea5", "#5a8f4e", "#8a5aa8", "#b08d2e")
 """Grey for the run or rule that the others are compared with."""
 
 _TAIL_COLOR = "#f0e6d2"
-_MOST_NUMBERS = 2
-"""Series of a panel that get their numbers above the bars. Numbers of more series would overlap."""
+_CHARACTERS = 12
+"""Width of a bucket in characters of the numbers above its bars. A panel with wider numbers shows none."""
 
 
 @dataclass(frozen=True)
@@ -90,12 +90,13 @@ def save_png(figure: "Figure", file: Path) -> None:
 def _draw(axes: "Axes", panel: Bars) -> None:
     colors = islice(cycle(_COLORS), panel.first_color, None)
     width = 0.8 / len(panel.series)
-    for number, (name, values) in enumerate(panel.series.items()):
-        left = [bucket - 0.4 + width * (number + 0.5) for bucket in range(len(values))]
-        bars = axes.bar(left, values, width, color=next(colors), label=name, zorder=2)
-        if len(panel.series) <= _MOST_NUMBERS:
-            axes.bar_label(bars, fmt=panel.number_format, fontsize=7, padding=1)
     values = [value for series in panel.series.values() for value in series]
+    show_numbers = len(panel.series) * max(len(panel.number_format % value) for value in values) <= _CHARACTERS
+    for number, (name, heights) in enumerate(panel.series.items()):
+        left = [bucket - 0.4 + width * (number + 0.5) for bucket in range(len(heights))]
+        bars = axes.bar(left, heights, width, color=next(colors), label=name, zorder=2)
+        if show_numbers:
+            axes.bar_label(bars, fmt=panel.number_format, fontsize=7, padding=1)
     low, high = min(values), max(values)
     if panel.from_zero:
         axes.axhline(0, color="0.3", linewidth=0.8, zorder=3)
