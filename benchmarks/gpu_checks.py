@@ -71,11 +71,11 @@ def part_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[O
         )
         case = LossCase(dataset, shape, device)
         checks: list[Check] = [
-            ("buckets on the device equal those on the CPU", lambda: check_buckets(seq_len, device)),
+            ("buckets are equal on the device and on the CPU", lambda: check_buckets(seq_len, device)),
             ("alpha = 0 equals torchtitan's loss, bit for bit", lambda: check_equal(case, alpha=0.0)),
             ("rule standard equals torchtitan's loss, bit for bit", lambda: check_equal(case, rule="standard")),
             ("exact against float64", lambda: check_weighted(case)),
-            ("bucket counts on the device equal those on the CPU", lambda: check_counts(case)),
+            ("bucket counts are equal on the device and on the CPU", lambda: check_counts(case)),
             ("the loss does not wait for the device", lambda: check_no_sync(case, refresh_steps=0)),
             (
                 "the loss with refresh_steps=1 does not wait for the device",
@@ -439,7 +439,7 @@ def check_learning(trainer: ExactTrainer, side: Side, batch: Any, steps: int) ->
 
 
 def check_waits(trainer: ExactTrainer, side: Side, stock: Side, batch: Any) -> tuple[bool | None, str]:
-    """Compare the operations of a whole step that wait for the device with those of a cross-entropy step."""
+    """Compare the waiting operations of a whole step with the waiting operations of a cross-entropy step."""
     if trainer.device.type != "cuda":
         return None, "needs CUDA"
     for one in (stock, side):

@@ -252,7 +252,7 @@ def peak_of_events(profiled: profile) -> int:
 def compare(shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype: str) -> dict[str, Any]:
     """Measure all sides with a model of ``SHAPES[shape]``, and return the input of :func:`table` as plain values.
 
-    The arguments are those of :func:`random_trainer`. ``rounds`` is the number of timed steps of every side.
+    :func:`random_trainer` describes the arguments. ``rounds`` is the number of timed steps of every side.
     """
     with random_trainer(shape, seq_len=seq_len, windows=32, dtype=dtype, compute_dtype=compute_dtype) as trainer:
         sides, flops = measure(trainer, rounds)
