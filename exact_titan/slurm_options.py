@@ -1,4 +1,4 @@
-"""Options of the Slurm jobs that ``exact-titan pack`` submits.
+"""Options of the Slurm jobs that ``exact-titan pack`` and ``exact-titan append`` submit.
 
 The options have their own module, because ``--help`` must be fast and the modules that submit jobs import slowly.
 """

@@ -1,11 +1,11 @@
-"""Real Hugging Face checkpoints for tests, and how a model gets their weights: as torchtitan's checkpointer does."""
+"""Real Hugging Face checkpoints for tests. A model reads their weights as torchtitan's checkpointer does."""
 
 from pathlib import Path
 
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
 
 from exact_titan.models.hf_config import read_architecture
 from exact_titan.titan.model.decoder import decoder_spec
@@ -38,11 +38,14 @@ CHECKPOINTS = {
 
 
 def transformers_model(name: str, **options) -> PreTrainedModel:
-    """A tiny random model of CHECKPOINTS, float32; biases and norms are drawn too, or a lost one would not be seen."""
+    """Return a tiny random model of CHECKPOINTS in float32.
+
+    Biases and norms are random too, so that a test notices a lost bias or norm.
+    """
     config_type, given = CHECKPOINTS[name]
     torch.manual_seed(0)
-    model_type = LlamaForCausalLM if config_type is LlamaConfig else Qwen2ForCausalLM
-    model = model_type(config_type(**{**SIZES, "rope_theta": 10_000.0, **given, **options}))
+    config = config_type(**{**SIZES, "rope_theta": 10_000.0, **given, **options})
+    model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for parameter_name, parameter in model.named_parameters():
             if parameter_name.endswith("bias"):
@@ -55,7 +58,7 @@ def transformers_model(name: str, **options) -> PreTrainedModel:
 
 
 def load_decoder(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """torchtitan's model of a Hugging Face folder with its weights."""
+    """Return torchtitan's model of a Hugging Face folder, with the weights of the folder."""
     spec = decoder_spec(read_architecture(folder))
     model = spec.model.build().to(dtype)
     model.init_states()

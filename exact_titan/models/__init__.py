@@ -1,4 +1,5 @@
-"""Decoder models as Hugging Face folders describe them: the architecture, ``config.json`` and the tensor names.
+"""Decoder models in Hugging Face folders: the architecture, ``config.json`` and the tensor names.
 
-This room imports no other room, and no torchtitan.
+This room may import the rooms exposure, documents, dataset, packing and sampling. Today the room imports no other room.
+The room imports no torchtitan.
 """

@@ -1,7 +1,7 @@
 """The allocations of CUDA's kernels, for a trace on the CPU device.
 
 A build of torch without CUDA cannot run autograd over fake CUDA tensors. A step is therefore traced on the CPU device.
-Most operators allocate the same sizes on both devices. This module handles the operators that do not.
+Most operators allocate the same sizes on both devices. This module handles all other operators.
 """
 
 from contextlib import AbstractContextManager, nullcontext

@@ -164,7 +164,10 @@ def _compute(plan: RunPlan, *, peak_flops: float, mfu: float) -> Iterator[str]:
     )
     if plan.config.activation_checkpoint is not None:
         share = work.recomputed_flops / work.flops_per_step
-        yield f"  activation checkpointing recomputes {share:.0%}; MFU does not count recomputation: expect a lower MFU"
+        yield (
+            f"  activation checkpointing recomputes {share:.0%} of the FLOPs; MFU does not count recomputation: "
+            f"expect a lower MFU"
+        )
 
 
 def _row(label: str, first: str, second: str) -> str:

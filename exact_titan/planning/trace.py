@@ -54,10 +54,10 @@ class AllocationTrace(TorchDispatchMode):
     ``FSDPMemTracker`` in ``torch.distributed._tools``. Torch's trackers cannot trace a step of this package, for two
     reasons:
 
-    - They refuse a module that is called again outside the model's forward pass. The chunked loss calls the output
-      layer in this way.
-    - They assign the kind of a tensor when the tensor is made. Only later operations show whether a tensor is a
-      gradient or is saved for the backward pass.
+    - Torch's trackers refuse a module that is called again outside the model's forward pass. The chunked loss calls
+      the output layer in this way.
+    - Torch's trackers assign the kind of a tensor when the tensor is made. Only later operations show whether a tensor
+      is a gradient or is saved for the backward pass.
 
     Args:
         block: block size in bytes. An allocation is rounded up to blocks (512 with CUDA's caching allocator).

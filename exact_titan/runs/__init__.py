@@ -5,5 +5,6 @@
 - ``export``: the weights of a checkpoint as a Hugging Face folder.
 - ``exit_codes``: the exit codes, and the file that holds the exit code.
 
-This room may import the rooms exposure, documents, dataset, packing, sampling and models. It imports no torchtitan.
+This room may import the rooms exposure, documents, dataset, packing, sampling and models. The room
+imports no torchtitan.
 """

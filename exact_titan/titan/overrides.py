@@ -59,5 +59,5 @@ def document_attention(
 
 @override(target=SelectiveAC.Config, exact=True, description="selective checkpointing that saves every attention")
 def save_attention(config: SelectiveAC.Config) -> AttentionSavingAC.Config:
-    """Replace selective activation checkpointing by one that does not run the flash-attn package's attention twice."""
+    """Replace selective activation checkpointing by a policy that runs flash-attn's attention only once."""
     return derive(config, AttentionSavingAC.Config)

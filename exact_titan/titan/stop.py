@@ -1,4 +1,4 @@
-"""The agreement of all ranks on the point of the run at which they stop. Any rank can start the agreement."""
+"""The agreement of all ranks on the point of the run where all ranks stop. Any rank can start the agreement."""
 
 import contextlib
 import itertools
@@ -141,7 +141,7 @@ class StopAgreement:
             self._taken_up.set()
             self._waiting.set(self._begun(self._rank), str(begun))
             if self._rank == 0:
-                logger.info(f"{self._reason}: stops after this step")
+                logger.info(f"{self._reason}: the run stops after this step")
                 everywhere = self._waiting.multi_get([self._begun(rank) for rank in range(self._ranks)])
                 self._waiting.set("stop_at", str(max(map(int, everywhere))))
             self._stop_at = int(self._wait_for("stop_at"))

@@ -1,4 +1,4 @@
-"""The differences between torch versions that matter to torchtitan 0.3.0. No other module depends on them."""
+"""The differences between torch versions for torchtitan 0.3.0. No other file handles such a difference."""
 
 import torch.distributed as dist
 
