@@ -72,7 +72,7 @@ def find_checkpoint(
         raise InputError(f"{path}: no such folder")
     complete, incomplete = find_checkpoints(path / checkpoints)
     for checkpoint, why in incomplete.items():
-        on_skipped(f"{checkpoint} is not complete and is passed over: {why}")
+        on_skipped(f"{checkpoint} is not complete and is skipped: {why}")
     if step is not None and step not in complete:
         steps = ", ".join(map(str, sorted(complete))) or "none"
         raise InputError(f"{path / checkpoints} has no complete checkpoint of step {step}: there are {steps}")

@@ -147,7 +147,7 @@ class ResumableCheckpoints(CheckpointManager):
     def _last_complete(self, folder: Path) -> int:
         complete, incomplete = find_checkpoints(folder)
         for checkpoint, why in incomplete.items():
-            logger.warning(f"{checkpoint} is not complete and is passed over: {why}")
+            logger.warning(f"{checkpoint} is not complete and is skipped: {why}")
         if incomplete:
             logger.warning(f"The last complete checkpoint is {complete[max(complete)] if complete else 'none'}")
         return max(complete, default=-1)

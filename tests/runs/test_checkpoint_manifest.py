@@ -41,7 +41,7 @@ def test_a_missing_or_truncated_file_makes_the_previous_checkpoint_the_last(tmp_
     how(newest / name)
     skipped: list[str] = []
     assert find_checkpoint(tmp_path, on_skipped=skipped.append) == previous
-    assert skipped == [f"{newest} is not complete and is passed over: {why_incomplete(newest)}"]
+    assert skipped == [f"{newest} is not complete and is skipped: {why_incomplete(newest)}"]
     assert name in why_incomplete(newest)
     for named in ({"path": tmp_path, "step": 10}, {"path": newest}):
         if (newest / ".metadata").exists() or "step" in named:

@@ -161,7 +161,7 @@ def test_without_any_one_file_or_with_part_of_it_a_run_goes_on_from_the_one_befo
         assert [step["step"] for step in steps] == [3, 4, 5]
         assert steps[-1] == results["whole"]["steps"][-1]
         folder = tmp_path / name / "checkpoint"
-        assert output.count(f"{folder}/step-4 is not complete and is passed over: {why}") == 1
+        assert output.count(f"{folder}/step-4 is not complete and is skipped: {why}") == 1
         assert output.count(f"The last complete checkpoint is {folder}/step-2") == 1
         # It saved step 4 anew, in the place of the incomplete one.
         assert list(find_checkpoints(folder)[0]) == [2, 4, 5]
@@ -204,6 +204,6 @@ def test_export_and_the_next_stage_take_the_last_complete_one_too(dataset, tmp_p
     export(tmp_path / "out", tmp_path / "last", dtype="float32")
     weights = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("step-2", "last", "step-4")]
     assert weights[0] == weights[1] != weights[2]
-    assert f"{tmp_path}/out/checkpoint/step-4 is not complete and is passed over: it has no files.json" in caplog.text
+    assert f"{tmp_path}/out/checkpoint/step-4 is not complete and is skipped: it has no files.json" in caplog.text
     stage = argv(dataset, tmp_path / "next", "--checkpoint.enable", "--start_from", str(tmp_path / "out"), steps=1)
     assert complete(load_config(stage)).checkpoint.initial_load_path == f"{tmp_path}/out/checkpoint/step-2"
