@@ -1,4 +1,4 @@
-"""Random access to the windows of a packed dataset."""
+"""Read the windows of a packed dataset in any order."""
 
 import stat
 from collections import OrderedDict
@@ -21,10 +21,10 @@ NO_LABEL = -100
 
 
 class PackedDataset:
-    """The windows of one split of a packed dataset (``exact-titan pack``), read from mapped shards in any order.
+    """The windows of one split of a packed dataset (``exact-titan pack``). The shards are mapped into memory.
 
-    The cost of a window does not depend on its documents: all of it is vectorised over the window, about 50 µs for
-    16384 tokens whether they are one document or three hundred.
+    The cost of a window does not depend on the number of its documents, because all operations are vectorised over the
+    window. A window of 16384 tokens takes about 50 µs, with one document or with three hundred documents.
 
     Args:
         folder: the packed dataset.
@@ -33,15 +33,16 @@ class PackedDataset:
 
     Attributes:
         folder: the packed dataset.
-        manifest: all that is known about it (:class:`Manifest`).
+        manifest: the manifest of the dataset (:class:`Manifest`).
         record: the split's part of the manifest.
         window: inputs per window (L).
-        buckets: the buckets of that window.
+        buckets: the buckets of a window of L inputs.
         counts: the split's supervised targets per bucket, int64 ``[len(buckets)]``.
 
     Raises:
-        InputError: if the folder is not a packed dataset, it has no such split, or a shard is missing or has not the
-            size it was written with. Contents are not read: ``exact-titan verify`` does that.
+        InputError: if the folder is not a packed dataset, the dataset has no such split, a shard is missing, or the
+            size of a shard is not the size in the manifest. The class does not check the contents of the shards:
+            ``exact-titan verify`` checks the contents.
     """
 
     def __init__(self, folder: str | PathLike[str], split: str = "train", *, manifest: Manifest | None = None) -> None:
@@ -59,14 +60,15 @@ class PackedDataset:
         return self.record.windows
 
     def __getitem__(self, k: int) -> dict[str, torch.Tensor]:
-        """Window ``k``: tensors ``input``, ``labels``, ``positions`` int64 ``[L]`` and ``cu_seqlens`` int32 ``[n+1]``.
+        """Return window ``k``: the tensors ``input``, ``labels``, ``positions`` and ``cu_seqlens``.
 
-        See :meth:`read` for what they hold.
+        ``input``, ``labels`` and ``positions`` are int64 ``[L]``. ``cu_seqlens`` is int32 ``[n+1]``. :meth:`read`
+        describes the contents.
 
         Raises:
             IndexError: if ``k`` is not in ``0 … len(self) - 1``.
         """
-        # One tensor each, so that keeping one of them does not keep the others.
+        # Three separate tensors: a caller that keeps one tensor does not keep the memory of the others.
         input_L, labels_L, positions_L = (torch.empty(self.window, dtype=torch.int64) for _ in range(3))
         cu_seqlens = self.read(k, input_L.numpy(), labels_L.numpy(), positions_L.numpy())
         return {
@@ -81,17 +83,17 @@ class PackedDataset:
 
         Args:
             k: the window, ``0 … len(self) - 1``.
-            input_L: int64, gets the input tokens; 0 where the window is padded.
-            labels_L: int64, gets the token after each input in the same document; -100 where there is none.
-            positions_L: int64, gets the index of each input in its visible document segment, from 0.
+            input_L: int64, receives the input tokens. Padding receives 0.
+            labels_L: int64, receives the token after each input in the same document. Padding receives -100.
+            positions_L: int64, receives the index of each input in its visible document segment, from 0.
 
         Returns:
-            ``cu_seqlens``, int32 ``[n+1]``: the borders of the n segments, from 0 to L. Padding is a segment of its
-            own at the end.
+            ``cu_seqlens``, int32 ``[n+1]``: the borders of the n segments, from 0 to L. Padding is a separate segment
+            at the end.
 
         Raises:
             IndexError: if ``k`` is out of range.
-            ValueError: if the window's segments are none that a window can have: the shard is broken.
+            ValueError: if the shard is broken: the segments of the window are impossible in a window.
         """
         shard, start_S, length_S = self._locate(k)
 
@@ -117,26 +119,26 @@ class PackedDataset:
         return cu_seqlens
 
     def segment_lengths(self, k: int) -> np.ndarray:
-        """Inputs of each segment of window ``k``, int32 ``[S]``: what :meth:`read` gives, without the tokens.
+        """Return the number of inputs of each segment of window ``k``, int32 ``[S]``. The method reads no tokens.
 
         Raises:
-            IndexError, ValueError: as :meth:`read`.
+            IndexError, ValueError: in the cases of :meth:`read`.
         """
         return self._locate(k)[2]
 
     def _locate(self, k: int) -> tuple[Shard, np.ndarray, np.ndarray]:
-        """The shard that holds window ``k``, and the start and length of the window's segments in it."""
+        """Return the shard of window ``k``, and the starts and lengths of the window's segments in the shard."""
         if not 0 <= k < len(self):
-            raise IndexError(f"window {k} of {self.folder}: it has windows 0 … {len(self) - 1}")
+            raise IndexError(f"window {k} of {self.folder}: the dataset has windows 0 … {len(self) - 1}")
         number = int(np.searchsorted(self._first_windows, k, side="right")) - 1
         entry = self.record.shards[number]
         shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
         local = k - self._first_windows[number]
         first, last = shard.window_segments[local : local + 2]
         length_S = shard.segment_length[first:last]
-        # Before anything is made of a broken length.
+        # The check comes before any array is allocated with a broken length.
         if not len(length_S) or length_S.min() < 1 or length_S.sum(dtype=np.int64) > self.window:
-            raise ValueError(f"its shard has segments that no window of {self.window} holds")
+            raise ValueError(f"its shard has segments that do not fit into a window of {self.window}")
         return shard, shard.segment_start[first:last], length_S
 
     @cached_property
@@ -145,10 +147,10 @@ class PackedDataset:
 
 
 class _OpenShards:
-    """The mapped shards of all datasets of this process, the last used ones.
+    """A cache of the mapped shards of all datasets of this process. The cache keeps the most recently used shards.
 
-    Each holds a file descriptor, of which a process may have 1024 if nobody has raised the limit; a dataset may have
-    many thousand shards. To map one again costs about as much as to read a window.
+    Every mapped shard holds a file descriptor. A process may have 1024 file descriptors by default, and a dataset may
+    have many thousand shards. Mapping a shard again costs about as much as reading a window.
     """
 
     def __init__(self, most: int) -> None:
@@ -156,7 +158,7 @@ class _OpenShards:
         self._shards: OrderedDict[tuple[Path, str], Shard] = OrderedDict()
 
     def get(self, file: Path, sha256: str) -> Shard:
-        """The shard in a file, whose digest in the manifest tells it from another that lay there before."""
+        """Return the shard in a file. The digest in the manifest distinguishes the shard from an older file."""
         key = (file, sha256)
         shard = self._shards.get(key)
         if shard is None:
@@ -172,14 +174,18 @@ _OPEN_SHARDS = _OpenShards(256)
 
 
 def split_record(manifest: Manifest, split: str, folder: Path) -> SplitRecord:
-    """The split's part of the manifest; an :class:`InputError` that names the existing ones if it has none."""
+    """Return the split's part of the manifest.
+
+    Raises:
+        InputError: if the manifest has no such split. The error names the existing splits.
+    """
     if split not in manifest.splits:
         raise InputError(f"{folder} has no split {split!r}: choose one of {', '.join(sorted(manifest.splits))}")
     return manifest.splits[split]
 
 
 def check_size(file: Path, size: int) -> None:
-    """Raise an :class:`InputError` unless the shard has the size that the manifest gives."""
+    """Raise an :class:`InputError` if the shard is missing or its size is not the size in the manifest."""
     # One stat a file: a dataset may have many thousands of shards on a network file system.
     try:
         found = file.stat()
@@ -196,10 +202,10 @@ def check_size(file: Path, size: int) -> None:
 
 @contextmanager
 def reading_window(dataset: PackedDataset, k: int) -> Iterator[None]:
-    """Around the reading of window ``k``: its shard may not hold what was packed.
+    """Convert the errors of a broken shard during the reading of window ``k`` to an :class:`InputError` of one line.
 
     Raises:
-        InputError: naming the window, for segments that are none.
+        InputError: if the window's segments are broken. The error names the window.
     """
     try:
         yield
@@ -210,19 +216,21 @@ def reading_window(dataset: PackedDataset, k: int) -> Iterator[None]:
 
 
 def check_ids(dataset: PackedDataset, k: int, input_L: np.ndarray, labels_L: np.ndarray) -> None:
-    """Refuse a window with token ids that its tokenizer does not have: an embedding would fail, far from here.
+    """Check that the dataset's tokenizer has all token ids of a window.
+
+    Without the check, the embedding layer would fail later, without the name of the window.
 
     Raises:
-        InputError: naming the window.
+        InputError: if the tokenizer does not have an id. The error names the window.
     """
     vocab_size = dataset.manifest.tokenizer.vocab_size
     highest = max(int(input_L.max()), int(labels_L.max()))
     if highest >= vocab_size:
-        raise _broken(dataset, k, f"it has the token id {highest}, and its tokenizer {vocab_size} ids")
+        raise _broken(dataset, k, f"it has the token id {highest}, and its tokenizer has {vocab_size} ids")
 
 
 def _broken(dataset: PackedDataset, k: int, why: str) -> InputError:
     return InputError(
-        f"window {k} of {dataset.folder} is broken ({why}): `exact-titan verify {dataset.folder}` says what is, "
-        f"copy the dataset again or pack it again"
+        f"window {k} of {dataset.folder} is broken ({why}): `exact-titan verify {dataset.folder}` says what is "
+        "wrong, copy the dataset again or pack it again"
     )

@@ -1,8 +1,9 @@
-"""The lengths of a split's documents, ``<split>-lengths.npy``: what another policy would make of them needs no more.
+"""The lengths of a split's documents, ``<split>-lengths.npy``.
 
-int64 ``[documents]``: tokens of every document, end-of-text included, in the order they were packed. The file is no
-part of the fingerprint, and training does not read it. It may go on with documents that the manifest does not have: an
-``append`` that has not come to its end.
+The windows of any policy can be computed from the lengths alone. The file is int64 ``[documents]``: the number of
+tokens of every document, with the end-of-text token, in the order of packing. The fingerprint does not cover the file,
+and training does not read the file. After an interrupted ``append``, the file has additional documents at its end that
+the manifest does not have.
 """
 
 from array import array
@@ -16,12 +17,12 @@ BLOCK = 2**16
 
 
 def lengths_file(folder: Path, split: str) -> Path:
-    """Where the lengths of a split lie in a packed dataset."""
+    """Return the path of a split's lengths in a packed dataset."""
     return folder / f"{split}-lengths.npy"
 
 
 class LengthWriter:
-    """Writes the file a block at a time, so that memory does not grow with the number of documents."""
+    """Writes the file in blocks. Memory does not grow with the number of documents."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -29,22 +30,22 @@ class LengthWriter:
         self._written = 0
 
     def add(self, tokens: int) -> None:
-        """Put down the next document's length."""
+        """Add the length of the next document."""
         self._lengths.append(tokens)
         if len(self._lengths) == BLOCK:
             self.flush()
 
     def extend(self, lengths_D: np.ndarray) -> None:
-        """Put down the lengths of the documents that come next."""
+        """Add the lengths of the next documents."""
         for start in range(0, len(lengths_D), BLOCK):
             self._lengths.extend(lengths_D[start : start + BLOCK].tolist())
             self.flush()
 
     def flush(self) -> None:
-        """Write what is left; the file is whole then."""
+        """Write the lengths that are still in memory. The file is then complete."""
         self._file.touch()
         with self._file.open("r+b") as out:
-            # numpy leaves room in the header for the first dimension to grow: written again, it is as long as before.
+            # numpy reserves space in the header for a larger first dimension: the header keeps its size.
             shape = (self._written + len(self._lengths),)
             header = {"descr": "<i8", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(out, header)
@@ -55,11 +56,16 @@ class LengthWriter:
 
 
 def read_lengths(folder: Path, split: str, documents: int) -> np.ndarray:
-    """The lengths of a split's documents, mapped into memory: int64 ``[documents]``.
+    """Map the lengths of a split's documents into memory: int64 ``[documents]``.
+
+    Args:
+        folder: the packed dataset.
+        split: name of the split.
+        documents: number of the split's documents in the manifest.
 
     Raises:
-        InputError: if the file is missing, is not such a file, has fewer documents than the manifest says
-            (``documents``), or one of less than two tokens.
+        InputError: if the file is missing, has another format, has fewer documents than the manifest, or has a
+            document of less than two tokens.
     """
     file = lengths_file(folder, split)
     if not file.is_file():

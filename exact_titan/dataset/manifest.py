@@ -1,7 +1,7 @@
-"""What a packed dataset holds: ``manifest.json``, its fingerprint and its checks.
+"""The contents of a packed dataset: ``manifest.json``, its fingerprint and its checks.
 
-The manifest is written last, so a folder without one is not a dataset. Nothing in it depends on the time or on where
-things lie on the disk: the same sources, tokenizer and options give the same fingerprint on any machine.
+The manifest is written last. A folder without a manifest is therefore not a dataset. The manifest depends neither on
+the time nor on paths. The same sources, tokenizer and options give the same fingerprint on any machine.
 """
 
 import dataclasses
@@ -21,11 +21,17 @@ TOKENIZER_FOLDER = "tokenizer"
 
 @dataclass(frozen=True)
 class SourceRecord:
-    """A file or folder that was packed.
+    """A packed file or folder.
 
-    ``files`` and ``bytes`` are those that were read for it. ``sha256`` is the file's own; for a folder, and for the two
-    files of a token file, the digest over their sorted relative names and file digests. ``documents`` and ``tokens``
-    (end-of-text included) are those packed, ``dropped`` counts those that were passed over, by reason.
+    Attributes:
+        name: name of the source.
+        files: number of files that were read.
+        bytes: bytes of these files.
+        sha256: digest of the file. For a folder, and for the two files of a token file, the digest over the sorted
+            relative names and the digests of the files.
+        documents: number of packed documents.
+        tokens: tokens of the packed documents, with the end-of-text tokens.
+        dropped: number of documents that were not packed, by reason.
     """
 
     name: str
@@ -39,7 +45,11 @@ class SourceRecord:
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """One safetensors file: its size and digest, its windows, and the lengths of its ``tokens`` and segment tensors."""
+    """One safetensors file.
+
+    ``bytes`` and ``sha256`` are its size and digest. ``windows`` is the number of windows. ``tokens`` and ``segments``
+    are the lengths of its ``tokens`` tensor and of its two segment tensors.
+    """
 
     file: str
     bytes: int
@@ -53,9 +63,16 @@ class ShardRecord:
 class SplitRecord:
     """The windows of one split.
 
-    ``tokens`` are the inputs of all windows, ``targets`` those with a label, ``padding`` the inputs that windows lack
-    to be full. ``bucket_counts`` are the targets per bucket of ``Buckets(window)``. ``parts`` are the numbers of
-    documents that were laid out for themselves, one after another: no window and no shard has documents of two.
+    Attributes:
+        windows: number of windows.
+        tokens: number of inputs of all windows, without padding.
+        targets: number of inputs with a label.
+        padding: number of padding inputs of all windows.
+        documents: number of documents.
+        bucket_counts: number of targets per bucket of ``Buckets(window)``.
+        shards: the shards, in the order of their windows.
+        parts: number of documents of each part. The policy lays out every part separately, one after another. No window
+            and no shard has documents of two parts.
     """
 
     windows: int
@@ -70,7 +87,7 @@ class SplitRecord:
 
 @dataclass(frozen=True)
 class Manifest:
-    """All of ``manifest.json`` but the format version and the fingerprint, which follow from it."""
+    """The contents of ``manifest.json``. The format version and the fingerprint are added when the file is written."""
 
     sources: list[SourceRecord]
     tokenizer: TokenizerRecord
@@ -82,11 +99,11 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over the canonical JSON of everything else in the file."""
+        """sha256 (hex) over the canonical JSON of all other keys of the file."""
         return _fingerprint(self._content())
 
     def write(self, folder: Path) -> None:
-        """Write ``folder/manifest.json`` in one step: at any moment the file is whole, the old one or this."""
+        """Write ``folder/manifest.json`` in one step. At any moment the file is complete: the old file or the new."""
         content = self._content() | {"fingerprint": self.fingerprint}
         new = folder / f".{FILE_NAME}.new"
         new.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -97,14 +114,14 @@ class Manifest:
         """Read and check ``folder/manifest.json``.
 
         Raises:
-            InputError: if the folder or the manifest is missing, the manifest is not JSON, of another format version,
-                lacks a key or has one of the wrong type, or its fingerprint or its numbers do not match.
+            InputError: if the folder or the manifest is missing, the manifest is not JSON or has another format
+                version, a key is missing or has the wrong type, or the fingerprint or the numbers do not match.
         """
         file = folder / FILE_NAME
         if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder; `exact-titan pack … --out {folder}` makes one")
+            raise InputError(f"{folder}: no such folder: `exact-titan pack … --out {folder}` makes the folder")
         if not file.is_file():
-            raise InputError(f"{folder} is not a packed dataset: it has no {FILE_NAME} (`exact-titan pack` writes one)")
+            raise InputError(f"{folder} is not a packed dataset: it has no {FILE_NAME}, `exact-titan pack` writes one")
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -120,12 +137,12 @@ class Manifest:
         fingerprint = content.pop("fingerprint", None)
         manifest = parse_record(cls, content, file)
         if fingerprint != _fingerprint({"format_version": version} | content):
-            raise InputError(f"{file}: the fingerprint does not match, the file was changed: pack the dataset again")
+            raise InputError(f"{file}: the fingerprint does not match, so the file was changed: pack the dataset again")
         for split, record in manifest.splits.items():
             if sum(record.parts) != record.documents:
                 raise InputError(
                     f"{file}: the parts of {split} have {sum(record.parts)} documents, and the split "
-                    f"{record.documents}: pack the dataset again"
+                    f"has {record.documents}: pack the dataset again"
                 )
         return manifest
 
@@ -138,7 +155,11 @@ def _fingerprint(content: dict[str, Any]) -> str:
 
 
 def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
-    """``value`` as ``kind`` (a dataclass, ``list[…]``, ``dict[str, …]`` or a plain type), errors naming ``key``."""
+    """Convert ``value`` to ``kind``: a dataclass, ``list[…]``, ``dict[str, …]`` or a plain type.
+
+    Raises:
+        InputError: if the value does not fit. The error names ``file`` and ``key``.
+    """
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
         parts = {}
@@ -152,7 +173,7 @@ def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
         return [parse_record(get_args(kind)[0], item, file, f"{key}[{index}]") for index, item in enumerate(value)]
     if get_origin(kind) is dict and isinstance(value, dict):
         return {name: parse_record(get_args(kind)[1], item, file, f"{key}.{name}") for name, item in value.items()}
-    # type() and not isinstance(): True is no integer here.
+    # type() and not isinstance(), because True is not accepted as an integer.
     if type(value) is kind or (kind is float and type(value) is int):
         if kind is int and not 0 <= value < 2**63:
             raise InputError(f"{file}: key {key!r} is {value}: it must be from 0 to 2^63 - 1: pack the dataset again")

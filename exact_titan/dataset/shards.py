@@ -1,17 +1,20 @@
-"""A shard on the disk: token ids once and flat, and the windows as segments into them.
+"""A shard on the disk: a flat array of token ids, and the windows as segments of the array.
 
-The file is safetensors, so any tool can open it, with these tensors (T stored tokens, S segments, N windows)::
+The file is a safetensors file. Any safetensors tool can open the file. A shard of T stored tokens, S segments and N
+windows has these tensors::
 
     tokens           [T]    uint16 or uint32   the ids of the documents, in the order of the segments
     segment_start    [S]    int64              first token of a segment
-    segment_length   [S]    int32              inputs of a segment; it uses one token more, the last label
+    segment_length   [S]    int32              inputs of a segment; a segment uses one more token, the last label
     window_segments  [N+1]  int64              window k holds the segments window_segments[k] … window_segments[k+1]-1
 
-A token is stored once, except where a document is cut and its next part is not the next segment of the shard: the token
-at the cut is then stored twice, as the last label of one part and the first input of the other.
+A token is stored once, with one exception. If a document is cut and the next segment of the document is not the next
+segment of the shard, the token at the cut is stored twice: as the last label of one segment and as the first input of
+the other segment.
 
-It is written and mapped here and not by the safetensors library: the bytes, and with them the dataset's fingerprint,
-must not change with that library's version, nor may writing or reading copy a shard.
+This module writes and maps the file without the safetensors library, for two reasons. The bytes of a shard, and
+therefore the dataset's fingerprint, must not change with the version of the library. Writing and reading must not copy
+a shard.
 """
 
 import hashlib
@@ -23,7 +26,7 @@ import numpy as np
 
 from exact_titan.errors import InputError
 
-# Widest elements first: every tensor is then aligned to its element.
+# The tensors with the widest elements come first. Every tensor is then aligned to the size of its elements.
 TENSORS = ("segment_start", "window_segments", "segment_length", "tokens")
 DTYPES = {"I64": np.int64, "I32": np.int32, "U16": np.uint16, "U32": np.uint32}
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
@@ -31,7 +34,7 @@ ALLOWED = {"segment_start": ("I64",), "window_segments": ("I64",), "segment_leng
 
 
 def write_shard(file: Path, arrays: dict[str, np.ndarray]) -> tuple[int, str]:
-    """Write the four one-dimensional arrays; returns the file's size in bytes and its sha256 (hex)."""
+    """Write the four one-dimensional arrays. Return the file's size in bytes and its sha256 (hex)."""
     header: dict[str, dict] = {}
     offset = 0
     for name in TENSORS:
@@ -51,10 +54,10 @@ def write_shard(file: Path, arrays: dict[str, np.ndarray]) -> tuple[int, str]:
 
 
 class Shard:
-    """A shard mapped into memory: its four tensors as read-only numpy arrays that live on the page cache.
+    """A shard mapped into memory. Its four tensors are read-only numpy arrays that map the page cache.
 
     Raises:
-        InputError: if the file is not such a shard.
+        InputError: if the file is not a shard.
     """
 
     def __init__(self, file: Path) -> None:
@@ -68,7 +71,9 @@ class Shard:
                 self.segment_length = self._array(header, "segment_length", 8 + size)
                 self.window_segments = self._array(header, "window_segments", 8 + size)
             except (ValueError, KeyError, TypeError) as error:
-                raise InputError(f"{file} is not a shard of a packed dataset ({error}): pack it again") from error
+                raise InputError(
+                    f"{file} is not a shard of a packed dataset ({error}): pack the dataset again"
+                ) from error
 
     def _array(self, header: dict, name: str, base: int) -> np.ndarray:
         entry = header[name]

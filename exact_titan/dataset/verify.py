@@ -1,4 +1,4 @@
-"""Check a packed dataset against its manifest, to the last byte."""
+"""Check every byte of a packed dataset against its manifest."""
 
 import hashlib
 from collections.abc import Iterator
@@ -20,13 +20,18 @@ AGAIN = "copy the dataset again or pack it again"
 
 
 def verify(folder: Path) -> Iterator[str]:
-    """Check the digests and every invariant, and lay the documents out again; one shard in memory at a time.
+    """Check a packed dataset. Memory holds one shard at a time.
+
+    1. Check the manifest and the digest of the tokenizer.
+    2. Lay out the documents of every split again, from their lengths.
+    3. Check the digest and the invariants of every shard, and compare its windows with the windows of step 2.
+    4. Compare the sums over the shards with the manifest.
 
     Yields:
-        A line for each part that was found right, as soon as it is.
+        A line for the manifest, the tokenizer, each shard and each split, directly after the successful check.
 
     Raises:
-        InputError: at the first thing that is wrong, naming the shard or the key of the manifest.
+        InputError: at the first error. The error names the shard or the key of the manifest.
     """
     manifest = Manifest.read(folder)
     yield f"manifest: fingerprint {manifest.fingerprint}"
@@ -89,13 +94,13 @@ def _verify_shard(file: Path, entry: ShardRecord, manifest: Manifest) -> Shard:
 def _verify_layout(
     file: Path, shard: Shard, windows: list[list[Segment]], lengths_D: np.ndarray, manifest: Manifest
 ) -> None:
-    """That the shard's segments are those its policy makes of the documents' lengths, and its tokens theirs, once."""
+    """Check that the policy gives the shard's segments, and that the shard stores each of their tokens once."""
     segments = np.array(list(chain.from_iterable(windows)), dtype=np.int64).reshape(-1, 3)
     document_S, first_S, inputs_S = segments.T
-    what = f"shard {file}: its windows are those that {manifest.policy} makes of the documents' lengths"
+    what = f"shard {file}: its windows are the windows that {manifest.policy} makes of the documents' lengths"
     _true(list(accumulate(map(len, windows), initial=0)) == shard.window_segments.tolist(), what)
     _true(np.array_equal(inputs_S, shard.segment_length), what)
-    # A segment that follows the one before it in its document has its first token already.
+    # If a segment continues the document of the segment before, its first token is stored already.
     follows_S = np.append(False, document_S[1:] == document_S[:-1])
     stored_S = np.cumsum(inputs_S + 1 - follows_S)
     _true(np.array_equal(shard.segment_start, stored_S - inputs_S - 1), f"shard {file}: each token is stored once")
@@ -112,4 +117,4 @@ def _equal(what: str, found: object, wanted: object) -> None:
 
 def _true(holds: bool, what: str) -> None:
     if not holds:
-        raise InputError(f"{what}: this does not hold: {AGAIN}")
+        raise InputError(f"{what}: this check failed: {AGAIN}")

@@ -1,4 +1,4 @@
-"""One split's windows on the way to the disk: documents in, closed shards out."""
+"""Write the windows of one split: take documents, write shards."""
 
 from array import array
 from pathlib import Path
@@ -14,18 +14,19 @@ from exact_titan.exposure import Buckets
 
 
 class SplitWriter:
-    """Stores the windows that a policy lays documents into, and counts what the manifest says of them.
+    """Lays documents into windows with a policy, stores the windows, and counts the numbers of the manifest.
 
-    A segment that follows the one stored before it in the same document shares a token with it, the one's last label
-    and the other's first input; all other tokens are stored once. Shards are closed at a window border once they hold
-    ``shard_tokens``. Memory holds one shard, and of the documents what their policy has not yet given out.
+    If a segment continues the document of the segment stored before, the two segments share one stored token: the last
+    label of the first segment is the first input of the second segment. All other tokens are stored once. A shard is
+    closed at the first window border at which the shard has ``shard_tokens`` tokens or more. Memory holds one shard,
+    and the tokens of documents that the policy has not yet assigned to windows.
 
     Args:
-        folder: where the shards go.
-        split: their name's first part.
+        folder: folder of the shards.
+        split: name of the split, the first part of the shards' names.
         window: inputs per window.
-        dtype: of the token ids.
-        shard_tokens: stored tokens after which a shard is closed.
+        dtype: dtype of the token ids.
+        shard_tokens: minimum number of stored tokens of a closed shard. Only the last shard may have fewer.
         policy: one of :data:`~exact_titan.dataset.policies.POLICIES`.
     """
 
@@ -40,14 +41,14 @@ class SplitWriter:
         self._documents = 0
         self._inputs = 0
         self._shards: list[ShardRecord] = []
-        # From the first input that is in no window yet; by document.
+        # By document: the tokens from the first input that is in no window yet.
         self._waiting: dict[int, np.ndarray] = {}
-        # Past the limit a shard grows by one window at most: its inputs, and a last label for each of its segments.
+        # A shard exceeds the limit by one window at most: its inputs, and one last label for each of its segments.
         self._tokens = np.empty(shard_tokens + 2 * window, dtype=dtype)
         self._start_shard()
 
     def add(self, document_m: np.ndarray) -> None:
-        """Pack a document of m >= 2 tokens. The array is kept until all of it is in windows: do not change it."""
+        """Pack a document of m >= 2 tokens. Do not change the array: the writer keeps the array for later windows."""
         number = self._documents
         self._documents += 1
         self._lengths.add(len(document_m))
@@ -60,7 +61,7 @@ class SplitWriter:
             self._waiting[number] = rest_m.copy()
 
     def finish(self) -> SplitRecord | None:
-        """Write what is left and give the split's part of the manifest; None if there is no window."""
+        """Write the remaining windows, and return the split's part of the manifest. Return None without a window."""
         for window in self._policy.finish():
             self._store(window)
         if len(self._borders) > 1:
@@ -85,7 +86,7 @@ class SplitWriter:
         self._start = array("q")
         self._length = array("i")
         self._borders = [0]
-        self._stored_last = -1  # the document whose token was stored last
+        self._stored_last = -1  # the document of the token that was stored last
 
     def _store(self, window: list[Segment]) -> None:
         for document, _, n in window:

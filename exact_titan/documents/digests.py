@@ -1,4 +1,4 @@
-"""What is kept of the files that a dataset was made from."""
+"""Names, sizes and digests of the files of a dataset's sources."""
 
 import hashlib
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class FileDigest:
-    """A file's name, size, and ``sha256`` in hex."""
+    """Name, size in bytes and ``sha256`` (hex) of a file."""
 
     name: str
     bytes: int
@@ -15,6 +15,6 @@ class FileDigest:
 
 
 def digest_of_all(files: Sequence[FileDigest]) -> str:
-    """Hex digest over the files' names and digests, in the order of their names, as ``sha256sum`` prints them."""
+    """Return the sha256 (hex) of the lines that ``sha256sum`` prints for the files, sorted by name."""
     lines = "".join(f"{file.sha256}  {file.name}\n" for file in sorted(files, key=lambda file: file.name))
     return hashlib.sha256(lines.encode()).hexdigest()

@@ -1,9 +1,11 @@
-"""Very long texts to token ids a piece at a time, the same ids as in one piece.
+"""Tokenize very long texts in pieces. The token ids are the same as without pieces.
 
-The tokenizers library needs some 400 bytes for a token that it makes, and more than proportional time for a text of
-many megabytes. Nearly all tokenizers split a text into words before they look for tokens, so a text may be cut between
-two words. Whether a tokenizer does so is not asked but seen: every piece goes on beyond its end, and the tokens there
-must be those that the next piece begins with.
+The tokenizers library needs about 400 bytes for every token of its result. The time for a text of many megabytes grows
+faster than the length of the text. Nearly all tokenizers split a text into words before they look for tokens. A text
+may therefore be cut between two words.
+
+The module checks every cut, because a tokenizer may not split at words. Every piece overlaps the next piece. The tokens
+in the overlap must be equal in both pieces.
 """
 
 import re
@@ -13,25 +15,25 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 LONG = 2**20
-"""Characters of a text that is cut, and about those of a piece."""
+"""A longer text, in characters, is cut into pieces of about this length."""
 
 OVERLAP = 4096
-"""Characters of the next piece that a piece goes on with."""
+"""Overlap of a piece with the next piece, in characters."""
 
 _BETWEEN_WORDS = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")
 _AT_ONCE = 4
 
 
 def encode_long(tokenizer: Tokenizer, text: str) -> np.ndarray | None:
-    """Token ids of a long text, int64 ``[m]``, without the tokenizer's own special tokens.
+    """Return the token ids of a long text, int64 ``[m]``, without the special tokens that the tokenizer adds.
 
     Args:
-        tokenizer: without truncation and padding.
-        text: of any length; one of up to :data:`LONG` characters is one piece.
+        tokenizer: a tokenizer without truncation and padding.
+        text: a text of any length. A text of up to :data:`LONG` characters is one piece.
 
     Returns:
-        None for a text or a tokenizer that cannot be cut: there is no space between letters for long, or the tokens on
-        the two sides of one depend on each other.
+        None if the text cannot be cut: the text has a long stretch without a space between two letters, or the tokens
+        on the two sides of a space depend on each other.
     """
     cuts = [0]
     while len(text) - cuts[-1] > LONG + OVERLAP:
@@ -62,7 +64,10 @@ def encode_long(tokenizer: Tokenizer, text: str) -> np.ndarray | None:
 
 
 def _token_at(encoding: Encoding, character: int) -> int | None:
-    """The token that a character is in, or where it is in none, as a space may be, the next one."""
+    """Return the index of the character's token.
+
+    A space may have no token. Return then the index of the next token, or None if the next token is far away.
+    """
     for position in range(character, character + OVERLAP // 4):
         if (token := encoding.char_to_token(position)) is not None:
             return token

@@ -1,7 +1,7 @@
-"""Documents from files and folders, local or behind any URL that fsspec knows, read by datatrove's readers.
+"""Read documents from files and folders with datatrove's readers. The files are local or at a URL of fsspec.
 
-Those readers pass over broken input with a warning. Here what cannot be read stops the run and names the file, and
-what has no text is counted: a dataset must not lack documents that nobody knows of.
+datatrove's readers skip broken input with a warning. A dataset would then lack documents, and nobody would know. In
+this module, broken input is an error that names the file, and documents without text are counted.
 """
 
 import gzip
@@ -34,12 +34,18 @@ from exact_titan.errors import InputError
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".txt")
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-"""The extra of this package that brings what fsspec needs for a URL's scheme; ``hf://`` needs none."""
+"""The extra of this package that installs fsspec's library for a URL scheme. ``hf://`` needs no extra."""
 
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A file of a source: its name relative to a folder's root, its size, and a text that changes when it does."""
+    """A file of a source.
+
+    Attributes:
+        name: name relative to the source's folder.
+        bytes: size.
+        version: a text that changes when the file changes.
+    """
 
     name: str
     bytes: int
@@ -47,19 +53,20 @@ class SourceFile:
 
 
 class Source:
-    """A file, or a folder read recursively, its files in the order of their relative names.
+    """A file, or a folder with all its subfolders. The files are sorted by their relative names.
 
     Args:
-        path: the file or folder, or a URL of one (``s3://``, ``gs://``, ``hf://datasets/``, … as fsspec has them).
+        path: the file or folder, or its URL (``s3://``, ``gs://``, ``hf://datasets/``, …: the schemes of fsspec).
         text_key: key (column) of the text in .jsonl and .parquet files.
-        pattern: of a folder, take the files alone whose relative name it fits, as a shell would (``data/train-*``).
+        pattern: shell pattern of the relative names of a folder's files (``data/train-*``). The source has only the
+            files that match the pattern.
 
     Attributes:
         name: last part of the path.
         files: the files.
 
     Raises:
-        InputError: if it does not exist, cannot be listed, or holds no file of a readable kind.
+        InputError: if the path does not exist, cannot be listed, or has no file of a readable kind.
     """
 
     def __init__(self, path: str | Path, text_key: str, pattern: str | None = None) -> None:
@@ -69,7 +76,7 @@ class Source:
             self.name = self.path.rstrip("/").rpartition("/")[2]
             self._root, self.files = _list_url(self.path)
         else:
-            # A relative path: what it means may change while a pool of workers lives.
+            # The working directory may change during the life of a pool of workers: keep the absolute path.
             self._root = str(Path(path).absolute())
             self.name = Path(path).resolve().name if Path(path).name in ("", "..") else Path(path).name
             self.files = _list_local(Path(path))
@@ -86,19 +93,19 @@ class Source:
             raise InputError(f"source {path}: the folder has no file of a readable kind ({kinds})")
 
     def shown(self, file: SourceFile) -> str:
-        """The file as messages name it."""
+        """Return the name of the file for messages."""
         return f"{self.path.rstrip('/')}/{file.name}" if self.is_folder else self.path
 
     def location(self, file: SourceFile) -> str:
-        """Where the file lies: the same for two sources that share it."""
+        """Return the path of the file. Two sources that share a file give the same path."""
         return f"{self._root}/{file.name}" if self.is_folder else self._root
 
     @contextmanager
     def open(self, file: SourceFile) -> Iterator["DocumentReader"]:
-        """Read a file's documents; one behind a URL is copied to the disk for as long as that takes.
+        """Open a file. A file at a URL is copied to the local disk until the context ends.
 
         Raises:
-            InputError: if it cannot be copied.
+            InputError: if the file cannot be copied.
         """
         with ExitStack() as stack:
             if is_url(self.path):
@@ -115,14 +122,14 @@ class DocumentReader:
     """The documents of one local file.
 
     Args:
-        file: where it lies.
-        name: its name in the digest.
-        shown: its name in messages.
+        file: path of the file.
+        name: name of the file in its digest.
+        shown: name of the file in messages.
         text_key: key (column) of the text in .jsonl and .parquet files.
 
     Attributes:
-        no_text: documents without text so far.
-        progress: share of the file that has been read so far.
+        no_text: number of documents without text so far.
+        progress: share of the file that has been read so far, from 0 to 1.
     """
 
     def __init__(self, file: Path, name: str, shown: str, text_key: str) -> None:
@@ -132,10 +139,10 @@ class DocumentReader:
         self.no_text = 0
 
     def texts(self) -> Iterator[str]:
-        """The text of every document that has one, in order.
+        """Yield the text of every document with text, in the order of the file.
 
         Raises:
-            InputError: naming the file, and the line if there is one, for what cannot be read.
+            InputError: if the file cannot be read. The error names the file, and the line if the file has lines.
         """
         logger.disable("datatrove")
         try:
@@ -166,7 +173,7 @@ class DocumentReader:
         return self._bytes.done / self._bytes.size
 
     def digest(self) -> FileDigest:
-        """Size and digest of the whole file; after :meth:`texts` only what that has not read is read for it.
+        """Return size and digest of the whole file. After :meth:`texts`, the method reads only the rest of the file.
 
         Raises:
             InputError: if the file cannot be read.
@@ -179,7 +186,7 @@ class DocumentReader:
 
     def _reader(self) -> BaseDiskReader:
         assert self._bytes is not None
-        # The file system is named because a path is not to be taken for a URL.
+        # With an explicit file system, datatrove does not parse the path as a URL.
         folder = (str(self._file.parent), LocalFileSystem())
         if self._name.endswith(".parquet"):
             self._rows = pyarrow.parquet.ParquetFile(self._file).metadata.num_rows
@@ -193,7 +200,7 @@ class DocumentReader:
         rows = itertools.count(1)
 
         def adapter(reader: BaseReader, data: dict[str, Any], path: str, id_in_file: int) -> dict[str, Any]:
-            # ParquetReader's id_in_file passes over documents without text.
+            # id_in_file of ParquetReader does not count documents without text.
             self._row = next(rows)
             text = data.get(self._text_key)
             if text is not None and not isinstance(text, str):
@@ -208,12 +215,12 @@ class DocumentReader:
 
 
 def is_url(path: str) -> bool:
-    """Whether a path is a URL: what has a scheme, and is no local file of that name."""
+    """Return whether a path is a URL: a path with a scheme and ``://``."""
     return "://" in path
 
 
 def _list_local(path: Path) -> list[SourceFile]:
-    """The readable files of a folder by their names, or the file, whose name is left empty."""
+    """List the readable files of a folder, sorted by name. For a file, list the file with an empty name."""
     try:
         if path.is_dir():
             names = (file.relative_to(path).as_posix() for file in path.rglob("*") if file.is_file())
@@ -231,7 +238,7 @@ def _local_file(file: Path, name: str) -> SourceFile:
 
 
 def _list_url(url: str) -> tuple[str, list[SourceFile]]:
-    """The path behind a URL, and its files as :func:`_list_local` gives them."""
+    """Return the path of a URL in its file system, and the files as :func:`_list_local` lists files."""
     with _access(f"source {url}"):
         fs, root = fsspec.url_to_fs(url)
         found = fs.find(root, detail=True)
@@ -251,7 +258,7 @@ def _remote_file(name: str, info: dict[str, Any]) -> SourceFile:
 
 @contextmanager
 def _access(what: str) -> Iterator[None]:
-    """Errors of a remote file system, whatever its library raises, as one line."""
+    """Convert every error of a remote file system's library to an :class:`InputError` of one line."""
     try:
         yield
     except ImportError as error:
@@ -268,11 +275,11 @@ def _access(what: str) -> Iterator[None]:
 
 
 class _DigestedFile(io.RawIOBase):
-    """A file that is read from its start, and digested on the way.
+    """A file that is read from its start. Every read adds to the digest.
 
     Attributes:
         size: bytes of the file.
-        done: bytes read so far.
+        done: bytes that have been read so far.
     """
 
     def __init__(self, file: Path) -> None:
@@ -291,7 +298,7 @@ class _DigestedFile(io.RawIOBase):
         return size
 
     def sha256(self) -> str:
-        """Hex digest of all of the file, which is read to its end."""
+        """Read the rest of the file, and return the digest (hex) of the whole file."""
         block = bytearray(2**20)
         while self.readinto(block):
             pass
@@ -300,7 +307,7 @@ class _DigestedFile(io.RawIOBase):
 
 
 class _JsonlReader(JsonlReader):
-    """JSON lines, where a line that is not JSON is an error that names the file as ``shown``."""
+    """Reads JSON lines. A line that is not JSON is an error, which names the file as ``shown``."""
 
     def __init__(self, stream: _DigestedFile, shown: str, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -320,7 +327,9 @@ class _JsonlReader(JsonlReader):
             except orjson.JSONDecodeError as error:
                 raise InputError(f"{self._shown}, line {number + 1}: {_why_not_json(line, error)}") from error
             if not isinstance(data, dict):
-                raise InputError(f"{self._shown}, line {number + 1}: not a JSON object, as a document must be")
+                raise InputError(
+                    f"{self._shown}, line {number + 1}: not a JSON object: a document must be a JSON object"
+                )
             document = self.get_document_from_dict(data, filepath, number)
             if document:
                 yield document
@@ -335,7 +344,7 @@ def _why_not_json(line: bytes, error: orjson.JSONDecodeError) -> str:
 
 
 class _TextReader(BaseDiskReader):
-    """Plain text, one document a file."""
+    """Reads plain text. A file is one document."""
 
     name = "text"
 
@@ -351,7 +360,10 @@ class _TextReader(BaseDiskReader):
 
 
 class _ZstdStream(io.RawIOBase):
-    """Decompressed zstd, all frames of the file. fsspec stops after the first, and takes a cut file for whole."""
+    """Decompresses all zstd frames of a file.
+
+    fsspec would stop after the first frame, and would not notice that a file is cut short.
+    """
 
     def __init__(self, stream: io.BufferedIOBase) -> None:
         self._stream = stream

@@ -1,25 +1,27 @@
-"""Documents from token files that Megatron-LM or datatrove wrote, so that they need not be tokenized again.
+"""Read the documents of token files that Megatron-LM or datatrove wrote. These documents need no tokenizing.
 
-Megatron-LM (megatron/core/datasets/indexed_dataset.py): ``NAME.bin`` has the ids of all sequences, flat; ``NAME.idx``
-says where documents begin. A document is one or more sequences. With n sequences and d documents, little-endian::
+Megatron-LM (megatron/core/datasets/indexed_dataset.py): ``NAME.bin`` holds the ids of all sequences, flat. ``NAME.idx``
+holds the starts of the documents. A document is one or more sequences. ``NAME.idx`` of n sequences and d documents,
+little-endian::
 
     magic                      9 bytes  MMIDIDX, two zero bytes
     version                    uint64   1
-    dtype code                 uint8    of the ids, see MEGATRON_DTYPES
+    dtype code                 uint8    dtype of the ids, see MEGATRON_DTYPES
     n, d+1                     uint64   two counts
-    sequence_lengths   [n]     int32    ids of a sequence
+    sequence_lengths   [n]     int32    number of ids of a sequence
     sequence_pointers  [n]     int64    first byte of a sequence in NAME.bin
-    document_indices   [d+1]   int64    first sequence of a document; begins with 0, ends with n
-    sequence_modes     [n]     int8     multimodal data only, refused
+    document_indices   [d+1]   int64    first sequence of a document; the first entry is 0, the last entry is n
+    sequence_modes     [n]     int8     multimodal data only; refused
 
-datatrove (src/datatrove/pipeline/tokens/tokenizer.py, TokenizedFile), with d documents of together T ids::
+datatrove (src/datatrove/pipeline/tokens/tokenizer.py, TokenizedFile), d documents with T ids in total::
 
     NAME.ds         [T]  uint16 or uint32   the ids, flat
     NAME.ds.index   [d]  uint64             end of a document, counted in ids
-    NAME.ds.loss    [T]  bool               optional mask of the loss, refused
+    NAME.ds.loss    [T]  bool               optional mask of the loss; refused
 
-The width of the ids in ``NAME.ds`` follows from its size and T, the last entry of the index. Documents end with an
-end-of-text id in neither format unless that was asked for (Megatron-LM ``--append-eod``, datatrove ``eos_token``).
+The width of the ids in ``NAME.ds`` follows from the size of ``NAME.ds`` and from T, the last entry of the index. In
+both formats, a document ends with an end-of-text id only if the tokenizing run asked for the id (Megatron-LM
+``--append-eod``, datatrove ``eos_token``).
 """
 
 import hashlib
@@ -38,44 +40,47 @@ from exact_titan.errors import InputError
 SUFFIXES = (".bin", ".idx", ".ds")
 MEGATRON_MAGIC = b"MMIDIDX\x00\x00"
 MEGATRON_VERSION = 1
-# Code 6 is float64 and 7 float32: no ids.
+# The codes 6 (float64) and 7 (float32) are no types of ids.
 MEGATRON_DTYPES = {1: "uint8", 2: "int8", 3: "int16", 4: "<i4", 5: "<i8", 8: "<u2"}
 _HEADER = struct.Struct("<9sQBQQ")
-# Index entries looked at together: memory does not grow with the index.
+# Number of index entries that are processed together. Memory does not grow with the index.
 _BLOCK = 2**16
 
 
 def is_token_file(path: Path) -> bool:
-    """Whether the path names a token file by its suffix: ``.bin`` or ``.idx`` (Megatron-LM), ``.ds`` (datatrove)."""
+    """Return whether the path has the suffix of a token file.
+
+    The suffixes are ``.bin`` and ``.idx`` (Megatron-LM) and ``.ds`` (datatrove).
+    """
     return path.suffix in SUFFIXES and not path.is_dir()
 
 
 def open_token_file(path: Path) -> "TokenFile":
-    """Open and check the token file that ``path`` names; of a Megatron-LM pair it may name either file.
+    """Open and check a token file. ``path`` may name either file of a Megatron-LM pair.
 
     Raises:
-        InputError: if a file is missing or cannot be read, the index is not one of that format, is inconsistent or
-            does not fit the size of the ids' file, or there is no token. See :class:`MegatronFile` and
-            :class:`DatatroveFile` for what else is refused.
+        InputError: if a file is missing or cannot be read, the index has another format, the index is inconsistent or
+            does not fit the size of the ids' file, or the file has no token. :class:`MegatronFile` and
+            :class:`DatatroveFile` list the other cases.
     """
     return DatatroveFile(path) if path.suffix == ".ds" else MegatronFile(path)
 
 
 class TokenFile(ABC):
-    """The documents of a file of ids and its index. ``len()`` is their number.
+    """The documents of a file of ids and its index. ``len()`` is the number of documents.
 
-    No file is kept open but by :meth:`read`: there may be more token files than a process may open.
+    Only :meth:`read` keeps files open, because a corpus may have more token files than a process may open.
 
     Args:
-        path: the file that the user named, for messages.
+        path: the path for messages, as the user wrote the path.
         data: the file of the ids.
         index: the file of the index.
 
     Attributes:
         name: name of the file of the ids.
         files: the two files.
-        bytes: size of both together.
-        dtype: of the ids in the file.
+        bytes: size of both files together.
+        dtype: dtype of the ids in the file.
         tokens: number of ids in the file.
     """
 
@@ -90,7 +95,7 @@ class TokenFile(ABC):
         if len(missing) == 2:
             raise InputError(f"source {path}: no such file")
         if missing:
-            raise InputError(f"source {path}: there is no {missing[0]}: the two files belong together, copy both")
+            raise InputError(f"source {path}: there is no {missing[0]}: the two files belong together, copy both files")
         self.bytes = sum(file.stat().st_size for file in self.files)
         self._documents = self._check(_mapped(index), data.stat().st_size)
         if not self.tokens:
@@ -100,7 +105,7 @@ class TokenFile(ABC):
         return self._documents
 
     def digests(self) -> list[FileDigest]:
-        """Name, size and digest of both files, in the order of their names."""
+        """Return name, size and digest of both files, sorted by name."""
         digests = []
         for file in sorted(self.files):
             with file.open("rb") as stream:
@@ -109,9 +114,9 @@ class TokenFile(ABC):
         return digests
 
     def read(self, first: int = 0, last: int | None = None) -> Iterator[np.ndarray]:
-        """The ids of the documents ``first … last - 1`` (default: all): ``dtype`` ``[m]``, m >= 0, read-only views.
+        """Yield the ids of the documents ``first … last - 1`` (default: all): ``dtype`` ``[m]``, m >= 0.
 
-        The files are mapped, so that a later start costs nothing.
+        The arrays are read-only views of the mapped file. A start in the middle of the file therefore costs nothing.
         """
         ids = _mapped(self.data).view(self.dtype)
         index = _mapped(self.index)
@@ -122,7 +127,11 @@ class TokenFile(ABC):
                 yield ids[begin:end]
 
     def ranges(self, size: int) -> list[tuple[int, int, int]]:
-        """The documents in ranges of about ``size`` bytes of ids each: (first, last + 1, bytes), in their order."""
+        """Divide the documents, in their order, into ranges of about ``size`` bytes of ids.
+
+        Returns:
+            (first document, last document + 1, bytes of ids) of each range.
+        """
         index = _mapped(self.index)
         ranges, first, begin = [], 0, 0
         ids = max(1, size // self.dtype.itemsize)
@@ -138,16 +147,16 @@ class TokenFile(ABC):
 
     @abstractmethod
     def _check(self, index: np.ndarray, data_bytes: int) -> int:
-        """Check the index (uint8) against itself and the data's size, set dtype and tokens; number of documents."""
+        """Check the index (uint8) and the size of the data. Set dtype and tokens. Return the number of documents."""
 
     @abstractmethod
     def _borders(self, index: np.ndarray, first: int, last: int) -> np.ndarray:
-        """First id of each of the documents ``first … last - 1``, and the end of the last."""
+        """Return the first id of each of the documents ``first … last - 1``, and the end of the last document."""
 
     def _does_not_fit(self, index_says: str, data_bytes: int) -> InputError:
         return InputError(
-            f"source {self.path}: {self.data.name} has {data_bytes} bytes, its index says {index_says}: one of them is "
-            "cut short or of another file, copy both again"
+            f"source {self.path}: {self.data.name} has {data_bytes} bytes, its index says {index_says}: one file is "
+            "cut short or belongs to another pair, copy both files again"
         )
 
     def _broken(self, why: str) -> InputError:
@@ -155,14 +164,14 @@ class TokenFile(ABC):
 
 
 class MegatronFile(TokenFile):
-    """A pair ``NAME.bin`` and ``NAME.idx`` of Megatron-LM. The sequences of a document are joined.
+    """A pair ``NAME.bin`` and ``NAME.idx`` of Megatron-LM. The reader joins the sequences of a document.
 
     Args:
         path: either file of the pair.
 
     Raises:
-        InputError: as :func:`open_token_file`; also for another version, ids that are not integers, multimodal data,
-            and sequences that do not lie one after another in the order of the index.
+        InputError: in the cases of :func:`open_token_file`; also if the version is another version, the ids are not
+            integers, the data are multimodal, or the sequences do not follow one another in the order of the index.
     """
 
     def __init__(self, path: Path) -> None:
@@ -180,21 +189,21 @@ class MegatronFile(TokenFile):
         _, version, code, self._sequences, borders = _HEADER.unpack(header)
         if version != MEGATRON_VERSION:
             raise InputError(
-                f"source {self.path}: {self.index.name} has version {version}, this reads {MEGATRON_VERSION}: write "
-                "the pair again with a Megatron-LM that writes it"
+                f"source {self.path}: {self.index.name} has version {version}, this version of exact_titan reads "
+                f"{MEGATRON_VERSION}: write the pair again with a Megatron-LM that writes version {MEGATRON_VERSION}"
             )
         if code not in MEGATRON_DTYPES:
             known = ", ".join(f"{number} {np.dtype(name)}" for number, name in MEGATRON_DTYPES.items())
             raise InputError(
                 f"source {self.path}: {self.index.name} has dtype code {code}, which is no integer type ({known}): "
-                "write the pair again with one of these"
+                "write the pair again with one of these types"
             )
         self.dtype = np.dtype(MEGATRON_DTYPES[code])
         size = _HEADER.size + 12 * self._sequences + 8 * borders
         if self._sequences and len(index) == size + self._sequences:
             raise InputError(
                 f"source {self.path}: {self.index.name} has sequence modes, the data are multimodal: give a pair of "
-                "text alone"
+                "text only"
             )
         if len(index) != size:
             raise self._broken(f"it has {len(index)} bytes, its counts say {size}")
@@ -212,7 +221,7 @@ class MegatronFile(TokenFile):
             raise self._broken(f"document {document + 1} begins after its end")
 
     def _check_sequences(self, index: np.ndarray) -> int:
-        """Check that sequences lie one after another; the bytes that they take."""
+        """Check that every sequence begins at the end of the sequence before. Return the bytes of all sequences."""
         lengths = self._part(index, 0, "<i4")
         pointers = self._sequence_pointers(index)
         end = 0
@@ -222,7 +231,7 @@ class MegatronFile(TokenFile):
             wrong = np.flatnonzero((length_bytes < 0) | (pointers[start : start + _BLOCK] != ends - length_bytes))
             if len(wrong):
                 sequence = start + int(wrong[0])
-                raise self._broken(f"sequence {sequence + 1} does not begin where the one before it ends")
+                raise self._broken(f"sequence {sequence + 1} does not begin where the sequence before it ends")
             end = int(ends[-1])
         return end
 
@@ -240,7 +249,7 @@ class MegatronFile(TokenFile):
         return index[_HEADER.size + 12 * self._sequences :].view("<i8")
 
     def _part(self, index: np.ndarray, offset: int, dtype: str) -> np.ndarray:
-        """One entry a sequence, from ``offset`` bytes behind the header."""
+        """Return an array of the index with one entry per sequence, ``offset`` bytes after the header."""
         start = _HEADER.size + offset
         return index[start : start + self._sequences * np.dtype(dtype).itemsize].view(dtype)
 
@@ -252,7 +261,8 @@ class DatatroveFile(TokenFile):
         path: the file ``NAME.ds``.
 
     Raises:
-        InputError: as :func:`open_token_file`; also if there is a loss mask, which a packed dataset cannot hold.
+        InputError: in the cases of :func:`open_token_file`; also if the file has a loss mask, because a packed dataset
+            cannot hold a loss mask.
     """
 
     def __init__(self, path: Path) -> None:
@@ -285,28 +295,28 @@ class DatatroveFile(TokenFile):
 def ended_documents(
     file: TokenFile, *, eos_id: int, vocab_size: int, dtype: np.dtype, first: int = 0, last: int | None = None
 ) -> Iterator[np.ndarray]:
-    """The documents as the packer takes them: their ids as in the file, with the end-of-text id last.
+    """Yield the documents for the packer: the ids of the file, and the end-of-text id as the last id.
 
     Args:
         file: the token file.
-        eos_id: the end-of-text id; appended to a document that does not end with it.
-        vocab_size: the highest id that the tokenizer has, + 1.
-        dtype: of the arrays; it holds every id of the tokenizer.
-        first: the document to begin with, from 0.
-        last: the document to stop before (default: none).
+        eos_id: the end-of-text id. A document that does not end with this id gets the id at its end.
+        vocab_size: the highest id of the tokenizer, + 1.
+        dtype: dtype of the arrays. The dtype can hold every id of the tokenizer.
+        first: the first document, from 0.
+        last: the last document + 1 (default: all documents).
 
     Yields:
-        ``dtype`` ``[m]``, m >= 1, perhaps a read-only view.
+        ``dtype`` ``[m]``, m >= 1. The array may be a read-only view.
 
     Raises:
-        InputError: naming file, document and id, for an id that the tokenizer does not have.
+        InputError: if the tokenizer does not have an id. The error names file, document and id.
     """
     for number, ids_m in enumerate(file.read(first, last), first + 1):
         if len(ids_m) and (ids_m.min() < 0 or ids_m.max() >= vocab_size):
             wrong = ids_m[(ids_m < 0) | (ids_m >= vocab_size)][0]
             raise InputError(
                 f"{file.data}, document {number} of {len(file)}: id {wrong} is not among the tokenizer's {vocab_size} "
-                "ids: give the --tokenizer that the file was made with"
+                "ids: give the --tokenizer that made the file"
             )
         document_m = ids_m.astype(dtype, copy=False)
         if not len(document_m) or document_m[-1] != eos_id:
@@ -315,7 +325,7 @@ def ended_documents(
 
 
 def _mapped(file: Path) -> np.ndarray:
-    """The file's bytes, uint8, read-only, on the page cache."""
+    """Return the bytes of the file as a read-only uint8 array. The array maps the page cache."""
     try:
         with file.open("rb") as stream:
             if not file.stat().st_size:
@@ -326,7 +336,7 @@ def _mapped(file: Path) -> np.ndarray:
 
 
 def _first_fall(values: np.ndarray) -> int | None:
-    """The first k with ``values[k] > values[k + 1]``."""
+    """Return the first k with ``values[k] > values[k + 1]``, or None."""
     for start in range(0, len(values), _BLOCK):
         block = values[start : start + _BLOCK + 1]
         falls = np.flatnonzero(block[:-1] > block[1:])

@@ -1,4 +1,4 @@
-"""Text to token ids with any Hugging Face tokenizer."""
+"""Convert texts to token ids with any Hugging Face tokenizer."""
 
 import hashlib
 import json
@@ -16,17 +16,17 @@ from exact_titan.errors import InputError
 
 FILE_NAME = "tokenizer.json"
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json")
-# Ends of a document, as base models are pretrained with. A chat tokenizer's eos_token ends a turn instead: Llama 3's
-# <|eot_id|>, Qwen's <|im_end|>.
+# Base models are pretrained with these tokens at the end of a document. The eos_token of a chat tokenizer ends a
+# message instead: <|eot_id|> of Llama 3, <|im_end|> of Qwen.
 END_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>")
 OTHER_EOS = ("</s>", "<eos>")
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
-    """The tokenizer of a ``tokenizer.json``.
+    """Load the tokenizer of a ``tokenizer.json``.
 
     Raises:
-        InputError: if it is missing or does not load.
+        InputError: if the file is missing or does not load.
     """
     if not file.is_file():
         raise InputError(f"{file} is missing: copy the dataset again or pack it again")
@@ -35,10 +35,13 @@ def load_tokenizer(file: Path) -> Tokenizer:
 
 @lru_cache(maxsize=1)
 def _parse(content: bytes, file: Path) -> tuple[Tokenizer, dict[str, int]]:
-    """The tokenizer, and its vocabulary. A large one takes a second, and packing asks for it twice."""
+    """Return the tokenizer and its vocabulary.
+
+    The result is cached, because a large tokenizer takes a second to load and packing loads the tokenizer twice.
+    """
     try:
         tokenizer = Tokenizer.from_str(content.decode("utf-8"))
-    except Exception as error:  # the library raises plain Exception
+    except Exception as error:  # the library raises the bare class Exception
         raise InputError(f"{file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
@@ -50,16 +53,17 @@ class DocumentTokenizer:
 
     Args:
         path: a Hugging Face tokenizer folder, or its ``tokenizer.json``.
-        eos_token: the end-of-text token. Without it the first of these that there is: ``<|end_of_text|>`` or
-            ``<|endoftext|>`` in the vocabulary, ``eos_token`` of ``tokenizer_config.json``, ``</s>`` or ``<eos>`` in
-            the vocabulary.
+        eos_token: the end-of-text token. The default is the first existing token of this list: ``<|end_of_text|>`` in
+            the vocabulary, ``<|endoftext|>`` in the vocabulary, ``eos_token`` of ``tokenizer_config.json``, ``</s>``
+            in the vocabulary, ``<eos>`` in the vocabulary.
 
     Attributes:
-        record: what the manifest keeps of it.
-        dtype: the smallest of uint16 and uint32 that holds every id.
+        record: the tokenizer's record in the manifest.
+        dtype: uint16 if every id fits, else uint32.
 
     Raises:
-        InputError: if there is no tokenizer, it does not load, or it has no such end-of-text token.
+        InputError: if the path has no tokenizer, the tokenizer does not load, or the tokenizer has no end-of-text
+            token.
     """
 
     def __init__(self, path: Path, eos_token: str | None = None) -> None:
@@ -68,8 +72,8 @@ class DocumentTokenizer:
             raise InputError(f"--tokenizer {path}: no such file or folder")
         if not self.file.is_file():
             raise InputError(
-                f"--tokenizer {path}: the folder has no {FILE_NAME}; transformers' "
-                "AutoTokenizer.from_pretrained(…).save_pretrained(…) writes one"
+                f"--tokenizer {path}: the folder has no {FILE_NAME}: write one with "
+                "transformers.AutoTokenizer.from_pretrained(…).save_pretrained(…)"
             )
         content = self.file.read_bytes()
         self._tokenizer, vocabulary = _parse(content, self.file)
@@ -83,16 +87,20 @@ class DocumentTokenizer:
         self.dtype = np.dtype(np.uint16 if self.record.vocab_size <= 2**16 else np.uint32)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Token ids of each text, ``dtype`` ``[m]``, with the tokenizer's own special tokens and end-of-text last.
+        """Return the token ids of each text, ``dtype`` ``[m]``.
 
-        Several threads may call it at once: the library releases the interpreter while it works.
+        The ids include the special tokens that the tokenizer adds. The last id is the end-of-text id. Several threads
+        may call the method at the same time, because the library releases the interpreter lock during its work.
         """
         if all(len(text) <= LONG for text in texts):
             return [self._with_eos(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
         return [self._encode_long(text) if len(text) > LONG else self.encode([text])[0] for text in texts]
 
     def _encode_long(self, text: str) -> np.ndarray:
-        """As :meth:`encode`, with memory and time that are in proportion where the text can be cut."""
+        """Encode a long text as :meth:`encode` does.
+
+        If the text can be cut, memory and time are proportional to the length of the text.
+        """
         ids = encode_long(self._tokenizer, text) if self._special_tokens is not None else None
         if ids is None:
             return self._with_eos(self._tokenizer.encode_batch_fast([text])[0].ids)
@@ -105,7 +113,7 @@ class DocumentTokenizer:
 
     @cached_property
     def _special_tokens(self) -> tuple[list[int], list[int]] | None:
-        """What the tokenizer puts before and behind every text; None if that is not all that it does."""
+        """The ids that the tokenizer adds before and after every text. None if the tokenizer changes other ids too."""
         text = "a"
         bare = self._tokenizer.encode(text, add_special_tokens=False).ids
         whole = self._tokenizer.encode(text).ids
@@ -115,7 +123,7 @@ class DocumentTokenizer:
         return None
 
     def save(self, folder: Path) -> None:
-        """Copy the tokenizer's files into a new folder, which torchtitan and transformers can load."""
+        """Copy the tokenizer's files into a new folder. torchtitan and transformers can load the folder."""
         folder.mkdir()
         shutil.copyfile(self.file, folder / FILE_NAME)
         for name in EXTRA_FILES:
@@ -130,7 +138,9 @@ class DocumentTokenizer:
     def _eos_token(self, given: str | None, vocabulary: dict[str, int]) -> str:
         if given is not None:
             if given not in vocabulary:
-                raise InputError(f"--eos-token {given!r} is not in the vocabulary of {self.file}")
+                raise InputError(
+                    f"--eos-token {given!r} is not in the vocabulary of {self.file}: name a token of the vocabulary"
+                )
             return given
         for known in END_OF_TEXT:
             if known in vocabulary:

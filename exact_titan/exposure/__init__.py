@@ -1,4 +1,15 @@
-"""The method, in plain torch: measure effective context, count it, weigh it. Imports nothing of the other rooms."""
+"""The method of EXACT (arXiv 2605.10544) in plain torch.
+
+1. :mod:`context` computes the effective context of every target and the bucket of the context.
+2. :mod:`counter` counts the supervised targets per bucket during training.
+3. :mod:`allocation` computes the weight of every bucket from the counts.
+
+Words: the *effective context* of a target is the number of visible tokens of the same document before the target. A
+target is *supervised* if the target has a label. The *tail* is the set of buckets with a context of at least the
+threshold.
+
+The package imports torch and no other package of exact_titan.
+"""
 
 from exact_titan.exposure.allocation import (
     Rule,

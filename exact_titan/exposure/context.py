@@ -1,4 +1,4 @@
-"""Effective left context of every target, and the logarithmic buckets it is counted in.
+"""The effective left context of every target, and the logarithmic buckets of the context.
 
 Source: EXACT (arXiv 2605.10544), the definition of effective context and its bucketing.
 """
@@ -9,24 +9,24 @@ FIRST_BOUND = 8
 
 
 def effective_context(positions: torch.Tensor) -> torch.Tensor:
-    """Number of same-document tokens visible when each target is predicted, ``l_i = i - s(i)``.
+    """Return the number of visible tokens of the same document before each target, ``l_i = i - s(i)``.
 
     Args:
-        positions: index of every *input* token in its visible document segment, starting at 0 (torchtitan's
-            ``positions``); any shape, integer. A document cut by the window's edge starts again at 0, because only
-            visible tokens count.
+        positions: index of every *input* token in its visible document segment, from 0 (torchtitan's ``positions``),
+            integer, any shape. If the window's edge cuts a document, the next segment of the document starts again
+            at 0, because only visible tokens count.
 
     Returns:
-        int64 tensor of the same shape. The target of input ``p`` sees inputs ``0 … p``, hence ``p + 1``.
+        int64, the same shape. The target of input ``p`` sees the inputs ``0 … p``. Its context is therefore ``p + 1``.
     """
     return positions.to(torch.int64) + 1
 
 
 class Buckets:
-    """Logarithmic buckets ``[0,7], [8,15], [16,31], …``, the last one closed at the window.
+    """Logarithmic buckets ``[0,7], [8,15], [16,31], …``. The last bucket ends at the window, both ends included.
 
-    For a window of 16384 the last bucket is ``[8192, 16384]``: a document that fills the window has a single target
-    with that full context, and a bucket of its own would be so rare that its weight would explode.
+    For a window of 16384 the last bucket is ``[8192, 16384]``. A document that fills the window has one target with the
+    full context 16384. A separate bucket for this target would have so few counts that its weight would explode.
 
     Args:
         window: window length in input tokens, at least 1.
@@ -50,25 +50,28 @@ class Buckets:
         return len(self.lower_bounds)
 
     def index(self, context: torch.Tensor) -> torch.Tensor:
-        """Bucket of every target: int64, the shape and device of ``context`` (effective contexts, ``0 … window``).
+        """Return the bucket of every target: int64, the shape and device of ``context``.
 
-        Arithmetic instead of a search, so that nothing is copied to the device: the bucket follows from the exponent
-        of the context as a float64, which is exact for every integer below 2**53.
+        Arithmetic replaces a search, because a search would copy the bounds to the device. The bucket follows from the
+        exponent of the context as a float64. The exponent is exact for every integer below 2**53.
+
+        Args:
+            context: effective contexts, ``0 … window``.
         """
         exponent = torch.frexp(context.to(torch.float64)).exponent
         return (exponent - (FIRST_BOUND.bit_length() - 1)).clamp(0, len(self) - 1).to(torch.int64)
 
     def labels(self) -> list[str]:
-        """``<lo>-<hi>`` of every bucket, both ends included: the names used in tables and TensorBoard tags."""
+        """Return ``<lo>-<hi>`` of every bucket, both ends included. Tables and TensorBoard tags use these names."""
         bounds = self.lower_bounds.tolist()
         ends = [bound - 1 for bound in bounds[1:]] + [self.window]
         return [f"{low}-{high}" for low, high in zip(bounds, ends, strict=True)]
 
     def count_segments(self, segment_length: torch.Tensor) -> torch.Tensor:
-        """Targets per bucket of visible document segments, without building their positions.
+        """Return the number of targets per bucket of visible document segments. The method builds no positions.
 
         Args:
-            segment_length: number of inputs of every segment, any shape, integer; a segment of ``n`` inputs has one
+            segment_length: number of inputs of every segment, integer, any shape. A segment of ``n`` inputs has one
                 target at each effective context ``1 … n``.
 
         Returns:
@@ -76,7 +79,7 @@ class Buckets:
         """
         length_S = segment_length.reshape(-1).to(torch.int64)
         bounds = self.lower_bounds.to(length_S.device)
-        # Targets of a segment with a context below `bound`: min(n, bound - 1).
+        # A segment has min(n, bound - 1) targets with a context below `bound`.
         below = [torch.minimum(length_S, bound - 1).clamp(min=0).sum() for bound in bounds[1:]]
         cumulative = torch.stack([torch.zeros_like(length_S.sum()), *below, length_S.sum()])
         return cumulative.diff()

@@ -1,4 +1,4 @@
-"""Bucket counters that live on the training device: count, all-reduce, checkpoint."""
+"""The bucket counters on the training device: count, all-reduce, checkpoint."""
 
 from typing import Any
 
@@ -9,15 +9,17 @@ from exact_titan.exposure.context import Buckets
 
 
 class ExposureCounter:
-    """Counts supervised targets per bucket while training.
+    """Counts the supervised targets per bucket during training.
 
-    Targets counted since the last reduction are this rank's own (``pending``); a reduction adds every rank's to the
-    shared total. :meth:`start_reduce` and :meth:`finish_reduce` split it in two, so that the all-reduce runs beside a
-    training step; :meth:`reduce` does both at once. Everything stays on the device of the buffers, and nothing waits
-    for it.
+    1. :meth:`add` adds the targets of a batch to the counts of this rank (``pending``).
+    2. :meth:`start_reduce` starts the all-reduce of the pending counts. The all-reduce runs during a training step.
+    3. :meth:`finish_reduce` adds the sum over all ranks to the shared total (``reduced``).
+
+    :meth:`reduce` does steps 2 and 3 together. All tensors stay on the device of the buffers. The host does not wait
+    for the device.
 
     Args:
-        buckets: the buckets to count in.
+        buckets: the buckets.
         device: device of the buffers.
     """
 
@@ -30,7 +32,7 @@ class ExposureCounter:
 
     @property
     def counts(self) -> torch.Tensor:
-        """int64 ``[n]``: the shared total of the last reduction plus what this rank has counted since."""
+        """int64 ``[n]``: the shared total of the last reduction plus the counts of this rank since then."""
         if self._in_flight is None:
             return self.reduced + self.pending
         return self.reduced + self.pending + self._local_in_flight
@@ -45,15 +47,15 @@ class ExposureCounter:
         self.add_index(self.buckets.index(context), valid)
 
     def add_index(self, index: torch.Tensor, valid: torch.Tensor) -> None:
-        """As :meth:`add`, with the bucket of every target already at hand."""
-        # One more slot takes the unsupervised targets. An index_add_ of integers is exact in any order.
+        """Count the targets of a batch as :meth:`add` does, from the bucket of every target (:meth:`Buckets.index`)."""
+        # An extra slot takes the unsupervised targets. An index_add_ of integers is exact in any order.
         slots = torch.where(valid, index, len(self.buckets)).reshape(-1)
         counted = torch.zeros(len(self.buckets) + 1, dtype=torch.int64, device=slots.device)
         counted.index_add_(0, slots, torch.ones_like(slots))
         self.pending += counted[:-1]
 
     def start_reduce(self, group: dist.ProcessGroup | None = None) -> None:
-        """Start summing all ranks' pending counts; a reduction under way is finished first."""
+        """Start the sum of the pending counts of all ranks. A reduction that was started before is finished first."""
         self.finish_reduce()
         self._local_in_flight = self.pending.clone()
         total = self.pending.clone()
@@ -62,7 +64,7 @@ class ExposureCounter:
         self._in_flight = (total, work)
 
     def finish_reduce(self) -> bool:
-        """Add the sum that :meth:`start_reduce` began to the shared total; False if none was under way."""
+        """Add the sum of :meth:`start_reduce` to the shared total. Return False if no reduction was started."""
         if self._in_flight is None:
             return False
         total, work = self._in_flight
@@ -73,19 +75,19 @@ class ExposureCounter:
         return True
 
     def reduce(self, group: dist.ProcessGroup | None = None) -> None:
-        """Sum all ranks' pending counts into the shared total: a collective that every rank of ``group`` calls."""
+        """Add the pending counts of all ranks to the shared total. All ranks of ``group`` must call the method."""
         self.start_reduce(group)
         self.finish_reduce()
 
     def state_dict(self) -> dict[str, Any]:
-        """``counts``: int64 ``[n]``. Equal on all ranks only right after :meth:`reduce`."""
+        """Return ``counts``, int64 ``[n]``. The counts of all ranks are equal only directly after :meth:`reduce`."""
         return {"counts": self.counts.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the shared total that was saved.
+        """Load a saved shared total.
 
         Raises:
-            ValueError: if it was counted in other buckets.
+            ValueError: if the total was counted in other buckets.
         """
         counts = state["counts"]
         if counts.shape != self.reduced.shape:

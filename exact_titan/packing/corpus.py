@@ -1,20 +1,20 @@
-"""What is packed: sources with filters, caps and shares, as the command line names them or a corpus TOML lists them.
+"""The corpus: sources with filters, caps and weights. The command line or a corpus TOML lists the sources.
 
-::
+A corpus TOML::
 
-    weigh = "tokens"                  # what the weights share out: tokens (default) or documents
-    tokens = 10_000_000_000           # size of the whole; default: the most for which no source runs out
+    weigh = "tokens"                  # unit of the weights: tokens (default) or documents
+    tokens = 10_000_000_000           # size of the mix; default: the largest size at which no source runs out
 
     [[source]]
     path = "hf://datasets/HuggingFaceFW/fineweb-edu/sample/10BT"   # file, folder or URL
-    name = "fineweb-edu"              # in the manifest; default: the path's last part
-    weight = 6                        # of all sources or of none; none takes all of each
-    files = "*.parquet"               # of a folder, those whose relative name fits
+    name = "fineweb-edu"              # name in the manifest; default: the path's last part
+    weight = 6                        # weight in the mix, of all sources or of no source; default: all of the source
+    files = "*.parquet"               # pattern of the relative names of a folder's files
     text_key = "text"                 # default: --text-key
-    min_document_tokens = 1024        # drop shorter documents, end-of-text included
-    max_document_tokens = 1_000_000   # and longer ones
-    max_tokens = 6_000_000_000        # take no more than so many tokens
-    max_documents = 1_000_000         # and so many documents
+    min_document_tokens = 1024        # drop shorter documents; the length includes the end-of-text token
+    max_document_tokens = 1_000_000   # drop longer documents
+    max_tokens = 6_000_000_000        # maximum number of tokens of the source
+    max_documents = 1_000_000         # maximum number of documents of the source
 """
 
 import dataclasses
@@ -36,13 +36,16 @@ HUB = "hf://datasets/"
 
 @dataclass(frozen=True)
 class Limit:
-    """The first documents of a source, or of a part of one, that both numbers allow; None: any number."""
+    """The maximum numbers of tokens and documents of a source or a part. None: any number.
+
+    The limit selects the first documents that fit both numbers.
+    """
 
     tokens: int | None = None
     documents: int | None = None
 
     def lowered(self, unit: str, amount: int) -> "Limit":
-        """This limit, and no more than ``amount`` tokens or documents."""
+        """Return this limit with at most ``amount`` tokens or documents. ``unit`` names the number."""
         current = getattr(self, unit)
         return dataclasses.replace(self, **{unit: amount if current is None else min(current, amount)})
 
@@ -52,16 +55,17 @@ NO_LIMIT = Limit()
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusSource:
-    """One source: where it is and which of its documents are taken. The TOML's keys are these.
+    """One source: its path and the selection of its documents. The TOML has the same keys.
 
     Attributes:
         path: file, folder or URL.
-        name: in the manifest; None: the path's last part.
-        weight: share of the whole, beside the other sources'; None if no source has one.
-        files: of a folder, pattern of the relative names.
-        text_key: key (column) of the text in .jsonl and .parquet files; None: the one of the command line.
-        min_document_tokens, max_document_tokens: lengths of the documents to take, end-of-text included.
-        max_tokens, max_documents: take no more, in the order of the files.
+        name: name in the manifest. None: the path's last part.
+        weight: weight in the mix, relative to the weights of the other sources. None if no source has a weight.
+        files: pattern of the relative names of a folder's files.
+        text_key: key (column) of the text in .jsonl and .parquet files. None: the key of the command line.
+        min_document_tokens, max_document_tokens: range of the documents' lengths, with the end-of-text token. Other
+            documents are dropped.
+        max_tokens, max_documents: caps. The first documents are packed, in the order of the files.
     """
 
     path: str
@@ -83,21 +87,30 @@ class CorpusSource:
         """List the source's files.
 
         Raises:
-            InputError: if there is nothing that can be read.
+            InputError: if the source has no readable file.
         """
         if is_token_file(Path(self.path)):
             if is_url(self.path):
-                raise InputError(f"source {self.path}: token files are read from the disk only: copy both files here")
+                raise InputError(
+                    f"source {self.path}: token files are read from the disk only: copy both files to the disk"
+                )
             return open_token_file(Path(self.path))
         return Source(self.path, self.text_key or text_key, self.files)
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The sources in their order, what their weights share out, and how much of that is taken in all.
+    """The sources in their order.
+
+    Attributes:
+        sources: the sources.
+        unit: unit of the weights, ``tokens`` or ``documents``.
+        total: size of the mix in this unit. None: the largest size at which no source runs out.
+        shown: the name of the corpus in messages.
 
     Raises:
-        InputError: for weights that sum to 0 or that only some sources have, or a source that appears twice.
+        InputError: if the corpus has no source, a source appears twice, the weights sum to 0, only some sources have a
+            weight above 0, or ``total`` is given without weights.
     """
 
     sources: Sequence[CorpusSource]
@@ -115,30 +128,35 @@ class Corpus:
         for source in self.sources:
             if weights and not source.weight:
                 what = "no weight" if source.weight is None else "the weight 0"
-                raise InputError(f"{prefix}source {source.path} has {what}: give it one above 0 or leave it out")
+                raise InputError(f"{prefix}source {source.path} has {what}: give it a weight above 0 or leave it out")
         if self.total is not None and not weights:
-            raise InputError(f"{prefix}{self.unit} is the size of a mix, but no source has a weight: give each one")
+            raise InputError(
+                f"{prefix}{self.unit} is the size of a mix, but no source has a weight: give each source a weight"
+            )
         for one, other in combinations(self.sources, 2):
             if _location(one) == _location(other):
                 raise InputError(f"{prefix}source {one.path} appears twice: name it once")
 
     @property
     def is_mix(self) -> bool:
-        """Whether the sources have weights."""
+        """True if the sources have weights."""
         return self.sources[0].weight is not None
 
     @property
     def is_limited(self) -> bool:
-        """Whether some source is not taken whole."""
+        """True if the sources have weights or a source has a cap."""
         return self.is_mix or any(source.limit != NO_LIMIT for source in self.sources)
 
     def share(self, index: int) -> Fraction:
-        """Of the whole, what source ``index`` of a mix is to have."""
+        """Return the share of source ``index`` in the mix, from 0 to 1."""
         weights = [source.weight or Fraction(0) for source in self.sources]
         return weights[index] / sum(weights)
 
     def mirrored(self, mirror: Path | None) -> "Corpus":
-        """With the datasets of the Hugging Face hub read from their copies in a folder, ``mirror/OWNER/NAME/…``."""
+        """Return the corpus with the paths of local copies of the Hugging Face hub's datasets.
+
+        ``mirror/OWNER/NAME/…`` replaces ``hf://datasets/OWNER/NAME/…``. If ``mirror`` is None, nothing changes.
+        """
         if mirror is None:
             return self
         sources = [
@@ -151,7 +169,7 @@ class Corpus:
 
     @classmethod
     def of(cls, paths: Sequence[str | Path]) -> "Corpus":
-        """Of files, folders and URLs, all of each; or of one corpus TOML."""
+        """Make a corpus of files, folders and URLs, each packed whole, or read the corpus of one corpus TOML."""
         if any(str(path).endswith(".toml") for path in paths):
             if len(paths) > 1:
                 raise InputError(f"{paths[0]} …: a corpus TOML lists all sources, give it alone")
@@ -166,7 +184,7 @@ def read_corpus(file: Path) -> Corpus:
     """Read a corpus TOML.
 
     Raises:
-        InputError: naming the file and the key, for what is no corpus.
+        InputError: if the file is not a corpus TOML. The error names the file and the key.
     """
     try:
         content = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -182,7 +200,9 @@ def read_corpus(file: Path) -> Corpus:
         raise InputError(f"{file}: source is no list of tables: begin each source with [[source]]")
     total = _positive(content.pop(unit), f"{file}: {unit}") if unit in content else None
     if content:
-        raise InputError(f"{file}: there is no key {next(iter(content))!r}: known are weigh, {unit} and [[source]]")
+        raise InputError(
+            f"{file}: there is no key {next(iter(content))!r}: the known keys are weigh, {unit} and [[source]]"
+        )
     return Corpus(
         [_source(entry, f"{file}: source {number}") for number, entry in enumerate(entries, 1)], unit, total, str(file)
     )
@@ -192,7 +212,7 @@ def _source(entry: dict[str, Any], where: str) -> CorpusSource:
     known = [field.name for field in dataclasses.fields(CorpusSource)]
     for key, value in entry.items():
         if key not in known:
-            raise InputError(f"{where}: there is no key {key!r}: known are {', '.join(known)}")
+            raise InputError(f"{where}: there is no key {key!r}: the known keys are {', '.join(known)}")
         if key in ("path", "name", "files", "text_key"):
             if not isinstance(value, str) or not value:
                 raise InputError(f"{where}: {key} is {value!r}: it must be a text")
@@ -210,7 +230,7 @@ def _source(entry: dict[str, Any], where: str) -> CorpusSource:
 
 
 def _weight(value: Any, where: str) -> Fraction:
-    """A TOML number as what was written: 0.1 is a tenth."""
+    """Convert a TOML number to the exact fraction of its decimal text: 0.1 is 1/10."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
         raise InputError(f"{where}: weight is {value!r}: it must be a number above 0")
     return Fraction(str(value))

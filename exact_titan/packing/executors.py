@@ -1,4 +1,4 @@
-"""Parts packed by datatrove's executors: on this machine, by Slurm, or by Ray."""
+"""Pack the parts with datatrove's executors: on this machine, with Slurm, or with Ray."""
 
 import dataclasses
 import logging
@@ -32,28 +32,28 @@ from exact_titan.packing.selection import FinishedParts
 from exact_titan.packing.work_folder import WorkFolder
 from exact_titan.slurm_options import SlurmOptions
 
-# Its executors tell the terminal of every task; what a user must know is said here.
+# datatrove's executors log every task. This module prints the messages for users instead.
 logger.disable("datatrove")
 
 CORES = len(os.sched_getaffinity(0))
 MOST_SLURM_JOBS = 1000
-"""Slurm's MaxArraySize is 1001 if nobody has changed it."""
+"""Slurm's MaxArraySize is 1001 by default."""
 
 POLL_SECONDS = 2.0
 
 PROCESS_BYTES = 2**23
-"""Another process is worth its start for so many bytes."""
+"""The start of another process pays off for this number of bytes."""
 
 
 @dataclass(frozen=True)
 class Execution:
-    """Who packs the parts. The result does not depend on it.
+    """The executor of the parts and its options. The packed dataset does not depend on the execution.
 
     Args:
-        executor: local, slurm or ray.
-        workers: local: cores to use. slurm, ray: tasks at a time. Default: all.
-        tasks: tasks that the parts are dealt to; default: one for each part.
-        slurm: of the jobs; its cores and memory are also Ray's.
+        executor: ``local``, ``slurm`` or ``ray``.
+        workers: local: number of cores. slurm, ray: number of tasks that run at the same time. Default: all.
+        tasks: number of tasks. The parts are distributed over the tasks. Default: one task for each part.
+        slurm: options of the Slurm jobs. Ray uses the number of cores and the memory of these options.
     """
 
     executor: Literal["local", "slurm", "ray"] = "local"
@@ -67,12 +67,19 @@ class Execution:
             if value is not None and value < 1:
                 raise InputError(f"--{name} is {value}: give 1 or more")
         if self.executor == "slurm" and shutil.which("sbatch") is None:
-            raise InputError("--executor slurm: there is no sbatch on this machine: start it on a login node")
+            raise InputError("--executor slurm: there is no sbatch on this machine: run the command on a login node")
 
 
 @dataclass(frozen=True)
 class PackingJob:
-    """What the tasks of one run are told: the parts to pack, their sources, and what those are limited to."""
+    """The input of the tasks of one executor run. The file ``job.pickle`` holds the job.
+
+    Attributes:
+        parts: the parts to pack.
+        opened: the opened sources, by index.
+        limits: the limits of the sources, by index. A source without an entry has no limit.
+        all_parts: all parts of the corpus, in their order.
+    """
 
     parts: list[Part]
     opened: dict[int, Source | TokenFile]
@@ -80,17 +87,17 @@ class PackingJob:
     all_parts: list[Part]
 
     def limit(self, part: Part) -> Limit:
-        """Limit of the part's source."""
+        """Return the limit of the part's source."""
         return self.limits.get(part.source, NO_LIMIT)
 
 
 class PackParts(PipelineStep):
-    """datatrove's step: a task packs its share of the parts, one after another.
+    """The datatrove step of a task: pack the task's share of the parts, one after another.
 
     Args:
-        work: where.
-        plan: file with the :class:`PackingJob`.
-        threads: of the tokenizer.
+        work: the work folder.
+        job_file: file of the :class:`PackingJob`.
+        threads: number of the tokenizer's threads.
     """
 
     name = "packer"
@@ -102,11 +109,11 @@ class PackParts(PipelineStep):
         self.cwd = os.getcwd()
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        """Pack the parts ``rank``, ``rank + world_size``, …, but none that the limit of its source makes needless."""
-        # Paths may be relative, and a pool of workers may be older than the folder they start from.
+        """Pack the parts ``rank``, ``rank + world_size``, …. Skip a part if earlier parts reach the source's limit."""
+        # Paths may be relative, and an older pool of workers may have another working directory.
         os.chdir(self.cwd)
         if multiprocess.parent_process() is not None:
-            # Ctrl-C reaches all processes of the terminal; the one that shows the progress ends these.
+            # Ctrl-C reaches all processes of the terminal. The parent process ends the workers.
             signal.signal(signal.SIGINT, signal.SIG_IGN)
         with self.job_file.open("rb") as file:
             job: PackingJob = pickle.load(file)
@@ -130,10 +137,10 @@ class PackParts(PipelineStep):
 
 
 def pack_parts(job: PackingJob, work: WorkFolder, execution: Execution) -> None:
-    """Pack the plan's parts that are not finished yet, and show the progress.
+    """Pack the unfinished parts of the job, and show the progress.
 
     Raises:
-        InputError: for the first part that cannot be packed, or if tasks ended without telling why.
+        InputError: with the error of the first part that cannot be packed, or if tasks ended without an error message.
     """
     work.part_count = len(job.all_parts)
     finished = FinishedParts(job.all_parts, work.parts)
@@ -189,10 +196,10 @@ def _run_locally(execution: Execution, work: WorkFolder, job_file: Path, tasks: 
     cores = execution.workers or CORES
     processes = max(1, min(cores, tasks, size // PROCESS_BYTES))
     step = PackParts(work, job_file, threads=max(1, cores // processes))
-    # What the processes import is imported once, in the one that they are forked from.
+    # The fork server imports this module once. Every worker process is forked from the fork server.
     multiprocess.get_context("forkserver").set_forkserver_preload([__name__])
     LocalPipelineExecutor([step], tasks=tasks, workers=processes, logging_dir=str(job_file.parent)).run()
-    return "start again to go on"
+    return "run the same command again to resume"
 
 
 def _run_on_ray(execution: Execution, work: WorkFolder, job_file: Path, tasks: int, _size: int) -> str:
@@ -211,7 +218,7 @@ def _run_on_ray(execution: Execution, work: WorkFolder, job_file: Path, tasks: i
         cpus_per_task=options.cpus_per_task,
         mem_per_cpu_gb=options.mem_per_cpu_gb,
     ).run()
-    return f"see the logs in {job_file.parent / 'logs'}, and start again to go on"
+    return f"see the logs in {job_file.parent / 'logs'}, and run the same command again to resume"
 
 
 def _run_on_slurm(execution: Execution, work: WorkFolder, job_file: Path, tasks: int, _size: int) -> str:
@@ -228,7 +235,7 @@ def _run_on_slurm(execution: Execution, work: WorkFolder, job_file: Path, tasks:
         qos=None,
         job_name=f"pack-{work.path.name.strip('.').removesuffix('.partial')}",
         sbatch_args=dict(_sbatch_option(text) for text in options.sbatch),
-        # This environment's programs, whether it is activated or not.
+        # The job finds the programs of this Python environment, also if the environment is not activated.
         env_command=f'export PATH="{Path(sys.executable).parent}:$PATH"',
         logging_dir=str(job_file.parent.absolute()),
     )
@@ -242,7 +249,8 @@ def _run_on_slurm(execution: Execution, work: WorkFolder, job_file: Path, tasks:
     slurm_job.record(str(executor.job_id))
     print(f"packing: Slurm job {executor.job_id}, {tasks} tasks", file=sys.stderr, flush=True)
     slurm_job.wait()
-    return f"the Slurm job has ended, see its logs in {executor.slurm_logs_folder}, and start again to go on"
+    logs = executor.slurm_logs_folder
+    return f"the Slurm job has ended, see its logs in {logs}, and run the same command again to resume"
 
 
 def _sbatch_option(text: str) -> tuple[str, str]:
@@ -253,7 +261,11 @@ def _sbatch_option(text: str) -> tuple[str, str]:
 
 
 class _SlurmExecutor(SlurmPipelineExecutor):
-    """datatrove's, in the cluster's default partition if none is named, and without its job that adds up statistics."""
+    """datatrove's Slurm executor with two changes.
+
+    Without the option ``partition``, the job goes to the cluster's default partition. The executor does not submit
+    datatrove's second job, which would merge statistics.
+    """
 
     def get_sbatch_args(self, max_array: int = 1) -> dict:
         arguments = super().get_sbatch_args(max_array)
@@ -264,27 +276,31 @@ class _SlurmExecutor(SlurmPipelineExecutor):
 
 
 class _SlurmJob:
-    """The job that packs the parts. Its number is kept, so that it is waited for by whoever comes next."""
+    """The Slurm job that packs the parts.
+
+    The work folder keeps the number of the job. A later command waits for the job.
+    """
 
     def __init__(self, work: WorkFolder) -> None:
         self._work = work
         self._file = work.path / "slurm-job"
 
     def record(self, number: str) -> None:
-        """Keep the number of a new job."""
+        """Record the number of a new job."""
         self._file.write_text(number, encoding="utf-8")
 
     def is_active(self) -> bool:
-        """Whether there is a job that Slurm has not ended."""
+        """Return whether a recorded job has not ended."""
         if not self._file.is_file():
             return False
         command = ["squeue", "--noheader", "--jobs", self._file.read_text(encoding="utf-8"), "--format", "%i"]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
-        # It does not know a job that ended long ago; a controller that does not answer is no end.
+        # Slurm forgets a job some time after its end: "Invalid job id". If the controller does not answer, the job may
+        # still run.
         return bool(found.stdout.strip()) or (found.returncode != 0 and "Invalid job id" not in found.stderr)
 
     def wait(self) -> None:
-        """Until all tasks have ended, or one has failed: the others are cancelled then."""
+        """Wait until all tasks have ended. If a task fails, cancel the other tasks."""
         while self.is_active():
             if self._work.error() is not None:
                 subprocess.run(["scancel", self._file.read_text(encoding="utf-8")], check=False)

@@ -1,4 +1,4 @@
-"""Finished parts to one dataset: shards are moved, counts added up, and no token is read again."""
+"""Merge finished parts into one dataset: move the shards and add up the counts. No token is read again."""
 
 import os
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ SPLITS = ("train", "val")
 
 
 def source_records(names: Sequence[tuple[str, bool]], results: Sequence[PartResult]) -> list[SourceRecord]:
-    """What the manifest says of the sources.
+    """Return the records of the sources for the manifest.
 
     Args:
-        names: of each source its name, and whether its digest is that of a single file.
-        results: of the parts, in their order.
+        names: (name, is a single file) of each source. The digest of a single file is the record's digest.
+        results: results of the parts, in their order.
     """
     records = []
     for index, (name, is_file) in enumerate(names):
@@ -50,16 +50,16 @@ def _dropped(shares: Sequence[SourceShare]) -> dict[str, int]:
 def move_parts(
     parts: Sequence[tuple[Part, PartResult]], folder: Path, dataset: Path, before: dict[str, SplitRecord]
 ) -> dict[str, SplitRecord]:
-    """Move the parts' shards into a dataset, behind those that it has.
+    """Move the parts' shards into a dataset, after the dataset's present shards.
 
     Args:
         parts: finished parts with their results.
-        folder: where they lie.
-        dataset: the dataset's folder. What it had stays as it is, but that the lengths' files grow.
-        before: the splits that it has.
+        folder: folder of all parts.
+        dataset: the dataset's folder. The files of lengths grow. All other present files stay unchanged.
+        before: the present splits of the dataset.
 
     Returns:
-        The splits that it has now.
+        The new splits of the dataset.
     """
     records: dict[str, SplitRecord] = {}
     for split in SPLITS:
@@ -91,7 +91,7 @@ def move_parts(
 def _join_lengths(
     split: str, folders: Sequence[Path], records: Sequence[SplitRecord], dataset: Path, old: SplitRecord | None
 ) -> None:
-    """The documents' lengths behind those that the dataset has; the file is replaced in one step."""
+    """Add the lengths of the parts' documents after the dataset's present lengths. Replace the file in one step."""
     new = dataset / f".{split}-lengths.new"
     new.unlink(missing_ok=True)
     writer = LengthWriter(new)

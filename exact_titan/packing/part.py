@@ -1,4 +1,10 @@
-"""One part of a corpus: read ahead, tokenize, and lay into shards, in a folder that appears when it is whole."""
+"""Pack one part of a corpus.
+
+1. One thread reads the documents of the part, and collects documents of one source in batches.
+2. Several threads tokenize the batches. The batches keep their order.
+3. The main thread filters the documents and passes each document to the writer of its split.
+4. The folder of the part is renamed to its final name when the part is complete.
+"""
 
 import dataclasses
 import hashlib
@@ -32,8 +38,8 @@ from exact_titan.packing.progress import Tally
 BATCH_BYTES = 1_500_000
 BATCH_DOCUMENTS = 512
 READ_AHEAD = 4
-# One batch is converted to arrays while the others keep the tokenizer's threads busy, also when they are long documents
-# that one thread each works on.
+# One batch is converted to arrays while the other batches keep the tokenizer's threads busy. Long documents need many
+# batches in flight, because only one thread tokenizes a document.
 MAX_IN_FLIGHT = 16
 SPLIT_KEY = b"exact_titan validation split"
 RESULT = "part.json"
@@ -45,7 +51,11 @@ Result = TypeVar("Result")
 
 @dataclass
 class SourceShare:
-    """What a part took of a source: the files it read, documents and tokens, and documents dropped by reason."""
+    """The contribution of a source to a part.
+
+    ``files`` are the files that were read. ``documents`` and ``tokens`` count the packed documents. ``dropped`` counts
+    the dropped documents by reason.
+    """
 
     files: list[FileDigest] = field(default_factory=list)
     documents: int = 0
@@ -55,24 +65,29 @@ class SourceShare:
 
 @dataclass
 class PartResult:
-    """What a finished part holds: by index of the source, and by split. A split without a window is not there."""
+    """The result of a finished part.
+
+    Attributes:
+        sources: contribution of each source, by the source's index.
+        splits: record of each split. A split without a window has no record.
+    """
 
     sources: dict[str, SourceShare]
     splits: dict[str, SplitRecord]
 
     @property
     def documents(self) -> int:
-        """Documents packed."""
+        """Number of packed documents."""
         return sum(share.documents for share in self.sources.values())
 
     @property
     def tokens(self) -> int:
-        """Their tokens, end-of-text included."""
+        """Number of tokens of the packed documents, with the end-of-text tokens."""
         return sum(share.tokens for share in self.sources.values())
 
     @classmethod
     def read(cls, folder: Path) -> "PartResult | None":
-        """The result of the part in a folder; None if it is not finished."""
+        """Read the result of the part in a folder. Return None if the part is not finished."""
         file = folder / RESULT
         if not file.is_file():
             return None
@@ -82,12 +97,12 @@ class PartResult:
         return result if all(one.is_file() for one in files) else None
 
     def write(self, folder: Path) -> None:
-        """Say that the part in the folder is finished."""
+        """Write the result into the folder. The part is then finished."""
         (folder / RESULT).write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
 
 
 def part_folder(parts: Path, part: Part) -> Path:
-    """Where the finished part lies in the folder of all of them."""
+    """Return the folder of a finished part inside the folder of all parts."""
     return parts / part.key
 
 
@@ -100,21 +115,22 @@ def pack_part(
     workers: int,
     tally: Tally,
 ) -> None:
-    """Pack one part into its folder among ``parts``.
+    """Pack one part into its folder inside ``parts``.
 
-    It is made beside that and renamed, so that a part is whole or not there, and two that make the same one at the same
-    time do not meet.
+    The part is written to a temporary folder. The folder is renamed at the end. The folder of a part is therefore
+    always complete, and two tasks can pack the same part at the same time.
 
     Args:
-        part: what to pack.
-        opened: its sources by their index.
-        tokenizer: the one of its options.
+        part: the part.
+        opened: the opened sources, by index.
+        tokenizer: the tokenizer of the part's options.
         parts: folder of all parts.
-        workers: threads of the tokenizer. The library reads the number once in a process: later calls keep the first.
-        tally: is told of every batch.
+        workers: number of the tokenizer's threads. The tokenizers library reads the number once per process. Later
+            calls in the process keep the first number.
+        tally: counts every batch.
 
     Raises:
-        InputError: for what cannot be read, or written.
+        InputError: if a file cannot be read or written.
     """
     os.environ["RAYON_NUM_THREADS"] = str(workers)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
@@ -125,7 +141,7 @@ def pack_part(
         try:
             folder.rename(part_folder(parts, part))
         except OSError:
-            # Another task was quicker, or what lies there is not whole: a shard was taken out of it.
+            # Another task finished the part first, or the old folder is incomplete because a shard was moved out.
             if PartResult.read(part_folder(parts, part)) is None:
                 shutil.rmtree(part_folder(parts, part), ignore_errors=True)
                 folder.rename(part_folder(parts, part))
@@ -137,10 +153,11 @@ def pack_part(
 
 @dataclass
 class _Batch:
-    """Documents of one source on their way, as texts or as ids.
+    """A batch of documents of one source, as texts or as ids.
 
-    ``validation`` has one entry per document, ``read`` is how many of the part's bytes have been read until its end,
-    ``no_text`` and ``files`` are the documents without text and the files that were met since the batch before.
+    ``validation`` has one entry per document. ``read`` is the number of the part's bytes that were read up to the end
+    of the batch. ``no_text`` is the number of documents without text since the batch before. ``files`` are the files
+    that were read since the batch before.
     """
 
     source: int
@@ -155,9 +172,9 @@ class _Batch:
 
 @dataclass(slots=True)
 class _ReadItem:
-    """What reading comes upon: a document as text or ids, a file, or documents without text.
+    """An item from the reader: a document as text or ids, the digest of a file, or a number of documents without text.
 
-    ``read`` is how many of the part's bytes have been read by then.
+    ``read`` is the number of the part's bytes that have been read so far.
     """
 
     source: int
@@ -168,7 +185,7 @@ class _ReadItem:
 
 
 class _Packer:
-    """Packs one part into a folder that is there."""
+    """Packs one part into an existing folder."""
 
     def __init__(
         self,
@@ -205,7 +222,7 @@ class _Packer:
                 if selected.is_full:
                     break
         finally:
-            # The threads stop before what they read is closed.
+            # Stop the threads first: the threads use the reader.
             batches.close()
             read.close()
         records = {split: writer.finish() for split, writer in zip(self._splits, self._writers, strict=True)}
@@ -215,7 +232,7 @@ class _Packer:
         )
 
     def _write_batch(self, batch: _Batch, share: SourceShare, selected: "_SelectedCount") -> int:
-        """Give the batch's documents to the windows, up to the part's limit; how many tokens that are."""
+        """Write the batch's documents up to the part's limit. Return the number of their tokens."""
         source = self._part.sources[batch.source]
         before = share.tokens
         for ids_m, validation in zip(batch.ids, batch.validation, strict=True):
@@ -233,7 +250,7 @@ class _Packer:
         return share.tokens - before
 
     def _batches(self) -> Generator[_Batch, None, None]:
-        """What was read, in batches of one source, bounded by their bytes and by their number."""
+        """Collect the reader's items in batches of one source. Bytes and documents of a batch are bounded."""
         batch, size = None, 0
         for item in self._read():
             if batch is not None and (
@@ -262,7 +279,7 @@ class _Packer:
             yield batch
 
     def _read(self) -> Iterator[_ReadItem]:
-        """The documents and files of all pieces, in their order."""
+        """Read the documents and files of all pieces, in their order."""
         begin = 0.0
         for piece in self._part.pieces:
             source = self._opened[piece.source]
@@ -273,7 +290,8 @@ class _Packer:
     def _read_texts(self, source: Source, piece: Piece, begin: float) -> Iterator[_ReadItem]:
         assert piece.file is not None
         with source.open(piece.file) as reader:
-            # Of a part that is cut, which files are read is known where they begin; and they are digested twice.
+            # The reading of a cut part may stop inside a file. The file's digest is therefore computed first, in a
+            # separate reading of the whole file.
             if self._part.is_cut:
                 yield _ReadItem(piece.source, begin, file=reader.digest())
             for text in reader.texts():
@@ -303,7 +321,7 @@ class _Packer:
 
 @dataclass
 class _SelectedCount:
-    """The documents that were taken, up to a limit."""
+    """The numbers of documents and tokens selected so far, up to a limit."""
 
     limit: Limit
     documents: int = 0
@@ -311,7 +329,7 @@ class _SelectedCount:
     is_full: bool = False
 
     def add(self, tokens: int) -> bool:
-        """Take the next document, if the limit has room for it; after the first that it has none for, no other."""
+        """Select the next document if it fits the limit. After the first document that does not fit, select no more."""
         most_tokens, most_documents = self.limit.tokens, self.limit.documents
         self.is_full |= most_tokens is not None and self.tokens + tokens > most_tokens
         self.is_full |= most_documents is not None and self.documents == most_documents
@@ -322,7 +340,7 @@ class _SelectedCount:
 
 
 def _reasons(source: CorpusSource, opened: Source | TokenFile) -> list[str]:
-    """Why documents of a source may be dropped."""
+    """Return the possible reasons for dropping a document of a source."""
     reasons = [] if isinstance(opened, TokenFile) else [NO_TEXT]
     reasons.append(TOO_SHORT)
     if source.min_document_tokens is not None:
@@ -343,13 +361,13 @@ def _reason_to_drop(tokens: int, source: CorpusSource) -> str | None:
 
 
 def _hash_fraction(document: memoryview) -> float:
-    """A number in [0, 1) that depends on the document's text, or ids, alone."""
+    """Return a number in [0, 1) that depends only on the document's text, or on its ids."""
     digest = hashlib.blake2b(document, digest_size=6, key=SPLIT_KEY).digest()
     return int.from_bytes(digest, "big") / 2**48
 
 
 def _tokenized(batches: Iterator[_Batch], tokenizer: DocumentTokenizer, workers: int) -> Generator[_Batch, None, None]:
-    """The batches in their order, with ids in the place of texts; one thread reads, others tokenize."""
+    """Yield the batches in their order, with ids instead of texts. One thread reads; other threads tokenize."""
 
     def encode(batch: _Batch | None) -> _Batch:
         assert batch is not None
@@ -361,8 +379,8 @@ def _tokenized(batches: Iterator[_Batch], tokenizer: DocumentTokenizer, workers:
     in_flight = min(workers + 1, MAX_IN_FLIGHT)
     reading, encoding = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(in_flight, "encoding")
     try:
-        ahead = _in_order(reading, lambda _: next(batches, None), repeat(None), READ_AHEAD)
-        yield from _in_order(encoding, encode, takewhile(lambda batch: batch is not None, ahead), in_flight)
+        read_batches = _in_order(reading, lambda _: next(batches, None), repeat(None), READ_AHEAD)
+        yield from _in_order(encoding, encode, takewhile(lambda batch: batch is not None, read_batches), in_flight)
     finally:
         for pool in (reading, encoding):
             pool.shutdown(cancel_futures=True)
@@ -371,7 +389,7 @@ def _tokenized(batches: Iterator[_Batch], tokenizer: DocumentTokenizer, workers:
 def _in_order(
     pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
 ) -> Iterator[Result]:
-    """``function`` of each item in the items' order, with up to ``depth`` of them under way."""
+    """Yield ``function(item)`` of each item in the items' order, with up to ``depth`` calls in flight."""
     pending: deque[Future[Result]] = deque()
     for item in items:
         pending.append(pool.submit(function, item))

@@ -1,8 +1,10 @@
-"""The parts of a corpus: what one task reads, tokenizes and lays into windows by itself.
+"""Divide a corpus into parts. A task reads, tokenizes and lays out one part independently of all other parts.
 
-Which parts there are follows from the sources alone, so that a dataset is the same whatever the number of tasks,
-workers and machines. A part is a run of whole files, or of a token file's documents; it is known by a key, the digest
-of all that its result depends on, so that what is finished is found again and what has changed is not taken for it.
+The parts depend only on the sources. The dataset is therefore the same for any number of tasks, workers and machines.
+
+A part is a sequence of whole files, or of documents of a token file. The key of a part is the digest of everything that
+the part's result depends on. An interrupted packing finds its finished parts by their keys. A part with changed files
+or options has another key.
 """
 
 import hashlib
@@ -16,15 +18,15 @@ from exact_titan.errors import InputError
 from exact_titan.packing.corpus import NO_LIMIT, Corpus, CorpusSource, Limit
 
 PART_BYTES = 2**29
-"""A part takes no further file once it would hold more bytes than this, as they lie on the disk."""
+"""Maximum number of a part's bytes on the disk. A single larger file is also a part."""
 
 
 @dataclass(frozen=True)
 class PackOptions:
-    """What the result of every part depends on, beside its documents.
+    """The options that the result of every part depends on, in addition to the documents.
 
-    ``tokenizer`` is the path as it was given, ``tokenizer_sha256`` says what was there. See
-    :func:`exact_titan.packing.pack` for the others.
+    ``tokenizer`` is the path as the user gave the path. ``tokenizer_sha256`` is the digest of the tokenizer's file.
+    :func:`exact_titan.packing.pack` describes the other options.
     """
 
     tokenizer: str
@@ -39,7 +41,10 @@ class PackOptions:
 
 @dataclass(frozen=True)
 class Piece:
-    """A file of a source, or the documents ``first … last - 1`` of a token file; ``bytes`` on the disk."""
+    """A file of a source, or the documents ``first … last - 1`` of a token file.
+
+    ``source`` is the index of the source. ``bytes`` is the size on the disk.
+    """
 
     source: int
     bytes: int
@@ -50,9 +55,10 @@ class Piece:
 
 @dataclass(frozen=True)
 class Part:
-    """Some pieces, which follow one another, and how many of their documents are taken.
+    """Consecutive pieces, and the limit of their documents.
 
-    ``number`` counts the parts of a corpus from 0. In a corpus with limits all pieces are of one source.
+    ``number`` is the number of the part in the corpus, from 0. In a corpus with limits, all pieces of a part belong to
+    one source.
     """
 
     number: int
@@ -63,23 +69,23 @@ class Part:
 
     @property
     def bytes(self) -> int:
-        """Bytes on the disk."""
+        """Size on the disk."""
         return sum(piece.bytes for piece in self.pieces)
 
     @property
     def is_cut(self) -> bool:
-        """Whether only some of its documents are taken."""
+        """True if the part has a limit."""
         return self.limit != NO_LIMIT
 
     @property
     def source(self) -> int:
-        """The source of its first piece."""
+        """Index of the source of the first piece."""
         return self.pieces[0].source
 
     @property
     def key(self) -> str:
-        """Hex digest of all that its result depends on."""
-        # How much the dataset takes of a source is said by the limit.
+        """Digest (hex) of everything that the part's result depends on."""
+        # The result depends on the part's limit, not on the caps and weights of the sources.
         sources = {
             index: replace(source, name=None, weight=None, max_tokens=None, max_documents=None)
             for index, source in self.sources.items()
@@ -91,13 +97,13 @@ class Part:
 def divide_into_parts(
     corpus: Corpus, opened: Sequence[Source | TokenFile], options: PackOptions, part_bytes: int = PART_BYTES
 ) -> list[Part]:
-    """The parts of a corpus, in the order of its documents.
+    """Divide a corpus into parts, in the order of its documents.
 
     Args:
-        corpus: what is packed. If its sources have limits, a part has pieces of one source only.
-        opened: its sources.
-        options: of every part.
-        part_bytes: size of a part, which only a single larger file exceeds.
+        corpus: the corpus. If its sources have limits, a part has pieces of one source only.
+        opened: the opened sources of the corpus.
+        options: options of every part.
+        part_bytes: maximum size of a part. Only a part of a single larger file exceeds this size.
 
     Raises:
         InputError: if a file belongs to two sources.
@@ -131,6 +137,6 @@ def _pieces(corpus: Corpus, opened: Sequence[Source | TokenFile], part_bytes: in
             owner = owners.setdefault(source.location(file), entry.path)
             if owner != entry.path:
                 raise InputError(
-                    f"{source.shown(file)} belongs to two sources, {owner} and {entry.path}: leave one out"
+                    f"{source.shown(file)} belongs to two sources, {owner} and {entry.path}: leave one source out"
                 )
             yield Piece(index, file.bytes, file)

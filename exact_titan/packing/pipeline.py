@@ -1,9 +1,4 @@
-"""Documents to a packed dataset.
-
-The way of the documents is the way through the modules: a corpus (:mod:`corpus`) is divided into parts (:mod:`plan`),
-which datatrove's executors (:mod:`executors`) have packed one by one (:mod:`part`); of these as many are taken as the
-sources' shares want (:mod:`selection`), and put together (:mod:`merge`).
-"""
+"""The functions :func:`pack` and :func:`append`: run the steps of packing in order (:mod:`exact_titan.packing`)."""
 
 import os
 from collections.abc import Sequence
@@ -42,35 +37,36 @@ def pack(
     shard_tokens: int = SHARD_TOKENS,
     part_bytes: int = PART_BYTES,
 ) -> Manifest:
-    """Pack documents into windows of ``seq_len`` inputs and write the dataset to ``out``.
+    """Pack documents into windows of ``seq_len`` inputs, and write the dataset to ``out``.
 
-    The result is the same, byte for byte, whoever packs it in however many tasks. Parts that are finished are kept in
-    ``.NAME.partial`` beside ``out`` until all are, and are found there by a later call, whatever ended the one
-    before. The dataset appears in one step at the end.
+    The bytes of the dataset do not depend on the executor or on the number of tasks. Finished parts are kept in the
+    folder ``.NAME.partial`` next to ``out`` until the dataset is complete. After any interruption, a later call finds
+    the finished parts there. The dataset appears in one step at the end.
 
     Args:
-        corpus: files, folders and URLs of documents (:mod:`exact_titan.documents.sources`) and token files
-            (:mod:`exact_titan.documents.token_files`), in this order, a corpus TOML, or a corpus.
-        tokenizer: Hugging Face tokenizer folder or ``tokenizer.json``; of token files, the one they were made with.
+        corpus: a list of files, folders and URLs of documents (:mod:`exact_titan.documents.sources`) and of token files
+            (:mod:`exact_titan.documents.token_files`), or a list of one corpus TOML, or a :class:`Corpus`. Documents
+            are packed in the order of the list.
+        tokenizer: Hugging Face tokenizer folder or ``tokenizer.json``. For token files, the tokenizer that made the
+            files.
         seq_len: inputs per window, at least 2.
-        out: the new folder; its missing parents are made.
-        val_fraction: expected share of the documents that go to the split ``val``, in [0, 1). A document goes there
-            by a hash of its text, or of its ids if it comes from a token file, so that equal documents never stand on
-            both sides.
-        policy: how documents are laid into windows, one of :data:`~exact_titan.dataset.policies.POLICIES`.
+        out: the new folder. Missing parent folders are made.
+        val_fraction: expected share of the documents in the split ``val``, in [0, 1). A hash of a document's text, or
+            of its ids for a token file, decides the split. Equal documents are therefore always in the same split.
+        policy: packing policy, one of :data:`~exact_titan.dataset.policies.POLICIES`.
         text_key: key (column) of the text in .jsonl and .parquet files.
-        eos_token: end-of-text token, if not the one the tokenizer names.
-        workers: cores of this machine to use (default: all), for an ``execution`` that is not given.
-        execution: who packs the parts.
-        shard_tokens: stored tokens after which a shard is closed.
-        part_bytes: size of a part. Windows and shards do not cross the border of two.
+        eos_token: end-of-text token. Default: the token that the tokenizer names.
+        workers: number of cores of this machine (default: all). Used only without ``execution``.
+        execution: the executor of the parts.
+        shard_tokens: number of stored tokens at which a shard is closed.
+        part_bytes: maximum size of a part. No window and no shard has documents of two parts.
 
     Returns:
-        The manifest written.
+        The manifest of the dataset.
 
     Raises:
-        InputError: for a value, source or tokenizer that cannot be used, a source of a mix that runs out before its
-            share, an ``out`` that exists or cannot be written, or a training split without a window.
+        InputError: if a value, source or tokenizer cannot be used, a source of a mix runs out before its share, ``out``
+            exists or cannot be written, or the training split has no window.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     execution = execution or Execution(workers=workers)
@@ -88,7 +84,7 @@ def pack(
         if "train" not in splits:
             documents = sum(source.documents for source in new.sources)
             raise InputError(
-                f"the training split has no window: {documents} documents were packed and all went to validation; "
+                f"the training split has no window: {documents} documents were packed, and all went to validation: "
                 "give more documents or a smaller --val-fraction"
             )
         document_tokenizer.save(work.dataset / TOKENIZER_FOLDER)
@@ -115,21 +111,22 @@ def append(
     shard_tokens: int = SHARD_TOKENS,
     part_bytes: int = PART_BYTES,
 ) -> Manifest:
-    """Add documents to a packed dataset, as it was packed: its tokenizer, window, policy and validation share.
+    """Add documents to a packed dataset, with the dataset's tokenizer, window, policy and validation fraction.
 
-    Its windows stay as they are and new ones come behind them, so that only the new documents are read. The dataset
-    gets a new fingerprint, in one step at the end: until then, and after an error, it is what it was.
+    The present windows do not change. The new windows come after the present windows. Only the new documents are read.
+    The dataset gets a new manifest and a new fingerprint in one step at the end. Until this step, and after an error,
+    the dataset is the old dataset.
 
     Args:
         folder: the dataset.
-        corpus: as for :func:`pack`. The shares of a mix are those of what is added.
-        text_key, execution, shard_tokens, part_bytes: as for :func:`pack`.
+        corpus: as in :func:`pack`. The weights of a mix apply only to the added documents.
+        text_key, execution, shard_tokens, part_bytes: as in :func:`pack`.
 
     Returns:
-        The manifest that it has now.
+        The new manifest of the dataset.
 
     Raises:
-        InputError: as :func:`pack`; also if one of the sources is in the dataset already.
+        InputError: in the cases of :func:`pack`; also if the dataset already has one of the sources.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
@@ -158,7 +155,7 @@ def append(
 
 
 class _Packed:
-    """A corpus that is packed, in parts that belong to no dataset yet."""
+    """A packed corpus. Its parts do not belong to a dataset yet."""
 
     def __init__(
         self,
@@ -191,7 +188,7 @@ class _Packed:
                 _check_text(record, source)
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
-        """Put the shards into a dataset's folder; the splits that it has then."""
+        """Move the shards into a dataset's folder. Return the new splits of the dataset."""
         return move_parts(self._parts, self._work.parts, dataset, before)
 
 

@@ -1,4 +1,4 @@
-"""Progress of packing, whoever does it where: tasks put down what they have done, and one process shows it."""
+"""The progress of packing. Every task, on any machine, writes its counts to a file. One process shows the sum."""
 
 import json
 import os
@@ -14,14 +14,15 @@ from threading import Event, Thread
 from tqdm import tqdm
 
 SECONDS = 2.0
-"""Between two lines in a log."""
+"""Time between two lines in a log."""
 
 REFRESH_SECONDS = 0.5
+"""Time between two updates of a task's file, and of the moving line on a terminal."""
 
 
 @dataclass
 class ProgressCounts:
-    """Documents, their tokens, bytes of their text, and bytes read of the corpus as it lies on the disk."""
+    """Numbers of documents, tokens, bytes of text, and bytes of the corpus on the disk that have been read."""
 
     documents: int = 0
     tokens: int = 0
@@ -30,10 +31,10 @@ class ProgressCounts:
 
 
 class Tally:
-    """What one process has done, kept in a file of its own in a folder that all share.
+    """The counts of one process, in a separate file of the shared folder.
 
     Args:
-        folder: the shared folder.
+        folder: the folder that all processes share.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -43,7 +44,7 @@ class Tally:
         self._before = 0.0
 
     def add(self, documents: int, tokens: int, text_bytes: int, read: float) -> None:
-        """Count a batch; ``read`` is how much of its part has been read now."""
+        """Count a batch. ``read`` is the number of the part's bytes that have been read so far."""
         self._counts.documents += documents
         self._counts.tokens += tokens
         self._counts.text_bytes += text_bytes
@@ -52,13 +53,13 @@ class Tally:
             self.flush()
 
     def finish_part(self, size: int) -> None:
-        """The part is finished, whether all of its bytes were read or not."""
+        """Count all bytes of a finished part, also if some bytes were not read."""
         self._before += size
         self._counts.read = self._before
         self.flush()
 
     def flush(self) -> None:
-        """Put it down."""
+        """Write the counts to the file."""
         self._written = time.monotonic()
         new = self._file.with_suffix(".new")
         new.write_text(json.dumps(vars(self._counts)), encoding="utf-8")
@@ -66,7 +67,7 @@ class Tally:
 
 
 def read_tallies(folder: Path) -> ProgressCounts:
-    """What all processes have done."""
+    """Return the sum of the counts of all processes."""
     total: Counter[str] = Counter()
     for file in folder.iterdir():
         if file.suffix != ".new":
@@ -75,12 +76,14 @@ def read_tallies(folder: Path) -> ProgressCounts:
 
 
 class Progress:
-    """Documents, tokens, tokens/s and time left, on stderr: a moving line on a terminal, else one every 2 s.
+    """Shows documents, tokens, tokens/s and the time left on stderr.
+
+    A terminal shows one moving line. A log gets a new line every 2 s.
 
     Args:
-        folder: of the tallies.
-        total: bytes of the corpus that are to be read.
-        before: what earlier tries of the same have done already.
+        folder: folder of the tallies.
+        total: total number of bytes to read.
+        before: counts of the parts that earlier runs have finished.
     """
 
     def __init__(self, folder: Path, total: int, before: ProgressCounts) -> None:
@@ -113,7 +116,7 @@ class Progress:
         self._shown = time.monotonic()
         counts = read_tallies(self._folder)
         if not counts.documents and self._bar is None:
-            return  # still opening files, or what stops it at once
+            return  # files are still being opened, or an error stops the packing at the start
         seconds = self._shown - self._begin
         read = min(self._before.read + counts.read, self._total)
         left = "?" if not counts.read else clock(seconds * (self._total - read) / counts.read)
@@ -128,7 +131,7 @@ class Progress:
 
 
 def clock(seconds: float) -> str:
-    """``H:MM:SS``, or ``M:SS`` below an hour."""
+    """Format a time as ``H:MM:SS``, or as ``M:SS`` below an hour."""
     minutes, second = divmod(round(seconds), 60)
     hours, minute = divmod(minutes, 60)
     return f"{hours}:{minute:02}:{second:02}" if hours else f"{minute}:{second:02}"

@@ -1,7 +1,7 @@
-"""How much of each source a dataset takes: its caps, and in a mix its share of the whole.
+"""Select the parts of each source up to the source's limit. The limit follows from the caps and, in a mix, the weights.
 
-Of a source that is not taken whole, the first documents are, in the order of its files: whole parts, and of one part
-the first of its documents, which is packed anew for that.
+A limit selects the first documents of a source, in the order of the files: whole parts, and the first documents of one
+more part. This last part is packed again with only these documents.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from exact_titan.packing.parts import Part
 
 @dataclass
 class _SourceTotal:
-    """Documents and tokens of the first ``parts`` parts of a source, all of them finished."""
+    """Numbers of documents and tokens of a source's first ``parts`` parts. All these parts are finished."""
 
     parts: int = 0
     documents: int = 0
@@ -29,17 +29,17 @@ class _SourceTotal:
         self.tokens += result.tokens
 
     def reaches(self, limit: Limit) -> bool:
-        """Whether no document more is wanted."""
+        """Return whether the total is at the limit or above the limit."""
         enough_tokens = limit.tokens is not None and self.tokens >= limit.tokens
         return enough_tokens or (limit.documents is not None and self.documents >= limit.documents)
 
     def exceeds(self, limit: Limit) -> bool:
-        """Whether there is more than is wanted."""
+        """Return whether the total is above the limit."""
         tokens = limit.tokens is not None and self.tokens > limit.tokens
         return tokens or (limit.documents is not None and self.documents > limit.documents)
 
     def remaining(self, limit: Limit) -> Limit:
-        """What is wanted beside this."""
+        """Return the limit minus the total."""
         return Limit(
             None if limit.tokens is None else limit.tokens - self.tokens,
             None if limit.documents is None else limit.documents - self.documents,
@@ -47,11 +47,11 @@ class _SourceTotal:
 
 
 class FinishedParts:
-    """The results of a corpus's parts, as far as they are there.
+    """The results of the finished parts of a corpus.
 
     Args:
-        parts: all of them, in their order.
-        folder: where they lie.
+        parts: all parts of the corpus, in their order.
+        folder: folder of all parts.
     """
 
     def __init__(self, parts: Sequence[Part], folder: Path) -> None:
@@ -60,11 +60,14 @@ class FinishedParts:
         self._sums = {source: _SourceTotal() for source in self._by_source}
 
     def result(self, part: Part) -> PartResult | None:
-        """The part's result, if it is finished."""
+        """Return the part's result, or None if the part is not finished."""
         return PartResult.read(part_folder(self._folder, part))
 
     def are_enough(self, part: Part, limit: Limit) -> bool:
-        """Whether finished parts before this one, without a gap, already hold all that its source is to give."""
+        """Return whether the parts of the source before ``part`` are finished up to the limit of the source.
+
+        A part that is not finished ends the count.
+        """
         if limit == NO_LIMIT or part.is_cut:
             return False
         parts, total = self._by_source[part.source], self._sums[part.source]
@@ -77,10 +80,10 @@ class FinishedParts:
 
 
 def first_limits(corpus: Corpus) -> dict[int, Limit]:
-    """What each source is limited to before anything is read.
+    """Return the limit of each source that is known before any document is read.
 
     Raises:
-        InputError: for a cap that is less than the source's share.
+        InputError: if a cap is less than the source's share.
     """
     limits = {}
     for index, source in enumerate(corpus.sources):
@@ -101,13 +104,13 @@ def first_limits(corpus: Corpus) -> dict[int, Limit]:
 def select(
     corpus: Corpus, parts: Sequence[Part], folder: Path, pack: Callable[[list[Part]], None]
 ) -> list[tuple[Part, PartResult]]:
-    """The finished parts that make up the dataset, in their order.
+    """Return the finished parts of the dataset, in their order.
 
     Args:
-        corpus: what is packed.
-        parts: its parts; finished, but for those that the first limits make needless.
-        folder: where they lie.
-        pack: packs parts that take in only some of their documents.
+        corpus: the corpus.
+        parts: the parts of the corpus. All parts are finished, except parts beyond the first limits.
+        folder: folder of all parts.
+        pack: function that packs parts with a limit.
 
     Raises:
         InputError: if a source of a mix runs out before its share.
@@ -144,7 +147,7 @@ def _by_source(parts: Sequence[Part]) -> dict[int, list[Part]]:
 def _cut_to_limits(
     by_source: dict[int, list[Part]], limits: dict[int, Limit], folder: Path, pack: Callable[[list[Part]], None]
 ) -> dict[int, list[tuple[Part, PartResult]]]:
-    """Of each source the first parts that its limit allows, the last of them cut."""
+    """Return the first parts of each source, up to the limit of the source. The last part may be cut."""
     selected: dict[int, list[Part]] = {}
     for index, parts in by_source.items():
         selected[index] = []
@@ -162,7 +165,7 @@ def _cut_to_limits(
 
 
 def _results_until(parts: Sequence[Part], folder: Path) -> list[PartResult]:
-    """The results of the first parts, up to one that was not needed."""
+    """Return the results of the first parts, up to the first part that is not finished."""
     results = []
     for part in parts:
         result = PartResult.read(part_folder(folder, part))
@@ -187,7 +190,10 @@ def _check_shares(
     selected: dict[int, list[tuple[Part, PartResult]]],
     amounts: dict[int, int],
 ) -> None:
-    """That no source has run out: one that has more documents than it gives has its share, to within one of them."""
+    """Check that no source runs out before its share.
+
+    A source with more documents than its share gives its share with an error of less than one document.
+    """
     assert corpus.total is not None
     for index, source in enumerate(corpus.sources):
         share, amount = int(corpus.share(index) * corpus.total), amounts.get(index, 0)

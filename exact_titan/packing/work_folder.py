@@ -1,13 +1,14 @@
-"""Where packing keeps what is finished until the dataset is: ``.NAME.partial`` beside it; a later try goes on from it.
+"""The work folder ``.NAME.partial`` next to the dataset ``NAME``. A later command resumes from its finished parts.
 
 ::
 
-    parts/KEY/    a finished part (:mod:`exact_titan.packing.part`); KEY.… is one that is being made
-    tallies/      what each task has done, for the progress
-    errors/       what stopped a part
-    runs/         plans, logs and scripts of the executors
-    dataset/      the dataset while it is put together
-    lock          held by the process that packs
+    parts/KEY/    a finished part (:mod:`exact_titan.packing.part`); KEY.… is an unfinished part
+    tallies/      counts of each task, for the progress
+    errors/       error message of each part that failed
+    runs/         jobs, logs and scripts of the executors
+    dataset/      the dataset until it is complete
+    slurm-job     number of the Slurm job that packs the parts
+    lock          file lock of the packing process
 """
 
 import fcntl
@@ -22,13 +23,13 @@ from exact_titan.packing.part import RESULT
 
 
 class WorkFolder:
-    """The folder, and its own ones.
+    """The work folder and its subfolders.
 
     Args:
-        path: where it is.
+        path: the folder.
 
     Attributes:
-        part_count: parts that the dataset takes, as far as that is known yet.
+        part_count: number of the corpus's parts. 0 until the corpus is divided.
     """
 
     def __init__(self, path: Path) -> None:
@@ -40,11 +41,11 @@ class WorkFolder:
         self.part_count = 0
 
     def finished(self) -> int:
-        """How many parts are finished."""
+        """Return the number of finished parts."""
         return sum((folder / RESULT).is_file() for folder in self.parts.iterdir()) if self.parts.is_dir() else 0
 
     def begin(self) -> None:
-        """Make what is missing, and remove what earlier tries left half-made. No task may be at work in it."""
+        """Make the missing subfolders, and remove unfinished work of earlier commands. No task may use the folder."""
         for folder in (self.tallies, self.errors, self.dataset):
             shutil.rmtree(folder, ignore_errors=True)
         for folder in (self.parts, self.tallies, self.errors, self.runs):
@@ -54,17 +55,21 @@ class WorkFolder:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def error(self) -> str | None:
-        """What stopped the first of the parts that could not be packed."""
+        """Return the error message of the first part that failed, or None."""
         files = sorted(self.errors.iterdir())
         return files[0].read_text(encoding="utf-8") if files else None
 
 
 @contextmanager
 def work_folder(out: Path) -> Iterator[WorkFolder]:
-    """The work folder of ``out``, for this process alone. It goes when the work is done, or when nothing was finished.
+    """Lock the work folder of ``out`` for this process.
+
+    The folder is removed when the work is complete. After an error, the folder is kept if a part is finished. An
+    exception is a corpus of one part: its folder is removed, because one part is packed again quickly.
 
     Raises:
-        InputError: if another process works in it, it cannot be written, or the work fails; that says what is kept.
+        InputError: if another process uses the folder, the folder cannot be written, or the work fails. If the folder
+            is kept, the error gives the number of finished parts.
     """
     missing = [parent for parent in out.parents if not parent.exists()]
     work = WorkFolder(out.parent / f".{out.name}.partial")
@@ -77,7 +82,7 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
     except _InUseError as error:
         raise InputError(str(error)) from None
     except BaseException as error:
-        # One part alone is quickly made again.
+        # One part is packed again quickly.
         kept = work.finished() if work.part_count != 1 else 0
         if not kept:
             shutil.rmtree(work.path, ignore_errors=True)
@@ -87,7 +92,9 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
         if isinstance(error, OSError):
             error = InputError(f"--out {out} cannot be written: {error}")
         if isinstance(error, InputError) and kept:
-            raise InputError(f"{error} ({kept} parts are finished: the same command goes on from there)") from error
+            raise InputError(
+                f"{error} ({kept} parts are finished: the same command resumes from these parts)"
+            ) from error
         raise error
 
 
@@ -99,13 +106,15 @@ class _InUseError(Exception):
 def _locked(file: Path, out: Path) -> Iterator[None]:
     with file.open("a") as stream:
         if not _lock(stream):
-            raise _InUseError(f"--out {out}: another process is packing it: wait for that, or give another folder")
+            raise _InUseError(
+                f"--out {out}: another process is packing it: wait for that process, or give another folder"
+            )
         yield
 
 
 def _lock(stream: IO) -> bool:
     try:
-        # Not flock: processes that this one has started would hold that after its end.
+        # Not flock: a child process would hold an flock after the end of this process.
         fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False

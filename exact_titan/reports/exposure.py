@@ -1,4 +1,4 @@
-"""The exposure histogram of a split: how many targets have how much left context, and what EXACT makes of them."""
+"""The exposure histogram of a split: the targets per context bucket, and their loss mass with and without EXACT."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExposureReport:
-    """Targets per bucket with their weights and loss mass under ``standard`` and ``exact`` (the default alpha, gamma).
+    """The targets per bucket, their weights and their loss mass under ``standard`` and ``exact``.
+
+    ``exact`` uses the default alpha and gamma.
 
     Args:
         counts: supervised targets per bucket, int64 ``[len(Buckets(window))]``.
@@ -25,7 +27,7 @@ class ExposureReport:
         threshold: first context length of the tail, in tokens.
 
     Raises:
-        InputError: if no bucket begins at the threshold or after it.
+        InputError: if no bucket begins at the threshold or after the threshold.
     """
 
     counts: torch.Tensor
@@ -37,12 +39,12 @@ class ExposureReport:
         if not 0 <= self.threshold <= highest:
             raise InputError(
                 f"--threshold is {self.threshold}: with a window of {self.window} it lies between 0 and {highest}, "
-                "where the last bucket begins"
+                "the start of the last bucket"
             )
 
     @classmethod
     def of(cls, record: SplitRecord, window: int, threshold: int) -> "ExposureReport":
-        """The report of a split of a packed dataset."""
+        """Return the report of a split of a packed dataset."""
         return cls(torch.tensor(record.bucket_counts, dtype=torch.int64), window, threshold)
 
     @property
@@ -54,7 +56,10 @@ class ExposureReport:
 
     @property
     def tail_masses(self) -> tuple[float, float]:
-        """Share of the loss mass in the tail under ``standard``, which is its share of the targets, and ``exact``."""
+        """The tail's share of the loss mass under ``standard`` and under ``exact``.
+
+        The share under ``standard`` is the tail's share of the targets.
+        """
         bounds = Buckets(self.window).lower_bounds
         standard, exact = (
             tail_mass(self.counts, weights, bounds, threshold=self.threshold)
@@ -69,13 +74,13 @@ class ExposureReport:
         return int(bounds[bounds >= self.threshold][0])
 
     def mass_percent(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Loss mass of each bucket in percent of the whole under ``standard`` and ``exact``: float64 ``[n]`` each."""
+        """Return each bucket's loss mass in percent of the total, under ``standard`` and ``exact``: float64 ``[n]``."""
         standard = self.counts.double()
         exact = standard * self.weights
         return 100 * standard / standard.sum(), 100 * exact / exact.sum()
 
     def table(self) -> str:
-        """The histogram as text."""
+        """Return the histogram as text."""
         standard, exact = self.mass_percent()
         names = f"{'context':>13}  {'targets':>15}  {'share %':>8}  {'weight':>8}"
         lines = [f"{names}  {'mass % standard':>15}  {'mass % exact':>12}"]

@@ -1,4 +1,4 @@
-"""What each packing policy makes of the same documents, worked out from their lengths alone."""
+"""Compare the packing policies on the same documents. The comparison needs only the lengths of the documents."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,14 +20,14 @@ WINDOWS_AT_ONCE = 64
 
 @dataclass(frozen=True)
 class PolicyFigures:
-    """What a policy makes of documents.
+    """The result of a policy for a set of documents.
 
     Attributes:
-        policy: its name.
+        policy: name of the policy.
         window: inputs per window.
-        documents: how many there are.
-        windows: how many they fill.
-        cut: documents that have more than one segment.
+        documents: number of documents.
+        windows: number of windows.
+        cut: number of documents with more than one segment.
         counts: supervised targets per bucket, int64 ``[len(Buckets(window))]``; their sum is the number of inputs.
     """
 
@@ -40,13 +40,13 @@ class PolicyFigures:
 
     @classmethod
     def measure(cls, policy: str, window: int, lengths_D: np.ndarray, parts: Sequence[int] = ()) -> "PolicyFigures":
-        """Lay documents out and count, a few windows in memory at a time.
+        """Lay out the documents and count. Memory holds a few windows at a time.
 
         Args:
             policy: one of :data:`~exact_titan.dataset.policies.POLICIES`.
             window: inputs per window.
             lengths_D: tokens of each document, at least 2, int64 ``[D]``.
-            parts: numbers of documents that are laid out for themselves.
+            parts: number of documents of each part. Every part is laid out separately.
         """
         buckets = Buckets(window)
         counts = torch.zeros(len(buckets), dtype=torch.int64)
@@ -61,20 +61,22 @@ class PolicyFigures:
 
     @property
     def padding(self) -> int:
-        """Inputs that the windows lack to be full."""
+        """Number of padding inputs of all windows."""
         return self.windows * self.window - int(self.counts.sum())
 
     @property
     def padding_share(self) -> float:
-        """Padding as a share of all windows' inputs; the rest is the utilisation."""
+        """Padding as a share of the inputs of all windows. The utilisation is 1 minus this share."""
         return self.padding / (self.windows * self.window)
 
 
 def measure_policies(folder: Path, manifest: Manifest, split: str) -> list[PolicyFigures]:
-    """What each policy makes of the documents of a packed dataset's split; exact, and quick beside packing them.
+    """Return the result of each policy for the documents of a packed dataset's split.
+
+    The result is exact. The computation is much faster than packing.
 
     Raises:
-        InputError: if the documents' lengths are missing, or are not those that the dataset was packed from.
+        InputError: if the documents' lengths are missing, or the lengths do not give the windows of the dataset.
     """
     record = manifest.splits[split]
     lengths_D = read_lengths(folder, split, record.documents)
@@ -89,10 +91,10 @@ def measure_policies(folder: Path, manifest: Manifest, split: str) -> list[Polic
 
 
 def policy_table(figures: Sequence[PolicyFigures], threshold: int) -> str:
-    """Policies side by side, as text: share of the targets per bucket and in the tail, windows, cuts, padding.
+    """Return a table of the policies: targets per bucket and in the tail in percent, windows, cuts, padding.
 
     Raises:
-        InputError: if no bucket begins at the threshold or after it.
+        InputError: if no bucket begins at the threshold or after the threshold.
     """
     reports = [ExposureReport(one.counts, one.window, threshold) for one in figures]
     shares = [report.mass_percent()[0].tolist() for report in reports]

@@ -1,4 +1,4 @@
-"""One window of a packed dataset as text: which documents it holds, how much of each, and where they are cut."""
+"""One window of a packed dataset as text: the documents, the tokens of each document, and the cuts."""
 
 from itertools import accumulate, islice, pairwise
 from os import PathLike
@@ -13,14 +13,15 @@ from exact_titan.documents.tokenizer import FILE_NAME, load_tokenizer
 from exact_titan.errors import InputError
 
 _BEGINNING = 12
-"""Tokens of a document that a summary shows."""
+"""Number of a document's first tokens in a summary."""
 
 
 def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> str:
-    """Window ``k`` with a heading for each segment and its text, decoded with the dataset's own tokenizer.
+    """Return window ``k`` as text: a heading and the decoded text of each segment.
 
-    The text of a segment is that of its inputs and its last label; special tokens are shown. Which part of which
-    document it is follows from the documents' lengths, which are laid out again up to this window.
+    The dataset's tokenizer decodes the text. The text of a segment is the text of its inputs and of its last label,
+    with special tokens. The heading names the document and the part of the document. The function finds both from the
+    documents' lengths: the policy lays out the documents again, up to this window.
 
     Args:
         folder: the packed dataset.
@@ -28,8 +29,8 @@ def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> 
         split: ``train`` or ``val``.
 
     Raises:
-        InputError: if the dataset is not whole, has no such split or window, or its lengths are not those of its
-            windows.
+        InputError: if the dataset is incomplete, the dataset has no such split or window, or the lengths do not give
+            the windows of the dataset.
     """
     dataset = PackedDataset(folder, split)
     if not 0 <= k < len(dataset):
@@ -57,7 +58,7 @@ def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> 
 
 
 def window_summary(dataset: PackedDataset, k: int) -> str:
-    """Window ``k`` of a dataset in one line: its number, and of every document in it the tokens and how it begins."""
+    """Return window ``k`` in one line: its number, and the number of tokens and the first words of every document."""
     tokenizer = load_tokenizer(dataset.folder / TOKENIZER_FOLDER / FILE_NAME)
     window = dataset[k]
     borders = window["cu_seqlens"].tolist()
@@ -71,7 +72,7 @@ def window_summary(dataset: PackedDataset, k: int) -> str:
 
 
 def _segments(dataset: PackedDataset, k: int, split: str, lengths_D: np.ndarray, borders: list[int]) -> list[Segment]:
-    """The segments of window ``k`` by its policy, which must be those that the window has."""
+    """Compute the segments of window ``k`` with the policy, and check that the window has these segments."""
     layout = lay_out(dataset.manifest.policy, dataset.window, lengths_D, dataset.record.parts)
     segments = next(islice(layout, k, None), [])
     ends = accumulate(segment.inputs for segment in segments)
@@ -83,7 +84,7 @@ def _segments(dataset: PackedDataset, k: int, split: str, lengths_D: np.ndarray,
 
 
 def _part(segment: Segment, tokens: int) -> str:
-    """Which part of its document a segment is; ``tokens`` is the document's length, end of text included."""
+    """Describe the part of the document in a segment. ``tokens`` is the document's length, with end-of-text."""
     last = segment.first + segment.inputs  # the last label
     cuts = ["begins before"] * (segment.first > 0) + ["goes on after"] * (last < tokens - 1)
     cut = f"cut: it {' and '.join(cuts)} this segment" if cuts else "whole"

@@ -1,7 +1,8 @@
-"""Level attention work: which windows of an optimizer step go to which rank, in which microbatch.
+"""Balance the attention work: assign the windows of an optimizer step to ranks and microbatches.
 
-Windows are equally long, but attention costs the sum of their squared document lengths, and in every microbatch all
-ranks wait for the one with the most: their layers gather and reduce together.
+All windows have the same length, but the attention work of a window is the sum of its squared document lengths. In
+every microbatch all ranks wait for the rank with the most work, because the ranks gather and reduce every layer
+together.
 """
 
 import heapq
@@ -13,48 +14,60 @@ from exact_titan.dataset.dataset import PackedDataset
 
 
 def attention_work(dataset: PackedDataset, k: int) -> int:
-    """Sum of the squared segment lengths of window ``k``, padding included: query-key pairs without a mask.
+    """Return the sum of the squared segment lengths of window ``k``: the number of query-key pairs without a mask.
 
-    It is read from the shard's index each time, so that nothing is kept, however many windows there are.
+    Padding counts as a segment. The function reads the shard's index at every call, and keeps nothing in memory for
+    any number of windows.
     """
     length_S = dataset.segment_lengths(k).astype(np.int64)
     return int((length_S**2).sum() + (dataset.window - length_S.sum()) ** 2)
 
 
 class Imbalance:
-    """How much more attention work than the mean of the ranks the heaviest had, in the rounds since it was taken."""
+    """The ratio of the heaviest rank's attention work to the mean over the ranks, since the last :meth:`take`.
+
+    A *round* is one microbatch of every rank.
+    """
 
     def __init__(self) -> None:
         self._heaviest = self._mean = 0.0
 
     def add(self, work_SR: np.ndarray) -> None:
-        """Add rounds; ``work_SR`` is the work of each rank in each of them."""
+        """Add S rounds of R ranks. ``work_SR`` is the work of each rank in each round."""
         self._heaviest += float(work_SR.max(axis=1).sum())
         self._mean += float(work_SR.mean(axis=1).sum())
 
     def take(self) -> float:
-        """Sum of the rounds' heaviest over that of their means, at least 1 and 1 for none, and begin again."""
+        """Return the ratio, and reset the sums.
+
+        The ratio is the sum of the rounds' maxima divided by the sum of the rounds' means. The ratio is at least 1.
+        Without rounds the ratio is 1.
+        """
         ratio = self._heaviest / self._mean if self._mean else 1.0
         self._heaviest = self._mean = 0.0
         return ratio
 
 
 def deal(work_N: Sequence[int], *, ranks: int, batch: int) -> np.ndarray:
-    """Deal windows out so that in every microbatch, and in all of them together, the ranks have level work.
+    """Assign windows to ranks with about equal work per rank, in every microbatch and in the whole optimizer step.
 
-    Longest processing time first with equal counts (Graham, "Bounds on Multiprocessing Timing Anomalies", 1969), three
-    times over: windows into microbatches, the heaviest first into the lightest with room; microbatches in the order of
-    their work into rounds, one for each rank, which makes the sum of the rounds' heaviest the least there is; and the
-    heaviest of a round to the rank with the least so far. Ties go to the earlier one: the result depends on the
-    arguments alone.
+    The algorithm is longest processing time first with equal counts (Graham, "Bounds on Multiprocessing Timing
+    Anomalies", 1969), in three steps:
+
+    1. Windows go into microbatches: the heaviest window first, into the lightest microbatch with room.
+    2. Microbatches, sorted by work, go into rounds of one microbatch for each rank. This order minimizes the sum of
+       the rounds' maxima.
+    3. In each round, the heaviest microbatch goes to the rank with the least work so far.
+
+    In a tie, the earlier window, microbatch or rank is first. The result depends only on the arguments.
 
     Args:
-        work_N: work of each window; N is a multiple of ``ranks * batch``.
-        ranks: how many share a round.
-        batch: windows of a microbatch.
+        work_N: work of each window. N is a multiple of ``ranks * batch``.
+        ranks: number of ranks.
+        batch: number of windows in a microbatch.
 
     Returns:
-        Indices into ``work_N``, each once: int64 ``[rounds, ranks, batch]``, ascending within a microbatch.
+        Indices of ``work_N``, each index once: int64 ``[rounds, ranks, batch]``, ascending within a microbatch.
     """
     microbatches: list[list[int]] = [[] for _ in range(len(work_N) // batch)]
     lightest = [(0, number) for number in range(len(microbatches))]

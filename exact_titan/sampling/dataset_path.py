@@ -1,6 +1,7 @@
-"""The option ``dataset_path``: a packed dataset's folder, or several with weights, ``packed/web=3,packed/math=1``.
+"""The option ``dataset_path``: the folder of a packed dataset, or several folders, with or without weights.
 
-A list in a TOML comes here as one string, as torchtitan's own lists do on the command line: split at the commas.
+Example: ``packed/web=3,packed/math=1``. A list in a TOML is passed as one string. A comma separates two entries, as in
+the list options of torchtitan on the command line.
 """
 
 import re
@@ -15,7 +16,7 @@ _WEIGHT = re.compile(r"\d+(\.\d+)?|\.\d+|\d+/0*[1-9]\d*")
 
 @dataclass(frozen=True)
 class Entry:
-    """One folder, and its weight if it has one: exact, so that shares can be."""
+    """One folder and its weight. The weight is an exact fraction, so the shares are exact. None: no weight."""
 
     folder: Path
     weight: Fraction | None = None
@@ -25,13 +26,14 @@ class Entry:
 
 
 def parse(dataset_path: str) -> list[Entry]:
-    """The folders that ``dataset_path`` names, one or more, either all with weights above 0 or none with any.
+    """Parse ``dataset_path`` to one or more entries. Either all entries have weights above 0, or no entry has a weight.
 
-    A weight is an integer, a decimal or a fraction. What is a folder as it stands is that folder, whatever its name.
-    Several without weights are meant one after another.
+    A weight is an integer, a decimal or a fraction. A run reads several datasets without weights one after another. If
+    the whole text, or the text of an entry, is an existing folder, the text is the folder's path: a comma or ``=`` is
+    then part of the name.
 
     Raises:
-        InputError: for an empty entry, a weight that is no number or 0, weights that sum to 0, or a missing one.
+        InputError: if an entry is empty, a weight is 0 or no number, the weights sum to 0, or a weight is missing.
     """
     if Path(dataset_path).is_dir():
         return [Entry(Path(dataset_path))]
@@ -52,7 +54,7 @@ def parse(dataset_path: str) -> list[Entry]:
 
 
 def join(entries: list[Entry]) -> str:
-    """``dataset_path`` that names these entries."""
+    """Return the ``dataset_path`` of the entries."""
     return ",".join(map(str, entries))
 
 

@@ -1,4 +1,4 @@
-"""The packed datasets of a run as one: which window of which dataset stands at every place, and what they hold."""
+"""The packed datasets of a run as one mixture: the dataset and the turn at every place, and the expected counts."""
 
 from bisect import bisect_right
 from collections.abc import Mapping
@@ -17,26 +17,28 @@ from exact_titan.sampling.shares import Shares
 
 
 class Mixture:
-    """One packed dataset, several mixed by weight, or several one after another, as ``dataset_path`` names them.
+    """One packed dataset, a weighted mixture of datasets, or several datasets one after another.
 
-    Place ``k`` belongs to a dataset and is a turn of it. By weight (:class:`Shares`), every prefix of the run has its
-    share of each dataset within less than one window. The order in which the datasets are named does not matter.
+    Every place belongs to one dataset and is one turn of this dataset. In a weighted mixture (:class:`Shares`), the
+    first ``k`` places contain each dataset's exact share with an error of less than one window, for every ``k``. The
+    order of the datasets in ``dataset_path`` does not matter.
 
     Args:
-        dataset_path: a folder or several (:mod:`exact_titan.sampling.dataset_path`).
-        split: ``train`` or ``val``, of all of them.
+        dataset_path: one or more folders (:mod:`exact_titan.sampling.dataset_path`).
+        split: ``train`` or ``val``. All datasets use the same split.
         manifests: manifests by folder that the caller has read already.
 
     Attributes:
-        dataset_path, split: as given.
-        datasets: in the order of their fingerprints.
-        shares: the schedule; None for datasets one after another.
+        dataset_path, split: the arguments.
+        datasets: the datasets, sorted by fingerprint.
+        shares: the schedule. None for datasets one after another.
         window: inputs per window (L).
-        buckets: the buckets of that window.
+        buckets: the buckets of a window of L inputs.
 
     Raises:
-        InputError: if a dataset is not whole, two were packed with different tokenizers or window lengths, one appears
-            twice, or the weights' ratio is too fine (:data:`~exact_titan.sampling.shares.LONGEST_PERIOD`).
+        InputError: if a dataset is incomplete, two datasets were packed with different tokenizers or window lengths, a
+            dataset appears twice, or the ratio of the weights is too fine
+            (:data:`~exact_titan.sampling.shares.LONGEST_PERIOD`).
     """
 
     def __init__(
@@ -55,14 +57,17 @@ class Mixture:
         self._first_places = [0, *accumulate(len(dataset) for dataset in self.datasets)]
 
     def __getitem__(self, place: int) -> tuple[int, int]:
-        """Index in ``datasets`` of the dataset at ``place >= 0``, and which of its turns that is, from 0."""
+        """Return the index in ``datasets`` of the dataset at ``place >= 0``, and the turn of the dataset there."""
         if self.shares is not None:
             return self.shares[place]
         index = bisect_right(self._first_places, place) - 1
         return index, place - self._first_places[index]
 
     def places_once(self) -> int:
-        """Places before a window would come a second time: by weight, where the first dataset has none left."""
+        """Return the number of places before any window repeats.
+
+        In a weighted mixture, the first dataset without windows left ends this range.
+        """
         if self.shares is None:
             return self._first_places[-1]
         return min(self.shares.place(index, len(dataset)) for index, dataset in enumerate(self.datasets))
@@ -74,10 +79,12 @@ class Mixture:
 
     @property
     def counts(self) -> np.ndarray:
-        """Supervised targets per bucket to expect in as many windows as the datasets have, int64 ``[len(buckets)]``.
+        """Expected supervised targets per bucket, int64 ``[len(buckets)]``.
 
-        Each dataset's mean targets per window, by its share of the windows; rounded, so 0 where less than half a target
-        is to be expected. For one dataset, and for several one after another, the datasets' own counts.
+        The counts are for N windows of the run. N is the number of windows of all datasets together. In a weighted
+        mixture, the count is the sum over the datasets of: mean targets per window, times N, times the dataset's share.
+        The sum is rounded: below half a target the count is 0. For one dataset, and for several datasets one after
+        another, the counts are the sum of the datasets' counts.
         """
         total = self._first_places[-1]
         expected_n = [Fraction(0)] * len(self.buckets)
@@ -90,14 +97,20 @@ class Mixture:
 
     @property
     def fingerprint(self) -> str:
-        """The dataset's fingerprint; of several, ``FINGERPRINT=WEIGHT,…`` with integer weights, if they have any."""
+        """Fingerprint of the dataset. For several datasets ``FINGERPRINT,…`` or, weighted, ``FINGERPRINT=WEIGHT,…``.
+
+        The weights are integers.
+        """
         names = [dataset.manifest.fingerprint for dataset in self.datasets]
         if self.shares is None or len(names) == 1:
             return ",".join(names)
         return ",".join(f"{name}={weight}" for name, weight in zip(names, self.shares.weights, strict=True))
 
     def difference(self, fingerprint: str) -> str:
-        """``WHAT WAS, not WHAT IS`` for another mixture's ``fingerprint``, naming the datasets whose shares differ."""
+        """Return the difference to another mixture's ``fingerprint`` as ``OTHER, not THIS``.
+
+        The text names the datasets with different shares.
+        """
         folders = {dataset.manifest.fingerprint: str(dataset.folder) for dataset in self.datasets}
         was, now = _shares_of(fingerprint), _shares_of(self.fingerprint)
         changes = [
@@ -115,7 +128,7 @@ def _check_alike(datasets: list[PackedDataset]) -> None:
     for one, other in combinations(datasets, 2):
         if one.manifest.fingerprint == other.manifest.fingerprint:
             raise InputError(
-                f"{one.folder} and {other.folder} are the same packed dataset: name it once, with all its weight"
+                f"{one.folder} and {other.folder} are the same packed dataset: name it once, with its whole weight"
             )
     first = datasets[0]
     for other in datasets[1:]:
@@ -123,7 +136,7 @@ def _check_alike(datasets: list[PackedDataset]) -> None:
         if ours.sha256 != theirs.sha256:
             raise InputError(
                 f"{first.folder} and {other.folder} were packed with different tokenizers ({ours.name}, sha256 "
-                f"{ours.sha256[:12]}…, and {theirs.name}, {theirs.sha256[:12]}…): pack both with one"
+                f"{ours.sha256[:12]}…, and {theirs.name}, {theirs.sha256[:12]}…): pack both with one tokenizer"
             )
         if first.window != other.window:
             raise InputError(
@@ -146,7 +159,7 @@ def _shares(entries: list[Entry], dataset_path: str) -> Shares | None:
 
 
 def _shares_of(fingerprint: str) -> dict[str, Fraction]:
-    """The share of each dataset by its fingerprint, from a mixture's."""
+    """Return the share of each dataset, by the dataset's fingerprint, from a mixture's fingerprint."""
     parts = [part.partition("=") for part in fingerprint.split(",")]
     weights = {name: int(weight or 1) for name, _, weight in parts}
     return {name: Fraction(weight, sum(weights.values())) for name, weight in weights.items()}

@@ -1,7 +1,8 @@
-"""The one global order of windows: a keyed permutation, so that any place in any epoch is found without a list.
+"""The shuffled order of a dataset's windows: a keyed permutation, which needs no list of the windows.
 
-A Feistel network over the smallest power of two that holds all windows, walked until the result is one of them (Black
-and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). Mixing: the finaliser of SplitMix64.
+The permutation is a Feistel network over the smallest power of two that is at least the number of windows. If a result
+is not a window, the network is applied again until the result is a window (cycle walking: Black and Rogaway, "Ciphers
+with Arbitrary Finite Domains", 2002). The round function is the finaliser of SplitMix64.
 """
 
 import hashlib
@@ -19,7 +20,7 @@ def _mix(x: np.ndarray) -> np.ndarray:
 
 
 def permute(index: np.ndarray, n: int, key: bytes) -> np.ndarray:
-    """Images of ``index`` (uint64, each below ``n``) under the permutation of ``0 … n-1`` that ``key`` names."""
+    """Return the images of ``index`` (uint64, each below ``n``) under the permutation of ``0 … n-1`` with ``key``."""
     bits = max(2, (n - 1).bit_length())
     keys = [
         np.uint64(int.from_bytes(hashlib.sha256(key + bytes([round_])).digest()[:8], "little"))
@@ -45,14 +46,14 @@ def permute(index: np.ndarray, n: int, key: bytes) -> np.ndarray:
 
 
 class WindowOrder:
-    """Which window stands at place ``k`` of a run: a pure function of (fingerprint, seed, k), O(1) in time and memory.
+    """The window at every turn of a dataset: a pure function of (fingerprint, seed, turn), O(1) in time and memory.
 
-    Every epoch is a permutation of its own of all windows.
+    Every epoch is a new permutation of all windows.
 
     Args:
-        n: number of windows.
-        fingerprint: the packed dataset's.
-        seed: of the run.
+        n: number of windows of the dataset.
+        fingerprint: fingerprint of the packed dataset.
+        seed: seed of the run.
     """
 
     def __init__(self, n: int, fingerprint: str, seed: int) -> None:
@@ -60,14 +61,14 @@ class WindowOrder:
         self._name = f"{fingerprint}/{seed}/"
         self._block: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.uint64))
 
-    def __getitem__(self, k: int) -> int:
-        """Window at place ``k >= 0`` of the run."""
-        epoch, place = divmod(k, self.n)
-        block, offset = divmod(place, _BLOCK)
-        # A block at a time, because one numpy call costs as much for a thousand places as for one.
+    def __getitem__(self, turn: int) -> int:
+        """Return the window at ``turn >= 0`` of the dataset."""
+        epoch, index = divmod(turn, self.n)
+        block, offset = divmod(index, _BLOCK)
+        # The permutation of a whole block is computed at once: one numpy call costs the same for 1 and for 1000 turns.
         name = epoch * (self.n // _BLOCK + 1) + block
         if self._block[0] != name:
             start = block * _BLOCK
-            places = np.arange(start, min(start + _BLOCK, self.n), dtype=np.uint64)
-            self._block = (name, permute(places, self.n, f"{self._name}{epoch}".encode()))
+            index_B = np.arange(start, min(start + _BLOCK, self.n), dtype=np.uint64)
+            self._block = (name, permute(index_B, self.n, f"{self._name}{epoch}".encode()))
         return int(self._block[1][offset])

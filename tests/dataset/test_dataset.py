@@ -85,7 +85,7 @@ def test_out_of_range(folder: Path, k: int) -> None:
 
 
 def test_segments_anywhere(tmp_path: Path) -> None:
-    """Segments that neither follow one another in the tokens nor fill every window, as a best-fit policy makes them."""
+    """The segments are not in the order of the tokens and do not fill every window, as with a best-fit policy."""
     arrays = {
         "tokens": np.arange(100, 140, dtype=np.uint32),
         "segment_start": np.array([30, 2, 10, 10], dtype=np.int64),

@@ -102,5 +102,5 @@ def test_not_json(tmp_path: Path, text: str) -> None:
 def test_parts_that_are_not_the_split(tmp_path: Path) -> None:
     record = replace(MANIFEST.splits["train"], parts=[2, 10**12])
     replace(MANIFEST, splits={"train": record}).write(tmp_path)
-    with pytest.raises(InputError, match=r"the parts of train have 1000000000002 documents, and the split 5"):
+    with pytest.raises(InputError, match=r"the parts of train have 1000000000002 documents, and the split has 5"):
         Manifest.read(tmp_path)

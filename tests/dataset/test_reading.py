@@ -16,7 +16,7 @@ ARRAYS = ("tokens", "segment_start", "segment_length", "window_segments")
 
 @pytest.fixture
 def broken(dataset: PackedDataset, tmp_path: Path) -> Callable[[str, int, int], Path]:
-    """A copy of the dataset with one number in its shard that is another; the sizes are the same."""
+    """Make a copy of the dataset with one changed number in its shard. The sizes do not change."""
 
     def change(name: str, index: int, value: int) -> Path:
         folder = shutil.copytree(dataset.folder, tmp_path / "packed")
@@ -61,7 +61,7 @@ def test_segments_that_are_none_are_one_line(broken, name, index, value):
     [("window_segments", 1, 2**50), ("segment_length", 0, 2**31 - 1), ("segment_length", 5, 0)],
 )
 def test_segments_that_are_none_are_one_line_where_the_work_is_looked_up(broken, name, index, value):
-    """Before a window is read, which would take as much memory as a segment is long."""
+    """The check comes before the read of a window, because the read would allocate the memory of a broken length."""
     folder = broken(name, index, value)
     with pytest.raises(InputError, match=rf"^window \d of {folder} is broken "):
         next(iter(loader(folder, ranks=2)))
@@ -70,6 +70,6 @@ def test_segments_that_are_none_are_one_line_where_the_work_is_looked_up(broken,
 def test_a_token_id_that_the_tokenizer_does_not_have_is_named(broken, dataset):
     folder = broken("tokens", 70, 300)
     windows = [k for k in range(len(dataset)) if 300 in PackedDataset(folder)[k]["input"]]
-    message = rf"^window {windows[0]} of {folder} is broken \(it has the token id 300, and its tokenizer 256 ids\)"
+    message = rf"^window {windows[0]} of {folder} is broken \(it has the token id 300, and its tokenizer has 256 ids\)"
     with pytest.raises(InputError, match=message):
         list(loader(folder))

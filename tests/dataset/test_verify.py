@@ -26,7 +26,7 @@ def folder(tmp_path: Path, word_tokenizer: Path, write_jsonl: Callable[[Path, li
 
 
 def resign(folder: Path, arrays: dict[str, np.ndarray], **split: object) -> None:
-    """Write other arrays with a manifest that fits their bytes, so that only the invariants can find the mistake."""
+    """Write other arrays and a manifest with their digest. Only the invariants can then find the mistake."""
     (folder / SHARD).unlink()
     size, sha256 = write_shard(folder / SHARD, arrays)
     manifest = Manifest.read(folder)
@@ -79,7 +79,7 @@ def test_another_tokenizer(folder: Path) -> None:
         ("tokens", 3, 300, "each token is in the vocabulary"),
         ("segment_start", 1, -1, "each segment and its last label lie within the tokens"),
         ("segment_start", -1, 30, "each segment and its last label lie within the tokens"),
-        ("segment_length", 0, 6, "its windows are those that concat makes of the documents' lengths"),
+        ("segment_length", 0, 6, "its windows are the windows that concat makes of the documents' lengths"),
         ("segment_length", 0, 9, "each window has at most its length in inputs"),
         ("segment_start", 1, 7, "each token is stored once"),
         ("tokens", 7, 5, "each document ends with the end-of-text token"),
@@ -114,7 +114,7 @@ def test_other_lengths(folder: Path) -> None:
     file = folder / "train-lengths.npy"
     lengths = np.load(file)
     np.save(file, lengths[::-1])
-    with pytest.raises(InputError, match="its windows are those that concat makes of the documents' lengths"):
+    with pytest.raises(InputError, match="its windows are the windows that concat makes of the documents' lengths"):
         list(verify(folder))
     file.unlink()
     with pytest.raises(InputError, match=r"train-lengths\.npy is missing"):
@@ -124,7 +124,7 @@ def test_other_lengths(folder: Path) -> None:
 def test_another_policy(folder: Path) -> None:
     manifest = Manifest.read(folder)
     dataclasses.replace(manifest, policy="best_fit").write(folder)
-    with pytest.raises(InputError, match="its windows are those that best_fit makes of the documents' lengths"):
+    with pytest.raises(InputError, match="its windows are the windows that best_fit makes of the documents' lengths"):
         list(verify(folder))
     dataclasses.replace(manifest, policy="later").write(folder)
     with pytest.raises(InputError, match="policy is 'later', this version knows concat, best_fit"):

@@ -63,7 +63,7 @@ def test_a_document_is_the_same_with_its_special_tokens(
 
 
 def test_a_tokenizer_that_looks_over_the_spaces_takes_the_whole(short_pieces: None, tmp_path: Path) -> None:
-    """As SentencePiece's: it puts a mark before every text, and merges what it likes."""
+    """A tokenizer like SentencePiece: it puts a mark before every text, and merges tokens across spaces."""
     marked = Tokenizer(models.BPE(unk_token="</s>"))
     marked.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     trainer = trainers.BpeTrainer(vocab_size=300, special_tokens=["</s>"], show_progress=False)

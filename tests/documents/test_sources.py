@@ -35,7 +35,7 @@ def as_jsonl(folder: Path) -> Path:
 
 
 def as_gzip(folder: Path) -> Path:
-    # Two members, as `cat a.gz b.gz` makes them.
+    # The file has two gzip members, like the output of `cat a.gz b.gz`.
     (folder / "d.jsonl.gz").write_bytes(gzip.compress(LINES[:50]) + gzip.compress(LINES[50:]))
     return folder / "d.jsonl.gz"
 
@@ -53,7 +53,7 @@ def as_parquet(folder: Path) -> Path:
 
 
 def as_folder(folder: Path) -> Path:
-    """Files of every kind, in the order of their names."""
+    """Write a file of every kind. The names sort in the order of the texts."""
     (folder / "all" / "sub").mkdir(parents=True)
     (folder / "all" / "a.txt").write_bytes(TEXTS[0].encode())
     (folder / "all" / "b.jsonl.gz").write_bytes(gzip.compress(json.dumps({"text": TEXTS[1]}).encode()))
@@ -68,7 +68,7 @@ def test_every_kind_gives_the_same_documents(
     tmp_path: Path, write: Callable[[Path], Path], capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert texts(Source(write(tmp_path), "text")) == TEXTS
-    assert capfd.readouterr() == ("", ""), "datatrove's log stays off the terminal"
+    assert capfd.readouterr() == ("", ""), "datatrove does not log to the terminal"
 
 
 @pytest.mark.parametrize("write", [as_jsonl, as_gzip, as_zstd, as_parquet])
@@ -81,7 +81,7 @@ def test_what_is_kept_of_a_file(tmp_path: Path, write: Callable[[Path], Path]) -
     with source.open(file) as reader:
         next(reader.texts())
         assert 0 < reader.progress <= 1
-        assert reader.digest() == digest, "of the whole file, also if only its beginning was read"
+        assert reader.digest() == digest, "the digest is of the whole file, also after a partial read"
     assert read(source, file)[1].digest() == digest
 
 
@@ -95,7 +95,7 @@ def test_a_folder_is_its_files(tmp_path: Path) -> None:
         Source(folder, "text", "none*")
     before = source.files[0]
     (folder / "a.txt").write_text("other")
-    assert Source(folder, "text").files[0] != before, "a file that has changed is another"
+    assert Source(folder, "text").files[0] != before, "a changed file has another version"
 
 
 def test_documents_without_text_are_counted(tmp_path: Path) -> None:

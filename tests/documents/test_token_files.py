@@ -22,7 +22,7 @@ from exact_titan.errors import InputError
 pytest_plugins = ["tests.text_fixtures"]
 
 EOS = 0
-# Code in the index, as numbered by Megatron-LM's DType, and the type that struct gives it.
+# The code of Megatron-LM's DType in the index, and the type letter of struct.
 CODES = {
     "uint8": (1, "B"),
     "int8": (2, "b"),
@@ -46,7 +46,7 @@ def write_megatron(
     borders: list[int] | None = None,
     modes: bytes = b"",
 ) -> Path:
-    """NAME.bin and NAME.idx of documents of sequences, by the published layout; the options make them wrong."""
+    """Write NAME.bin and NAME.idx in the published layout. The options write wrong values."""
     letter = CODES[dtype][1]
     sequences = [sequence for document in documents for sequence in document]
     data = b"".join(struct.pack(f"<{len(ids)}{letter}", *ids) for ids in sequences)
@@ -64,7 +64,7 @@ def write_megatron(
 
 
 def write_datatrove(file: Path, documents: list[list[int]], width: int) -> Path:
-    """NAME.ds and NAME.ds.index by the layout of datatrove's TokenizedFile."""
+    """Write NAME.ds and NAME.ds.index in the layout of datatrove's TokenizedFile."""
     letter = {2: "H", 4: "I"}[width]
     file.write_bytes(b"".join(struct.pack(f"<{len(ids)}{letter}", *ids) for ids in documents))
     ends = list(accumulate(map(len, documents)))
@@ -78,14 +78,14 @@ def as_lists(documents: Iterable[np.ndarray]) -> list[list[int]]:
 
 @st.composite
 def megatron_documents(draw: st.DrawFn) -> tuple[str, list[list[list[int]]]]:
-    """A dtype and documents of sequences of its ids. Sequences and documents may be empty, but not all."""
+    """Draw a dtype and documents of sequences of ids. Sequences and documents may be empty, but not all of them."""
     dtype = draw(st.sampled_from(sorted(CODES)))
     ids = st.integers(0, int(np.iinfo(dtype).max))
     documents = st.lists(st.lists(st.lists(ids, max_size=9), max_size=4), min_size=1, max_size=12)
     return dtype, draw(documents.filter(lambda all: any(chain.from_iterable(all))))
 
 
-# No deadline: the machines that run this are shared and slow at times.
+# No deadline: the test machines are shared and sometimes slow.
 @settings(deadline=None, max_examples=80)
 @given(written=megatron_documents(), block=st.integers(1, 5), first=st.integers(0, 12))
 @example(written=("int32", [[[7, 8], [9], [10, 11, 12]], [], [[13]]]), block=1, first=1)
@@ -100,7 +100,7 @@ def test_megatron_documents_come_out_token_for_token(
     expected = [list(chain.from_iterable(document)) for document in documents]
     file = write_megatron(tmp_path_factory.mktemp("megatron") / "corpus_text.v1", documents, dtype)
     with pytest.MonkeyPatch.context() as patch:
-        # What goes by blocks of the index must not show where they end.
+        # The result must not depend on the size of the index blocks.
         patch.setattr(token_files, "_BLOCK", block)
         opened = open_token_file(file)
         assert as_lists(opened.read()) == expected
@@ -170,7 +170,7 @@ def test_a_pair_is_the_same_by_either_file(tmp_path: Path) -> None:
     before = digest_of_all(file.digests())
     write_megatron(tmp_path / "corpus", [[[1], [2, 3]]], "int32")
     assert digest_of_all(open_token_file(data).digests()) != before, (
-        "the same ids in other documents are another source"
+        "the same ids in other documents have another digest"
     )
 
 
@@ -187,7 +187,7 @@ def test_documents_for_the_packer_end_with_end_of_text(tmp_path: Path) -> None:
         ended = list(ended_documents(file, eos_id=EOS, vocab_size=8, dtype=dtype))
         assert as_lists(ended) == [[5, 6, EOS], [5, 6, EOS], [EOS], [EOS], [EOS, 7, EOS]]
         assert {ids_m.dtype for ids_m in ended} == {dtype}
-    # An end-of-text id that the file's own type does not hold.
+    # The dtype of the file cannot hold this end-of-text id.
     file = open_token_file(write_datatrove(tmp_path / "short.ds", [[5, 6]], 2))
     ended = ended_documents(file, eos_id=128001, vocab_size=128256, dtype=np.dtype(np.uint32))
     assert as_lists(ended) == [[5, 6, 128001]]
@@ -239,7 +239,7 @@ def bad_megatron(**options: object) -> Callable[[Path], Path]:
 
 
 def changed(name: str, change: Callable[[bytes], bytes] | None) -> Callable[[Path], Path]:
-    """Good files of both formats, one of them with its bytes changed, or without it."""
+    """Write good files of both formats, and change the bytes of one file or remove the file."""
 
     def write(folder: Path) -> Path:
         write_megatron(folder / "corpus", GOOD, "int32")
@@ -270,12 +270,18 @@ def with_loss_mask(folder: Path) -> Path:
         (changed("corpus.idx", lambda content: content[:20]), r"corpus\.idx is broken \(cut short after 20 bytes\)"),
         (changed("corpus.idx", lambda content: content[:-8]), r"corpus\.idx is broken \(it has 86 bytes, .* say 94\)"),
         (changed("corpus.idx", lambda content: content + b"0"), r"corpus\.idx is broken \(it has 95 bytes"),
-        (bad_megatron(version=2), r"corpus\.idx has version 2, this reads 1: write the pair again"),
+        (
+            bad_megatron(version=2),
+            r"corpus\.idx has version 2, this version of exact_titan reads 1: write the pair",
+        ),
         (bad_megatron(code=7), r"has dtype code 7, which is no integer type \(1 uint8, .* 8 uint16\): write the pair"),
         (bad_megatron(code=9), r"has dtype code 9, which is no integer type"),
         (bad_megatron(modes=bytes(3)), r"corpus\.idx has sequence modes, the data are multimodal: give a pair of text"),
-        (bad_megatron(code=8), r"broken \(sequence 2 does not begin where the one before it ends\): copy or write it"),
-        (bad_megatron(pointers=[0, 16, 12]), r"broken \(sequence 2 does not begin where the one before it ends\)"),
+        (
+            bad_megatron(code=8),
+            r"broken \(sequence 2 does not begin where the sequence before it ends\): copy or write",
+        ),
+        (bad_megatron(pointers=[0, 16, 12]), r"broken \(sequence 2 does not begin where the sequence before it ends\)"),
         (bad_megatron(pointers=[4, 16, 20]), r"broken \(sequence 1 does not begin where"),
         (bad_megatron(lengths=[4, -1, 3], pointers=[0, 16, 12]), r"broken \(sequence 2 does not begin where"),
         (bad_megatron(borders=[]), r"broken \(its documents do not cover its 3 sequences\)"),

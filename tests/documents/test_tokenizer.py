@@ -56,7 +56,7 @@ def test_smallest_type_that_holds_the_ids(bpe_tokenizer: Path, tmp_path: Path) -
 
 def test_where_the_end_token_comes_from(bpe_tokenizer: Path, word_tokenizer: Path, tmp_path: Path) -> None:
     assert DocumentTokenizer(bpe_tokenizer, "<bos>").record.eos_id == BOS
-    assert DocumentTokenizer(word_tokenizer / "tokenizer.json").record.eos_id == 0, "</s> is a known one"
+    assert DocumentTokenizer(word_tokenizer / "tokenizer.json").record.eos_id == 0, "</s> is a known end-of-text token"
     shutil.copy(bpe_tokenizer / "tokenizer.json", tmp_path)
     with pytest.raises(InputError, match="names no end-of-text token: name it with --eos-token"):
         DocumentTokenizer(tmp_path)

@@ -79,7 +79,7 @@ def test_equation_5_the_tails_extra_mass_is_alpha(counts, alpha, gamma, min_coun
         total = count_n[among].sum()
         if total:
             extra = (count_n[among] / total * (weights[among] - 1)).sum().item()
-            # float32 weights, of which the largest may stand for a bucket without any count.
+            # The weights are float32. The largest weight may belong to a bucket without counts.
             assert extra == pytest.approx(alpha, abs=1e-6 * (1 + alpha))
 
 

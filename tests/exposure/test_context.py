@@ -7,7 +7,7 @@ from exact_titan.exposure import Buckets, effective_context
 
 
 def naive_bucket(context: int, window: int) -> int:
-    """The bucket of a context by reading the list [0,7], [8,15], [16,31], … with the last one closed at the window."""
+    """Find the bucket of a context in the list [0,7], [8,15], [16,31], …. The last bucket ends at the window."""
     bounds = [(0, 7)]
     while bounds[-1][1] + 1 < window:
         low = bounds[-1][1] + 1
@@ -34,7 +34,7 @@ def test_lower_bounds_of_a_16k_window():
 
 
 def test_the_last_bucket_is_closed_at_the_window():
-    """A document that fills the window has one target with the full context; it must not have a bucket of its own."""
+    """Only one target of a document that fills the window has the full context. It needs no separate bucket."""
     buckets = Buckets(window=16384)
     assert buckets.index(torch.tensor([8191, 8192, 16383, 16384])).tolist() == [10, 11, 11, 11]
 

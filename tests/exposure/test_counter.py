@@ -67,7 +67,7 @@ def main(folder: Path) -> None:
     positions, valid = positions_of(rank)
     counter.add(effective_context(positions), valid)
     counter.start_reduce()
-    # What is counted while the sum is under way belongs to the next one, and is not lost.
+    # Targets that are counted during a reduction belong to the next reduction. No target is lost.
     counter.add(effective_context(positions), valid)
     assert counter.counts.tolist() == by_hand([rank], times=2)
     assert counter.finish_reduce()

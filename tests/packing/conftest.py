@@ -1,4 +1,4 @@
-"""A corpus of several files, and packing it in another process."""
+"""Helpers: write a corpus of several files, and pack the corpus in another process."""
 
 import json
 import os
@@ -13,11 +13,11 @@ from tests.support import ROOT, word_tokenizer
 
 
 class Documents:
-    """Sources of random documents in a folder, whose ids and lengths are known.
+    """Sources of random documents in a folder. The ids and lengths are known.
 
     Attributes:
         folder: the folder, with ``tokenizer.json``.
-        ids: of each source its documents' token ids, in their order.
+        ids: token ids of the documents of each source, in their order.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -26,7 +26,7 @@ class Documents:
         word_tokenizer(folder / "tokenizer.json", 300)
 
     def write(self, name: str, files: int, documents: int, longest: int, seed: int = 0) -> Path:
-        """A source: a folder with so many files of so many documents."""
+        """Write a source: a folder of ``files`` files with ``documents`` documents each."""
         draw = random.Random(f"{name} {seed}")
         folder = self.folder / name
         folder.mkdir()
@@ -43,7 +43,7 @@ class Documents:
 
 @pytest.fixture
 def documents(tmp_path: Path) -> Documents:
-    """An empty folder to write sources to."""
+    """An empty folder for sources."""
     return Documents(tmp_path)
 
 
@@ -65,8 +65,10 @@ if __name__ == "__main__":
 
 
 def packing(folder: Path, **given: object) -> subprocess.Popen[str]:
-    """``pack`` in a process of its own, in ``folder``; small files get processes of their own, too."""
-    (folder / "program.py").write_text(PROGRAM)
+    """Start ``pack`` in a separate process in ``folder``. Small files also get separate processes."""
+    # Written once: an earlier process may still read the file.
+    if not (folder / "program.py").exists():
+        (folder / "program.py").write_text(PROGRAM)
     command = [sys.executable, "program.py", json.dumps(given)]
     environment = {"PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -80,12 +82,12 @@ def packing(folder: Path, **given: object) -> subprocess.Popen[str]:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files of a folder."""
+    """Return the contents of all files of a folder."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in sorted(folder.rglob("*")) if file.is_file()}
 
 
 def finished(folder: Path) -> dict[int, Path]:
-    """Shards of the parts that are finished, by their inode, which they keep when they are moved."""
+    """Return the shards of the finished parts, by inode. A shard keeps its inode when it is moved."""
     return {
         file.stat().st_ino: file
         for file in folder.glob(".out.partial/parts/*/*.safetensors")

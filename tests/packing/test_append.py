@@ -16,7 +16,7 @@ OPTIONS = {"seq_len": 64, "val_fraction": 0.1, "shard_tokens": 3000}
 
 @pytest.fixture
 def dataset(documents: Documents) -> Path:
-    """A packed dataset of source a; sources b and c wait."""
+    """A packed dataset of source a. Sources b and c exist but are not packed."""
     for name in "abc":
         documents.write(name, files=2, documents=150, longest=60)
     options = {**OPTIONS, "tokenizer": documents.folder / "tokenizer.json", "part_bytes": 20_000}
@@ -77,7 +77,7 @@ def test_an_append_that_does_not_come_to_its_end_changes_nothing(
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
 
-    # The shards are there, the lengths are longer, and only the manifest is still the old one.
+    # The new shards and the longer lengths exist. Only the manifest is still the old manifest.
     monkeypatch.setattr(Manifest, "write", stop)
     with pytest.raises(KeyboardInterrupt):
         add(dataset, "b")

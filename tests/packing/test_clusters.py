@@ -1,4 +1,4 @@
-"""Packing through datatrove's executors for clusters, on real ones."""
+"""Packing with datatrove's Slurm and Ray executors on real clusters."""
 
 import gzip
 import json
@@ -27,7 +27,7 @@ def test_slurm_packs_the_book_chapters_on_two_nodes(
     tmp_path: Path, slurm: Path, book_chapters: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", str(slurm))
-    # Every word is a token, all the same: tokenizing is not what is tested here.
+    # Every word becomes the same token. This test does not test tokenizing.
     word_tokenizer(tmp_path / "tokenizer.json", 10)
     (tmp_path / "books").mkdir()
     for number in range(6):
@@ -78,9 +78,9 @@ def test_a_slurm_job_is_waited_for_again_and_its_errors_are_told(
     assert process.returncode == 1
     assert f"Slurm job {number}" not in err
     last = err.splitlines()[-1]
-    assert re.search(r"InputError: a/011\.jsonl, line 61: not JSON .*: the same command goes on from there\)$", last), (
-        err
-    )
+    assert re.search(
+        r"InputError: a/011\.jsonl, line 61: not JSON .*: the same command resumes from these parts\)$", last
+    ), err
 
     broken.write_text(content)
     process = packing(documents.folder, out="out", **given)

@@ -59,11 +59,11 @@ def test_every_key(tmp_path: Path) -> None:
         ("[[source", "is not TOML"),
         ("source = 1", r"source is no list of tables: begin each source with \[\[source\]\]"),
         ('weigh = "bytes"', "weigh is 'bytes': choose one of tokens, documents"),
-        ("size = 3", r"there is no key 'size': known are weigh, tokens and \[\[source\]\]"),
+        ("size = 3", r"there is no key 'size': the known keys are weigh, tokens and \[\[source\]\]"),
         ("[[source]]\nweight = 1", "source 1 has no path"),
         (
             '[[source]]\npath = "a"\nwieght = 1',
-            "source 1: there is no key 'wieght': known are path, name, weight, files",
+            "source 1: there is no key 'wieght': the known keys are path, name, weight, files",
         ),
         ('[[source]]\npath = ""', "source 1: path is '': it must be a text"),
         ('[[source]]\npath = "a"\nweight = -1', "source 1: weight is -1: it must be a number above 0"),

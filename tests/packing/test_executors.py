@@ -1,4 +1,4 @@
-"""The same bytes whoever packs, and nothing finished is done again."""
+"""Any executor gives the same bytes, and no finished part is packed again."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from tests.packing.conftest import Documents, contents, finished, packing
 
 @pytest.fixture
 def corpus(documents: Documents) -> list[str]:
-    """Seven parts, of which one has a single file that is larger than a part, and two sources share one."""
+    """Seven parts. One part has a single file that is larger than a part. Two sources share another part."""
     documents.write("a", files=9, documents=60, longest=60)
     documents.write("b", files=1, documents=400, longest=60)
     return ["a", "b"]
@@ -33,7 +33,7 @@ def test_any_number_of_workers_and_tasks_gives_the_same_bytes(documents: Documen
     assert [other == first for other in others] == [True, True]
     assert len([name for name in first if name.startswith("train-0")]) > 8
     assert {name.split("/")[0] for name in contents(documents.folder)} >= {"a", "b", "out0", "out1", "out2"}
-    assert not list(documents.folder.glob(".*")), "the work folders are gone"
+    assert not list(documents.folder.glob(".*")), "the work folders are removed"
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -90,7 +90,7 @@ def test_an_error_in_another_process_is_the_same(
 ) -> None:
     (documents.folder / "b" / "000.jsonl").write_text("[]\n")
     monkeypatch.setattr(executors, "PROCESS_BYTES", 1)
-    with pytest.raises(InputError, match=r"b/000\.jsonl, line 1: not a JSON object, as a document must be"):
+    with pytest.raises(InputError, match=r"b/000\.jsonl, line 1: not a JSON object: a document must be a JSON object"):
         pack_here(documents, execution=Execution(workers=2))
     assert "Traceback" not in capfd.readouterr().err
 
@@ -101,7 +101,9 @@ def test_two_at_once(documents: Documents, corpus: list[str]) -> None:
     process = packing(documents.folder, execution={"workers": 1}, **options)
     while not finished(documents.folder):
         time.sleep(0.01)
-    with pytest.raises(InputError, match="out: another process is packing it: wait for that, or give another folder"):
+    with pytest.raises(
+        InputError, match="out: another process is packing it: wait for that process, or give another folder"
+    ):
         pack_here(documents)
     assert process.wait(timeout=120) == 0
     assert (documents.folder / "out" / "manifest.json").is_file()
@@ -110,7 +112,7 @@ def test_two_at_once(documents: Documents, corpus: list[str]) -> None:
 def test_a_part_that_another_task_finished_first(
     documents: Documents, corpus: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As when a run is killed but its workers live on: whoever is second throws its own away."""
+    """As after the kill of a command whose workers stay alive: the second task discards its result."""
 
     def twice(*arguments: object, **options: object) -> None:
         original(*arguments, **options)

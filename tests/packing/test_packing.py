@@ -29,7 +29,7 @@ WriteJsonl = Callable[[Path, list[str]], Path]
 
 
 def reference_windows(documents: list[list[int]], window: int) -> list[dict[str, list[int]]]:
-    """Packing by the definition, a token at a time."""
+    """Pack by the definition, one token at a time."""
     rows: list[list[tuple[int, int, int]]] = [[]]
     for document in documents:
         position = 0
@@ -52,7 +52,7 @@ def reference_windows(documents: list[list[int]], window: int) -> list[dict[str,
 
 
 def document_texts(lengths: list[int]) -> tuple[list[str], list[list[int]]]:
-    """Texts whose documents have these numbers of tokens, end-of-text included, and their ids."""
+    """Return texts of documents with these numbers of tokens, end-of-text included, and the ids of the documents."""
     draw = random.Random(len(lengths))
     documents = [[draw.randrange(1, 300) for _ in range(length - 1)] + [EOS] for length in lengths]
     texts = [" ".join(map(str, ids[:-1])) if len(ids) > 1 else "</s>" for ids in documents]
@@ -63,7 +63,7 @@ def as_lists(dataset: PackedDataset) -> list[dict[str, list[int]]]:
     return [{name: tensor.tolist() for name, tensor in dataset[k].items()} for k in range(len(dataset))]
 
 
-# No deadline: the machines that run this are shared and slow at times.
+# No deadline: the test machines are shared and sometimes slow.
 @settings(deadline=None, max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 70), min_size=1, max_size=25),
@@ -108,7 +108,7 @@ def check_against_windows(folder: Path, packed: list[list[int]]) -> None:
     """Recount tokens and exposure from the windows of the split ``train``, a token at a time."""
     dataset = PackedDataset(folder)
     windows, window, record = as_lists(dataset), dataset.window, dataset.record
-    # Every token but a document's last is an input once, and every one but its first a label once.
+    # Every token except a document's last is an input once. Every token except a document's first is a label once.
     tokens = Counter(token for document in packed for token in document[:-1])
     labels = Counter(token for document in packed for token in document[1:])
     supervised = [[label != -100 for label in row["labels"]] for row in windows]
@@ -116,7 +116,7 @@ def check_against_windows(folder: Path, packed: list[list[int]]) -> None:
     assert Counter(t for row, valid in rows for t, ok in zip(row["input"], valid, strict=True) if ok) == tokens
     assert Counter(t for row, valid in rows for t, ok in zip(row["labels"], valid, strict=True) if ok) == labels
 
-    # The manifest's counts are those of the windows.
+    # The counts of the manifest are the counts of the windows.
     valid = torch.tensor(supervised)
     contexts = effective_context(torch.tensor([row["positions"] for row in windows]))[valid]
     counts = torch.bincount(Buckets(window).index(contexts), minlength=len(Buckets(window)))
@@ -171,7 +171,7 @@ def test_best_fit_keeps_a_documents_tokens_once_but_for_the_border_of_its_rest(
     source = write_jsonl(tmp_path / "documents.jsonl", texts)
     pack([source], tokenizer=word_tokenizer, seq_len=8, policy="best_fit", out=tmp_path / "out")
     short, long = documents
-    # The full windows at once, the document of 4 inputs and the rest of 3 from the buffer.
+    # The full windows come first. Then the buffer gives the document of 4 inputs and the rest of 3 inputs.
     shard = Shard(tmp_path / "out" / "train-00000.safetensors")
     assert shard.tokens.tolist() == [*long[:17], *short, *long[16:]]
 
@@ -221,7 +221,7 @@ def test_validation_goes_by_text(tmp_path: Path, word_tokenizer: Path, write_jso
     options = {"tokenizer": word_tokenizer, "seq_len": 19}
     pack([source], out=tmp_path / "out", val_fraction=0.25, **options)
     sides = [{tuple(row["input"]) for row in as_lists(PackedDataset(tmp_path / "out", s))} for s in ("train", "val")]
-    assert not sides[0] & sides[1], "equal documents go to one side"
+    assert not sides[0] & sides[1], "equal documents go to one split"
     assert 0.15 < len(sides[1]) / 400 < 0.35
     # A larger share keeps the documents that a smaller one took.
     pack([source], out=tmp_path / "more", val_fraction=0.5, **options)
@@ -270,7 +270,7 @@ def command(*arguments: object) -> list[str]:
 def test_any_number_of_workers_gives_the_same_bytes(
     tmp_path: Path, bpe_tokenizer: Path, write_jsonl: WriteJsonl, policy: str
 ) -> None:
-    # A process each: the tokenizer's threads are started once.
+    # One process for each number of workers: a process starts the tokenizer's threads only once.
     draw = random.Random(0)
     texts = [
         " ".join(draw.choices(["fox", "東京", "def f(x):", "über", "lazy"], k=draw.randrange(1, 900)))
@@ -299,7 +299,7 @@ def test_any_number_of_workers_gives_the_same_bytes(
 @pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Path, policy: str) -> None:
-    # Small batches, shards and buffers, so that what is under way at once is small beside what must not be kept.
+    # Batches, shards and buffers are small. The memory in flight is therefore much smaller than the corpus.
     program = """if True:
         import re, sys
         from pathlib import Path
@@ -322,7 +322,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Pa
         arguments = [sys.executable, "-c", program, str(source), str(word_tokenizer), str(tmp_path / str(documents))]
         arguments.append(policy)
         peaks.append(int(subprocess.run(arguments, check=True, capture_output=True, text=True).stdout))
-    # The larger corpus has 33 MB of text and 24 MB of ids more.
+    # The larger corpus has 33 MB more text and 24 MB more ids.
     assert peaks[1] < peaks[0] + 15, f"peak memory in MiB: {peaks}"
 
 
@@ -339,5 +339,5 @@ def test_book_chapters(tmp_path: Path, bpe_tokenizer: Path) -> None:
     lengths = np.load(tmp_path / "out" / "train-lengths.npy")
     (figures,) = [one for one in measure_policies(tmp_path / "out", manifest, "train") if one.policy == "best_fit"]
     assert figures.padding_share <= 0.005
-    assert figures.cut == sum(lengths - 1 > 16384), "no document that fits a window is cut"
+    assert figures.cut == sum(lengths - 1 > 16384), "no document that fits into a window is cut"
     assert list(verify(tmp_path / "out"))

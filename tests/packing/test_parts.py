@@ -61,9 +61,9 @@ def test_a_token_file_is_divided_between_documents(tmp_path: Path, part_bytes: i
 def test_the_key_is_of_all_that_the_result_depends_on(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", [4, 5])
     (part,) = parts_of(Corpus.of([folder]), 100)
-    assert part.key == replace(part, number=7).key, "which part it is does not matter"
-    taken = CorpusSource(path=str(folder), name="a", weight=Fraction(1), max_tokens=5, max_documents=5)
-    assert part.key == replace(part, sources={0: taken}).key, "nor how much is taken of the source in all"
+    assert part.key == replace(part, number=7).key, "the number of the part does not matter"
+    selected = CorpusSource(path=str(folder), name="a", weight=Fraction(1), max_tokens=5, max_documents=5)
+    assert part.key == replace(part, sources={0: selected}).key, "the caps and the weight of the source do not matter"
     others = [
         replace(part, limit=Limit(tokens=3)),
         replace(part, pieces=part.pieces[:1]),
@@ -78,5 +78,7 @@ def test_the_key_is_of_all_that_the_result_depends_on(tmp_path: Path) -> None:
 
 def test_a_file_of_two_sources(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", [4])
-    with pytest.raises(InputError, match=r"a/00\.txt belongs to two sources, .*/a and .*/a/00\.txt: leave one out$"):
+    with pytest.raises(
+        InputError, match=r"a/00\.txt belongs to two sources, .*/a and .*/a/00\.txt: leave one source out$"
+    ):
         parts_of(Corpus.of([folder, folder / "00.txt"]), 100)

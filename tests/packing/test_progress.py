@@ -26,7 +26,7 @@ def test_plain_lines_in_a_log(
     monkeypatch.setattr(progress.time, "monotonic", lambda: next(clocks))
     shown = Progress(tmp_path, 1500, ProgressCounts(documents=1, tokens=100, read=500.0))
     shown._show()
-    # 250 bytes in 10 s, so the other 750 take 30 s; what was done before counts for nothing in the speed.
+    # 250 bytes take 10 s, so the other 750 bytes take 30 s. Earlier work does not count in the speed.
     assert capsys.readouterr().err == "packing:  50 %, 3 documents, 600 tokens, 50 tokens/s, 0:30 left\n"
 
 

@@ -16,32 +16,32 @@ pytest_plugins = ["tests.text_fixtures"]
 
 
 def first_documents(lengths: list[int], tokens: int | None, documents: int | None) -> list[int]:
-    """The first documents that fit both limits, one at a time."""
-    taken: list[int] = []
+    """Select the first documents that fit both limits, one at a time."""
+    selected: list[int] = []
     for length in lengths:
-        too_long = tokens is not None and sum(taken) + length > tokens
-        if too_long or (documents is not None and len(taken) == documents):
+        too_long = tokens is not None and sum(selected) + length > tokens
+        if too_long or (documents is not None and len(selected) == documents):
             break
-        taken.append(length)
-    return taken
+        selected.append(length)
+    return selected
 
 
 def reference(corpus: Corpus, lengths: list[list[int]]) -> list[list[int]]:
-    """Which documents a corpus takes of each source, by the definition."""
-    taken = []
+    """Select the documents of each source of a corpus, by the definition."""
+    selected = []
     for source, all_lengths in zip(corpus.sources, lengths, strict=True):
         shortest, longest = source.min_document_tokens or 0, source.max_document_tokens or 10**9
         kept = [length for length in all_lengths if length >= 2 and shortest <= length <= longest]
-        taken.append(first_documents(kept, source.max_tokens, source.max_documents))
+        selected.append(first_documents(kept, source.max_tokens, source.max_documents))
     if not corpus.is_mix:
-        return taken
+        return selected
     measure: Callable[[list[int]], int] = sum if corpus.unit == "tokens" else len
     shares = [corpus.share(index) for index in range(len(lengths))]
-    whole = corpus.total or min(measure(one) / share for one, share in zip(taken, shares, strict=True))
+    whole = corpus.total or min(measure(one) / share for one, share in zip(selected, shares, strict=True))
     limits = [int(share * whole) for share in shares]
     if corpus.unit == "tokens":
-        return [first_documents(one, limit, None) for one, limit in zip(taken, limits, strict=True)]
-    return [one[:limit] for one, limit in zip(taken, limits, strict=True)]
+        return [first_documents(one, limit, None) for one, limit in zip(selected, limits, strict=True)]
+    return [one[:limit] for one, limit in zip(selected, limits, strict=True)]
 
 
 def optional(values: st.SearchStrategy[int]) -> st.SearchStrategy[int | None]:
@@ -123,7 +123,7 @@ def test_a_mix_of_a_size_has_its_shares_to_within_a_document(documents: Document
     web, math = manifest.sources
     assert 900 - 40 < web.tokens <= 900
     assert 300 - 40 < math.tokens <= 300
-    assert (web.files, math.files) < (12, 3), "what is not needed is not read"
+    assert (web.files, math.files) < (12, 3), "files beyond the share are not read"
 
 
 def test_the_largest_mix_empties_one_source(documents: Documents) -> None:
@@ -143,11 +143,13 @@ def test_a_source_that_runs_out_is_named_with_the_shortfall(documents: Documents
     with pytest.raises(InputError, match=f"{what} {way_out}"):
         pack_mix(documents, mix(documents, 4 * total + 40))
     assert not (documents.folder / "out").exists()
-    # What it proposes works, and takes the parts that are finished already.
+    # The proposed size works, and the finished parts are used again.
     kept = finished(documents.folder)
     assert pack_mix(documents, mix(documents, 4 * total)).sources[1].tokens == total
-    taken = kept.keys() & {file.stat().st_ino for file in (documents.folder / "out").glob("*.safetensors")}
-    assert len(taken) >= len(Manifest.read(documents.folder / "out").splits["train"].shards) - 1, "one part is cut"
+    selected = kept.keys() & {file.stat().st_ino for file in (documents.folder / "out").glob("*.safetensors")}
+    assert len(selected) >= len(Manifest.read(documents.folder / "out").splits["train"].shards) - 1, (
+        "only the cut part is packed again"
+    )
 
 
 def test_a_cap_below_the_share(documents: Documents) -> None:

@@ -12,7 +12,7 @@ from tests.packing.test_corpus import CORPORA
 
 
 def write_hub(folder: Path) -> None:
-    """Copies of the mixes' datasets in small, as `hf download --local-dir` lays them."""
+    """Write small copies of the mixes' datasets in the layout of `hf download --local-dir`."""
     draw = random.Random(0)
     for name, files in (
         ("HuggingFaceFW/fineweb-edu/sample/10BT", ["000_00000.parquet", "001_00000.parquet"]),
@@ -22,7 +22,7 @@ def write_hub(folder: Path) -> None:
     ):
         (folder / name).mkdir(parents=True, exist_ok=True)
         for file in files:
-            # The test split would be seen: it has a word of its own.
+            # Only the test split has the word 299: the test finds documents of this split.
             words = ["299"] if file.startswith("test") else [str(word) for word in range(1, 299)]
             texts = [" ".join(draw.choices(words, k=draw.randrange(5, 60))) for _ in range(300)]
             pyarrow.parquet.write_table(pyarrow.table({"text": texts, "meta": texts}), folder / name / file)
@@ -57,7 +57,7 @@ def test_the_papers_mixes_from_local_folders(
 
 
 def read_tokens(folder: Path) -> list[int]:
-    """All token ids that are stored."""
+    """Return all stored token ids."""
     from exact_titan.dataset.shards import Shard
 
     return [token for file in folder.glob("*.safetensors") for token in Shard(file).tokens.tolist()]

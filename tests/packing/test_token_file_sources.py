@@ -16,7 +16,7 @@ pytest_plugins = ["tests.text_fixtures"]
 
 
 def write_tokens(folder: Path, documents: list[list[int]], eos: list[int]) -> tuple[Path, Path]:
-    """The same documents as a Megatron-LM pair and as a .ds file."""
+    """Write the same documents as a Megatron-LM pair and as a .ds file."""
     pair = MegatronTokenizedFile(str(folder), "corpus", token_size=4)
     ds = TokenizedFile(str(folder), "corpus.ds", token_size=2)
     for ids in documents:

@@ -1,4 +1,4 @@
-"""Sources behind URLs, each from a server of its kind on this machine: S3 (moto), Google Cloud Storage, the hub."""
+"""Sources behind URLs. A local server replaces each service: S3 (moto), Google Cloud Storage, the Hugging Face hub."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ OPTIONS = {"seq_len": 64, "part_bytes": 8000}
 
 @contextlib.contextmanager
 def server(*command: str, port: int) -> Iterator[None]:
-    """A server on this machine, as long as the context."""
+    """Run a local server until the context ends."""
     process = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(600):
@@ -67,7 +67,7 @@ def gcs(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 class Hub(BaseHTTPRequestHandler):
-    """The part of the Hugging Face hub's API that a dataset's files are listed and fetched by."""
+    """The part of the Hugging Face hub's API that lists and downloads the files of a dataset."""
 
     files: dict[str, bytes]
 
@@ -112,7 +112,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(documents: Documents, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], str]]:
-    """Puts a folder on a hub of its own; the way to it is read when huggingface_hub is imported."""
+    """Serve a folder as a dataset of a local hub. The import of huggingface_hub reads the hub's address."""
     with ThreadingHTTPServer(("localhost", 0), Hub) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
 
@@ -129,7 +129,7 @@ def hub(documents: Documents, monkeypatch: pytest.MonkeyPatch) -> Iterator[Calla
 
 
 def local_contents(documents: Documents) -> dict[str, bytes]:
-    """The dataset that the same files give from the disk."""
+    """Return the dataset of the same files on the disk."""
     folder = documents.write("books", files=5, documents=60, longest=60)
     pack([folder], tokenizer=documents.folder / "tokenizer.json", out=documents.folder / "local", **OPTIONS)
     return contents(documents.folder / "local")
@@ -168,7 +168,7 @@ def test_the_hub_gives_the_bytes_of_the_disk(documents: Documents, hub: Callable
     expected = local_contents(documents)
     url = hub(documents.folder / "books")
     command = [sys.executable, "-m", "exact_titan.cli", "pack", url, "--tokenizer", "tokenizer.json", "--out", "out"]
-    # One part instead of four, as on the command line.
+    # One part instead of four, because the command line uses the default size of a part.
     pack(
         [documents.folder / "books"],
         tokenizer=documents.folder / "tokenizer.json",

@@ -10,7 +10,7 @@ from exact_titan.sampling.balance import attention_work, deal
 
 @pytest.mark.parametrize("policy", ["concat", "best_fit"])
 def test_work_is_that_of_the_borders_that_attention_gets(dataset, tmp_path, policy):
-    """Over several shards, with cut documents and padded windows."""
+    """The dataset has several shards, cut documents and padded windows."""
     source = dataset.folder.parent
     pack(
         [source / "documents.jsonl"],
@@ -46,7 +46,7 @@ def heaviest_sum(work: np.ndarray, dealt: np.ndarray) -> int:
 
 
 def test_with_one_window_a_microbatch_no_other_rounds_wait_less():
-    """Against every way to put six windows into rounds of two and of three."""
+    """Compare with every division of six windows into rounds of two and of three."""
     for seed in range(20):
         work = np.random.default_rng(seed).integers(1, 100, 6)
         for ranks in (2, 3):
@@ -60,7 +60,7 @@ def test_with_one_window_a_microbatch_no_other_rounds_wait_less():
     [(1, 8, 1, 1.0, 1.0), (4, 8, 1, 0.4, 0.25), (1, 8, 4, 0.2, 0.2), (4, 8, 4, 0.1, 0.1)],
 )
 def test_how_far_random_windows_come_out_level(rounds, ranks, batch, waiting, step):
-    """What the heaviest rank has above the mean, in each microbatch and in the step: the share left of it in order."""
+    """The excess of the heaviest rank over the mean, in a microbatch and in the step, relative to the given order."""
     work = np.random.default_rng(0).lognormal(0, 0.5, (100, rounds * ranks * batch))
     dealt = np.stack([row[deal(row.tolist(), ranks=ranks, batch=batch)] for row in work]).sum(axis=3)
     in_order = work.reshape(100, rounds, ranks, batch).sum(axis=3)

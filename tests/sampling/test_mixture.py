@@ -14,7 +14,7 @@ from tests.support import pack_lengths
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> tuple[Path, Path]:
-    """Two datasets in windows of 64, of short and of long documents."""
+    """Two datasets in windows of 64: one of short documents, one of long documents."""
     folder = tmp_path_factory.mktemp("mixture")
     short = pack_lengths(folder / "short", [20] * 80, seq_len=64, val_fraction=0.2, seed=1)
     long = pack_lengths(folder / "long", [200] * 20, seq_len=64, val_fraction=0.2, seed=2)
@@ -22,7 +22,7 @@ def folders(tmp_path_factory) -> tuple[Path, Path]:
 
 
 def rewritten(folder: Path, out: Path, **changes) -> Path:
-    """A copy of a dataset whose manifest says something else."""
+    """Make a copy of a dataset with a changed manifest."""
     shutil.copytree(folder, out)
     dataset = PackedDataset(out)
     tokenizer = changes.pop("tokenizer", {})

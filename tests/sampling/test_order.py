@@ -47,7 +47,7 @@ def test_jumping_about_gives_what_walking_gives():
 
 
 def test_neighbours_are_scattered():
-    """No correlation between place and window beyond chance (|r| < 5 sigma)."""
+    """The correlation between turn and window is not larger than chance (|r| < 5 sigma)."""
     n = 4000
     image = permute(np.arange(n, dtype=np.uint64), n, b"key").astype(float)
     assert abs(np.corrcoef(np.arange(n), image)[0, 1]) < 5 / np.sqrt(n)

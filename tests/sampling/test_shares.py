@@ -15,7 +15,7 @@ weights = st.lists(st.one_of(st.integers(1, 5), st.integers(1, 300)), min_size=1
 def test_every_prefix_has_its_share_of_each_dataset_within_tijdemans_bound(weights):
     shares = Shares(weights)
     counts = [0] * len(weights)
-    # In units of 1 / sum: the bound 1 - 1 / (2n - 2), and nothing at all for one dataset.
+    # The bound is 1 - 1 / (2n - 2), in units of 1 / sum. For one dataset the bound is 0.
     bound = sum(weights) * (1 - 1 / (2 * len(weights) - 2)) if len(weights) > 1 else 0
     for place in range(2 * shares.period + 5):
         counts[shares[place][0]] += 1
@@ -26,7 +26,7 @@ def test_every_prefix_has_its_share_of_each_dataset_within_tijdemans_bound(weigh
 @given(weights, st.integers(0, 10**13))
 @settings(deadline=None)
 def test_seeking_gives_what_walking_gives(weights, start):
-    """Turns follow one another from any place on, and place and turns say the same as the schedule."""
+    """From any place on, turns follow one another. ``place`` and ``turns`` agree with the schedule."""
     shares = Shares(weights)
     turns = shares.turns(start)
     assert sum(turns) == start
@@ -67,7 +67,7 @@ def test_places_far_out_in_epochs_of_a_billion_windows_take_no_memory():
     [
         ([], "weights are"),
         ([1, 0], "weights are"),
-        ([LONGEST_PERIOD, 1], "the shares are whole only every 1,048,577 places, at most 1,048,576"),
+        ([LONGEST_PERIOD, 1], "the shares are whole only every 1,048,577 places, at most 1,048,576 are allowed"),
     ],
 )
 def test_weights_without_a_schedule_are_refused(weights, message):

@@ -1,4 +1,4 @@
-"""How documents are laid into windows: one module a policy."""
+"""The packing policies. A policy lays documents into windows. Each policy is one module."""
 
 from collections.abc import Iterator, Sequence
 
@@ -15,15 +15,15 @@ BLOCK = 2**16
 
 
 def lay_out(policy: str, window: int, lengths_D: np.ndarray, parts: Sequence[int] = ()) -> Iterator[list[Segment]]:
-    """The windows of documents that are given by their lengths.
+    """Yield the windows of documents from the lengths of the documents.
 
     Args:
         policy: one of ``POLICIES``.
         window: inputs per window.
-        lengths_D: tokens of each document, at least 2, integer ``[D]``; taken a block at a time, so that it may be
-            mapped from a file.
-        parts: numbers of documents that are laid out for themselves, one after another: no window has documents of
-            two. By default all are one part.
+        lengths_D: tokens of each document, at least 2, integer ``[D]``. The function reads the array in blocks. The
+            array may therefore be mapped from a file.
+        parts: number of documents of each part. Every part is laid out separately, one after another: no window has
+            documents of two parts. By default all documents are one part.
     """
     first = 0
     for documents in parts or [len(lengths_D)]:
@@ -36,7 +36,7 @@ def lay_out(policy: str, window: int, lengths_D: np.ndarray, parts: Sequence[int
 
 
 def _moved(windows: Iterator[list[Segment]], first: int) -> Iterator[list[Segment]]:
-    """The windows of documents that are counted from ``first``."""
+    """Add ``first`` to the document numbers of the windows."""
     if not first:
         return windows
     return ([Segment(document + first, start, inputs) for document, start, inputs in window] for window in windows)

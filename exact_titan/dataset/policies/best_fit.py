@@ -1,7 +1,7 @@
-"""Policy ``best_fit``: no document is cut that fits a window.
+"""Policy ``best_fit``: the policy does not cut a document that fits into a window.
 
-Best-fit decreasing, as for packing in "Fewer Truncations Improve Language Modeling" (Ding et al., 2024,
-arXiv 2404.10830), inside a bounded buffer instead of over the whole corpus.
+The algorithm is best-fit decreasing, as in "Fewer Truncations Improve Language Modeling" (Ding et al., 2024,
+arXiv 2404.10830). The paper sorts the whole corpus; this module sorts a bounded buffer.
 """
 
 from collections import defaultdict
@@ -10,20 +10,21 @@ from operator import attrgetter
 
 from exact_titan.dataset.policies.windows import Segment
 
-# As many tokens as a shard, so that the buffer at most doubles packing's memory; 256 windows of 128K, 2048 of 16K.
+# The same number of tokens as a shard: the buffer at most doubles packing's memory. 256 windows of 128K, 2048 of 16K.
 BUFFER_INPUTS = 2**25
-# A waiting document costs about 300 bytes beside its tokens: 80 MB, whatever the documents' length.
+# A document in the buffer takes about 300 bytes in addition to its tokens: 80 MB for documents of any length.
 BUFFER_DOCUMENTS = 2**18
 WORD_BITS = 512
 
 
 class BestFit:
-    """Lays whole documents into the windows they fit best, the longest first.
+    """Lays whole documents into the windows of best fit, the longest document first.
 
-    A longer document is cut into full windows and a rest. Documents and rests gather in a buffer of ``BUFFER_INPUTS``
-    inputs or ``BUFFER_DOCUMENTS`` documents; when it is full, each of them, from the longest to the shortest, goes
-    into the fullest window that has room for it. Windows that stay short are padded. Inside a window documents keep
-    the order they came in.
+    1. A document that is longer than a window is cut into full windows and a rest.
+    2. Documents and rests are collected in a buffer of ``BUFFER_INPUTS`` inputs or ``BUFFER_DOCUMENTS`` documents.
+    3. When the buffer is full, each document or rest, from the longest to the shortest, goes into the fullest window
+       with enough room, or into a new window.
+    4. Windows that are not full are padded. Inside a window the documents keep their original order.
     """
 
     def __init__(self, window: int) -> None:
@@ -47,7 +48,7 @@ class BestFit:
 
     def finish(self) -> Iterator[list[Segment]]:
         """See :class:`~exact_titan.dataset.policies.windows.Policy`."""
-        # Stable, so that the windows do not depend on how equal lengths are sorted.
+        # The sort is stable: equal lengths keep their order, so the windows are reproducible.
         longest_first = sorted(self._buffer, key=attrgetter("inputs"), reverse=True)
         self._buffer, self._buffered = [], 0
         windows: list[list[Segment]] = []
@@ -65,9 +66,11 @@ class BestFit:
 
 
 class _WindowsByRoom:
-    """Windows by the inputs they have room for; the fullest that fits is found in a constant number of steps.
+    """Open windows by their room, which is the number of free inputs.
 
-    Which rooms there are is kept as bits, in words of ``WORD_BITS`` with one bit each in a summary.
+    The fullest window with enough room is found in a constant number of steps. A bit for each room says whether a
+    window with this room exists. The bits are stored in words of ``WORD_BITS`` bits. A summary has one bit for each
+    word.
     """
 
     def __init__(self) -> None:
@@ -76,7 +79,7 @@ class _WindowsByRoom:
         self._summary = 0
 
     def put(self, window: list[Segment], room: int) -> None:
-        """Keep a window that has room for ``room`` inputs; a full one is not needed any more."""
+        """Store a window with room for ``room`` inputs. A full window is not stored."""
         if room:
             self._windows[room].append(window)
             word, bit = divmod(room, WORD_BITS)
@@ -84,7 +87,10 @@ class _WindowsByRoom:
             self._summary |= 1 << word
 
     def take(self, inputs: int) -> tuple[list[Segment] | None, int]:
-        """Take out the window with the least room that is enough for ``inputs``, and its room; None if none is."""
+        """Remove and return the window with the least room for ``inputs`` inputs, and its room.
+
+        If no window has enough room, the window is None.
+        """
         word, bit = divmod(inputs, WORD_BITS)
         bits = self._words[word] >> bit << bit
         if not bits:

@@ -1,4 +1,4 @@
-"""Policy ``concat``: documents end to end, cut at window borders."""
+"""Policy ``concat``: concatenate the documents, and cut them at the window borders."""
 
 from collections.abc import Iterator
 
@@ -6,9 +6,10 @@ from exact_titan.dataset.policies.windows import Segment
 
 
 class Concat:
-    """Fills one window after the other, so that only the last one can be short.
+    """Fills one window after the other. Only the last window can have padding.
 
-    A document cut at a border goes on in the next window from the token that was the last label. Holds one window.
+    A document that is cut at a border continues in the next window with the token that was the last label. Memory holds
+    one window.
     """
 
     def __init__(self, window: int) -> None:

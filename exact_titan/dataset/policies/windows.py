@@ -1,13 +1,14 @@
-"""What a packing policy makes of documents: windows of segments. It sees lengths only, never tokens."""
+"""The interface of a packing policy. A policy converts documents to windows of segments, from the lengths alone."""
 
 from collections.abc import Iterator
 from typing import NamedTuple, Protocol
 
 
 class Segment(NamedTuple):
-    """``inputs`` consecutive inputs of a document; it uses one token more, the last label.
+    """``inputs`` consecutive inputs of a document. The segment uses one more token, the last label.
 
-    ``document`` counts the documents from 0 in the order they came, ``first`` is the segment's first input in it.
+    ``document`` is the number of the document, from 0 in the order of packing. ``first`` is the index of the segment's
+    first input in the document.
     """
 
     document: int
@@ -16,21 +17,21 @@ class Segment(NamedTuple):
 
 
 class Policy(Protocol):
-    """Lays documents into windows of ``window`` inputs while they come.
+    """Lays a stream of documents into windows of ``window`` inputs.
 
-    Every input of every document stands in exactly one window, and the segments of a document come in their order. The
-    windows depend on the lengths and their order alone, so that they can be worked out again without the tokens.
+    Every input of every document is in exactly one window. The segments of a document keep their order. The windows
+    depend only on the lengths and their order. The windows can therefore be computed again without the tokens.
     """
 
     def __init__(self, window: int) -> None: ...
 
     def add(self, inputs: int) -> Iterator[list[Segment]]:
-        """Take the next document of ``inputs`` >= 1 inputs; gives the windows that are closed now.
+        """Add the next document of ``inputs`` >= 1 inputs. Yield the windows that this document completes.
 
-        It works as it is iterated over: go to the end before the next call.
+        The method is a generator: exhaust the generator before the next call.
         """
         ...
 
     def finish(self) -> Iterator[list[Segment]]:
-        """The windows of all that is left. Nothing can be added afterwards."""
+        """Yield the windows of all remaining documents. No document can be added after this call."""
         ...

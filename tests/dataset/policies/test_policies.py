@@ -1,4 +1,4 @@
-"""What holds for every policy, and what each of them promises."""
+"""The properties of all policies, and the properties of each policy."""
 
 from collections import defaultdict
 from itertools import pairwise
@@ -43,7 +43,7 @@ def test_concat_fills_all_windows_but_the_last_in_the_documents_order(inputs: li
 
 
 def best_fit_decreasing(inputs: list[int], window: int) -> list[list[Segment]]:
-    """The definition: of the windows with the least room that is enough, the one that was last put something into."""
+    """The definition: the window with the least sufficient room. In a tie, the most recently used window."""
     laid_out, rests = [], []
     for document, length in enumerate(inputs):
         rest = length % window
@@ -74,7 +74,7 @@ def test_best_fit_agrees_with_the_definition(inputs: list[int], window: int) -> 
     for row in laid_out:
         for segment in row:
             assert segment.inputs == window or segment.first + segment.inputs == inputs[segment.document]
-            assert segment.first % window == 0, "cut into full windows and a rest"
+            assert segment.first % window == 0, "a document is cut into full windows and a rest"
 
 
 @settings(deadline=None, max_examples=30)
@@ -84,7 +84,7 @@ def test_best_fit_agrees_with_the_definition_where_rooms_fill_several_words(inpu
 
 
 def test_best_fit_by_hand() -> None:
-    # Longest first: 7, 6 and 5 open windows with room for 1, 2 and 3, which the rest of 19, then 2 and 1 fill.
+    # Longest first: 7, 6 and 5 open windows with room for 1, 2 and 3. The rest of 19, then 2 and 1 fill the windows.
     rows = windows("best_fit", 8, [2, 5, 19, 6, 7, 1])
     assert rows == [
         [(2, 0, 8)],
