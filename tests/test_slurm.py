@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support import ROOT, torchrun
+from tests import warm_ranks
+from tests.support import ROOT
 
 SCRIPT = ROOT / "scripts/train.slurm"
 LONG = 400
@@ -100,25 +100,30 @@ def step(run: Path) -> int:
     return max(map(int, re.findall(r"step: +(\d+)  cross entropy", logs)), default=0)
 
 
+def steps_in(seconds: int, folder: Path) -> int:
+    """The number of steps that two ranks train in a time, by ten seconds of them."""
+    options = ("--training.steps", "1000000", "--dump_folder", folder / "pace")
+    with warm_ranks.background(2, "exact_titan.train", "--config", "run.toml", *options, cwd=folder) as run:
+        run.wait_for("step:  1 ")
+        time.sleep(10)
+        return max(map(int, re.findall(r"step: +(\d+)  cross entropy", run.output()))) * seconds // 10
+
+
 @pytest.mark.slow
 def test_a_job_goes_on_after_its_time_limit_to_the_losses_of_an_unbroken_run(cluster: Cluster, tmp_path: Path) -> None:
     """Its time is two minutes, and Slurm, which is exact to half a minute, gives the signal after about one.
 
-    The two minutes that Slurm lets pass before it starts a job again are waited for; for that start it has more time.
+    For the second start it has more time. Slurm lets two minutes pass before it; the unbroken run trains meanwhile.
     """
-    unbroken = tmp_path / "unbroken"
     # As many steps as take longer than until the signal, however fast this machine is.
-    timer = threading.Timer(100, (unbroken / "stop").touch)
-    timer.start()
-    options = ("--training.steps", "1000000", "--dump_folder", str(unbroken))
-    torchrun(2, "-m", "exact_titan.train", "--config", "run.toml", *options, cwd=tmp_path)
-    timer.cancel()
-    expected = losses(unbroken)
-    steps = str(max(expected))
-
+    steps = str(steps_in(90, tmp_path))
     job = cluster.submit("--time=2", "--signal=B:USR1@45", "--", "run.toml", "--training.steps", steps)
     cluster.wait(job, lambda: cluster.job(job)["Restarts"] == "1")
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    options = ("--config", "run.toml", "--training.steps", steps, "--dump_folder", tmp_path / "unbroken")
+    unbroken = warm_ranks.run(2, "exact_titan.train", *options, cwd=tmp_path, timeout=LONG)
+    assert unbroken.codes == [0, 0], unbroken.stderr
+    expected = losses(tmp_path / "unbroken")
     ended = cluster.wait_for_end(job)
     log, run = cluster.log(job), tmp_path / "out/exact"
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1"), log
