@@ -1,6 +1,6 @@
 """Run by test_malformed.py in a process of its own: one command after another, in this process, on broken input.
 
-    malformed_runs.py CASES.json OUT.json
+    tests.malformed_runs CASES.json OUT.json
 
 CASES is a list with, for each case, ``cwd``, ``program`` (``exact-titan`` or ``exact_titan.train``), ``argv`` and the
 ``seconds`` it may take; with ``build`` a training run ends when all of it is built, before the first step. OUT has, for

@@ -1,25 +1,19 @@
 """That the benchmarks run. Their figures are not checked: at this size they mean nothing."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
 from benchmarks.synthetic import mixed_lengths, write_dataset
 from exact_titan.dataset import PackedDataset
-
-ROOT = Path(__file__).parents[1]
+from tests import warm_ranks
+from tests.support import ROOT
 
 
 def run(module: str, *arguments: str, small: tuple[str, ...] = ("--small",)) -> str:
-    command = [sys.executable, "-m", module, *small, *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout
+    done = warm_ranks.run(0, module, *small, *arguments, cwd=ROOT, CUDA_VISIBLE_DEVICES="")
+    assert done.codes == [0], done.stdout + done.stderr
+    return done.stdout
 
 
 def test_the_random_dataset_is_a_packed_dataset(tmp_path):

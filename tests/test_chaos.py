@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support import BackgroundRun, background_torchrun, torchrun
+from tests import warm_ranks
 from tests.test_stopping import arguments
 
 RUNNER = "tests.titan.traced_train"
@@ -43,24 +43,25 @@ def steps_of(folder: Path) -> list[tuple[int, dict[int, set[int]], dict[int, str
     return sorted(found, key=lambda launch: launch[0])
 
 
-def disturb(run: BackgroundRun, rng: random.Random, folder: Path) -> str:
+def disturb(run: warm_ranks.Launch, rng: random.Random, folder: Path) -> str:
     """Stop or kill the run at a random moment in which it trains, validates or saves; returns how."""
     how = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGUSR1"])
     what, within = rng.choice([("Staging the checkpoint", 0.15), ("Validating", 0.15), ("  loss: ", 2.0)])
     run.wait_for(what, timeout=200)
     time.sleep(rng.random() * within)
-    whom = rng.choice([run.agent.pid, rng.choice(run.workers())])
+    whom = rng.choice([run.pids, [rng.choice(run.pids)]])
     if how != "SIGKILL":
-        os.kill(whom, signal.Signals[how])
-        run.end(200)
+        for pid in whom:
+            os.kill(pid, signal.Signals[how])
+        assert set(run.end(200)) == {75}, run.output()
         assert (folder / "out/exit_code").read_text() == "75\n", run.output()
         return how
-    if whom == run.agent.pid:
+    if whom == run.pids:
         run.kill()
     else:
-        # torchrun ends the others.
-        os.kill(whom, signal.SIGKILL)
-        run.end(200)
+        # SIGTERM ends the others, as from torchrun.
+        os.kill(whom[0], signal.SIGKILL)
+        assert -signal.SIGKILL in run.end(200)
     assert not (folder / "out/exit_code").exists()
     return how
 
@@ -71,19 +72,19 @@ def test_twenty_disturbed_rounds_train_what_one_unbroken_run_does(dataset, tmp_p
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     unbroken.mkdir()
     broken.mkdir()
-    done = torchrun(1, *options(dataset, unbroken), cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    done = warm_ranks.run(1, RUNNER, *options(dataset, unbroken), cwd=tmp_path)
+    assert done.codes == [0], done.stdout[-2000:] + done.stderr[-2000:]
 
     rng = random.Random(seed)
     told = []
     for number in range(ROUNDS):
         ranks = rng.choices([1, 2, 4], weights=[5, 4, 1])[0] if number not in (3, 11) else 4
-        with background_torchrun(ranks, *options(dataset, broken), cwd=tmp_path) as run:
+        with warm_ranks.background(ranks, RUNNER, *options(dataset, broken), cwd=tmp_path) as run:
             how = disturb(run, rng, broken)
             told.append(f"{number}: {ranks} ranks, {how}: {run.output().count('  loss: ')} steps")
             print(told[-1], flush=True)
-    done = torchrun(2, *options(dataset, broken), cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    done = warm_ranks.run(2, RUNNER, *options(dataset, broken), cwd=tmp_path)
+    assert done.codes == [0, 0], done.stdout[-2000:] + done.stderr[-2000:]
     assert (broken / "out/exit_code").read_text() == "0\n"
 
     (_, expected, expected_losses) = steps_of(unbroken)[0]

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from exact_titan.dataset.manifest import _fingerprint
+from tests import warm_ranks
 from tests.support import ROOT, pack_lengths
 
 CONFIG = """\
@@ -202,16 +203,9 @@ def run(folder: Path, cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     for case in cases:
         case.setdefault("seconds", 60)
     (folder / "cases.json").write_text(json.dumps(cases))
-    runner = [sys.executable, str(Path(__file__).with_name("malformed_runs.py"))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [*runner, str(folder / "cases.json"), str(folder / "results.json")],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=1500,
-    )
-    assert done.returncode == 0, done.stderr
+    files = (folder / "cases.json", folder / "results.json")
+    done = warm_ranks.run(0, "tests.malformed_runs", *files, cwd=folder, timeout=1500)
+    assert done.codes == [0], done.stderr
     return json.loads((folder / "results.json").read_text())
 
 

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 import tarfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,8 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tests.support import ROOT, torchrun
+from tests import warm_ranks
+from tests.support import ROOT
 
 SCRIPT = ROOT / "scripts/train.slurm"
 LONG = 400
@@ -103,27 +103,33 @@ def step(run: Path) -> int:
     return max(map(int, re.findall(r"step: +(\d+)  cross entropy", logs)), default=0)
 
 
+def steps_in(seconds: int, folder: Path) -> int:
+    """Return the number of steps that two ranks train in so many seconds, from a trial of ten seconds."""
+    options = ("--training.steps", "1000000", "--dump_folder", folder / "pace")
+    with warm_ranks.background(2, "exact_titan.train", "--config", "run.toml", *options, cwd=folder) as run:
+        run.wait_for("step:  1 ")
+        time.sleep(10)
+        return max(map(int, re.findall(r"step: +(\d+)  cross entropy", run.output()))) * seconds // 10
+
+
 @pytest.mark.slow
 def test_a_job_resumes_after_its_time_limit_with_the_losses_of_an_uninterrupted_run(
     cluster: Cluster, tmp_path: Path
 ) -> None:
     """The time limit is two minutes. Slurm is exact to half a minute, so the signal comes after about one minute.
 
-    The test waits the two minutes that Slurm needs before it starts a job again. The second start has a longer limit.
+    Slurm waits two minutes before it starts a job again. The uninterrupted run trains in this time. The second start has
+    a longer limit.
     """
-    unbroken = tmp_path / "unbroken"
-    # The stop file after 100 seconds gives a number of steps that takes longer than the time until the signal.
-    timer = threading.Timer(100, (unbroken / "stop").touch)
-    timer.start()
-    options = ("--training.steps", "1000000", "--dump_folder", str(unbroken))
-    torchrun(2, "-m", "exact_titan.train", "--config", "run.toml", *options, cwd=tmp_path)
-    timer.cancel()
-    expected = losses(unbroken)
-    steps = str(max(expected))
-
+    # The number of steps takes longer than the time until the signal, on any machine.
+    steps = str(steps_in(90, tmp_path))
     job = cluster.submit("--time=2", "--signal=B:USR1@45", "--", "run.toml", "--training.steps", steps)
     cluster.wait(job, lambda: cluster.job(job)["Restarts"] == "1")
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
+    options = ("--config", "run.toml", "--training.steps", steps, "--dump_folder", tmp_path / "unbroken")
+    unbroken = warm_ranks.run(2, "exact_titan.train", *options, cwd=tmp_path, timeout=LONG)
+    assert unbroken.codes == [0, 0], unbroken.stderr
+    expected = losses(tmp_path / "unbroken")
     ended = cluster.wait_for_end(job)
     log, run = cluster.log(job), tmp_path / "out/exact"
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1"), log

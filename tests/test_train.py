@@ -1,14 +1,13 @@
 """``python -m exact_titan.train`` when something is wrong: one line, exit code 2, nothing on the disk."""
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from exact_titan import train
-from tests.support import ROOT, pack_lengths, torchrun
+from tests import warm_ranks
+from tests.support import pack_lengths, torchrun
 
 
 def arguments(dataset, folder: Path, *options: str) -> list[str]:
@@ -126,9 +125,8 @@ def test_under_torchrun_one_rank_speaks(dataset, tmp_path):
     assert "exitcode  : 2" in done.stderr
 
 
-def test_help_says_what_there_is():
-    command = [sys.executable, "-m", "exact_titan.train", "--config", "from_scratch", "--help"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0
+def test_help_says_what_there_is(tmp_path):
+    done = warm_ranks.run(0, "exact_titan.train", "--config", "from_scratch", "--help", cwd=tmp_path)
+    assert done.codes == [0]
     for option in ("--loss.alpha", "--dataloader.dataset-path", "--optimizer.lr", "--architecture.dim"):
         assert option in done.stdout

@@ -21,6 +21,7 @@ from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets, effective_context
 from exact_titan.packing import pack
 from exact_titan.reports.policies import measure_policies
+from tests import warm_ranks
 
 pytest_plugins = ["tests.text_fixtures"]
 
@@ -262,10 +263,6 @@ def test_fingerprint_does_not_depend_on_the_place(
     assert pack([source], tokenizer=word_tokenizer, seq_len=4, out=tmp_path / "out").fingerprint not in fingerprints
 
 
-def command(*arguments: object) -> list[str]:
-    return [sys.executable, "-m", "exact_titan.cli", *map(str, arguments)]
-
-
 @pytest.mark.parametrize("policy", POLICIES)
 def test_any_number_of_workers_gives_the_same_bytes(
     tmp_path: Path, bpe_tokenizer: Path, write_jsonl: WriteJsonl, policy: str
@@ -282,7 +279,8 @@ def test_any_number_of_workers_gives_the_same_bytes(
         out = tmp_path / f"out{workers}"
         options = ("--tokenizer", bpe_tokenizer, "--seq-len", 512, "--workers", workers, "--val-fraction", 0.1)
         options += ("--policy", policy)
-        subprocess.run(command("pack", source, "--out", out, *options), check=True, capture_output=True)
+        done = warm_ranks.run(0, "exact_titan.cli", "pack", source, "--out", out, *options, cwd=tmp_path)
+        assert done.codes == [0], done.stderr
         contents.append({str(f.relative_to(out)): f.read_bytes() for f in sorted(out.rglob("*")) if f.is_file()})
     assert contents[0] == contents[1]
     assert set(contents[0]) == {

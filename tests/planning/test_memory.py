@@ -2,9 +2,6 @@
 
 import dataclasses
 import json
-import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +14,7 @@ from exact_titan.config_registry import from_scratch
 from exact_titan.planning import kernels
 from exact_titan.planning.memory import MemoryPlan, plan_memory
 from exact_titan.titan.model.decoder import LlamaSizes, decoder_spec
-from tests.support import ROOT
+from tests import warm_ranks
 
 SIZES = LlamaSizes(dim=128, n_layers=3, n_heads=8, n_kv_heads=2, ffn_dim=320, vocab_size=1024, tie_embeddings=False)
 SEQ_LEN = 512
@@ -49,10 +46,9 @@ def plan(
 def measured(tmp_path_factory) -> list[dict]:
     """Measure and plan real steps in one CPU process with ``benchmarks.plan``."""
     out = tmp_path_factory.mktemp("measured") / "plan.json"
-    command = [sys.executable, "-m", "benchmarks.plan", "--small", "--dtypes", "bfloat16", "--json", str(out)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
+    options = ("--small", "--dtypes", "bfloat16", "--json", out)
+    done = warm_ranks.run(0, "benchmarks.plan", *options, cwd=out.parent, CUDA_VISIBLE_DEVICES="")
+    assert done.codes == [0], done.stdout + done.stderr
     return json.loads(out.read_text())
 
 
