@@ -118,7 +118,7 @@ def test_a_job_resumes_after_its_time_limit_with_the_losses_of_an_uninterrupted_
 ) -> None:
     """The time limit is two minutes. Slurm is exact to half a minute, so the signal comes after about one minute.
 
-    Slurm waits two minutes before it starts a job again. The uninterrupted run trains in this time. The second start has
+    Slurm waits two minutes before it starts a job again. The uninterrupted run trains meanwhile. The second start has
     a longer limit.
     """
     # The number of steps takes longer than the time until the signal, on any machine.
