@@ -33,6 +33,15 @@ ROOMS = [
 
 MAY_NOT_IMPORT = {
     "exposure": ("exact_titan", "torchtitan"),
+    "documents": ("torchtitan",),
+    "dataset": ("torchtitan",),
+    "packing": ("torchtitan",),
+    "sampling": ("torch", "torchtitan"),
+    "models": ("torchtitan",),
+    "runs": ("torchtitan",),
+    "reports": ("torchtitan",),
+}
+    "exposure": ("exact_titan", "torchtitan"),
     "sampling": ("torch",),
     "runs": ("torchtitan",),
 }
