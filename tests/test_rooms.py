@@ -41,10 +41,6 @@ MAY_NOT_IMPORT = {
     "runs": ("torchtitan",),
     "reports": ("torchtitan",),
 }
-    "exposure": ("exact_titan", "torchtitan"),
-    "sampling": ("torch",),
-    "runs": ("torchtitan",),
-}
 """Packages that a room does not import itself. ``exact_titan`` stands for the other rooms."""
 
 

@@ -2,9 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
-
-Family = Literal["llama", "qwen2"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +19,9 @@ class RopeScaling:
 class Architecture:
     """A pre-norm decoder with RMSNorm, RoPE, grouped-query attention and SwiGLU: Llama and Qwen2."""
 
-    family: Family
+    family: str
+    """``model_type`` in a config.json: one of the families that ``hf_config`` reads."""
+
     dim: int
     """Width of the residual stream, D."""
 

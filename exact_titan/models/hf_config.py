@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.models.architecture import Architecture, Family, RopeScaling
+from exact_titan.models.architecture import Architecture, RopeScaling
 
 FILE_NAME = "config.json"
 
-_FAMILIES: dict[str, Family] = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
+_FAMILIES: dict[str, str] = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
 # The defaults of transformers, for keys that old files omit.
-_DEFAULTS: dict[Family, dict[str, Any]] = {
+_DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
     "qwen2": {"max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
 }
@@ -129,7 +129,7 @@ def make_config(architecture: Architecture, *, eos_token_id: int) -> dict[str, A
     }
 
 
-def _family(config: dict[str, Any], file: Path) -> Family:
+def _family(config: dict[str, Any], file: Path) -> str:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else names
     if name not in _FAMILIES:
