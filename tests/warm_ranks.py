@@ -204,9 +204,14 @@ def _launch(
         "environment": {name: value for name, value in given.items() if value is not None},
     }
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(_server())
+    with _STARTING:
+        server = _server()
+    connection.connect(server)
     connection.sendall(json.dumps(request).encode() + b"\n")
     return Launch(connection, out, err)
+
+
+_STARTING = threading.Lock()
 
 
 @functools.cache
