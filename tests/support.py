@@ -7,16 +7,15 @@ import random
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from exact_titan.dataset import PackedDataset
 from exact_titan.packing import pack
+from tests.warm_ranks import ROOT, Run
 
-ROOT = Path(__file__).parents[1]
 VOCAB = 256
 
 
@@ -78,7 +77,7 @@ def _environment() -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-class BackgroundRun:
+class BackgroundRun(Run):
     """A torchrun under way, with what it has printed so far.
 
     Attributes:
@@ -98,17 +97,9 @@ class BackgroundRun:
         children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
         return sorted(map(int, children.read_text().split())) if children.exists() else []
 
-    def wait_for(self, text: str, timeout: float = 120) -> None:
-        """Until it has printed ``text``."""
-        self.wait_until(lambda: text in self.output(), text, timeout)
-
-    def wait_until(self, condition: Callable[[], bool], name: str, timeout: float = 120) -> None:
-        """Until ``condition`` holds; fails when the run ends before."""
-        end = time.monotonic() + timeout
-        while not condition():
-            assert self.agent.poll() is None, f"ended before {name}:\n{self.output()}"
-            assert time.monotonic() < end, f"no {name}:\n{self.output()}"
-            time.sleep(0.02)
+    def running(self) -> bool:
+        """Whether torchrun is there."""
+        return self.agent.poll() is None
 
     def end(self, timeout: float = 120) -> int:
         """Wait until it has ended by itself; torchrun's exit code."""

@@ -70,7 +70,6 @@ def test_so_do_the_other_signals(dataset, tmp_path, name):
         check_stopped(run, tmp_path, before=before, reason=rf"{name} on rank \d")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 0), ("SIGINT", 1), ("SIGUSR1", 0)])
 def test_a_signal_to_one_rank_stops_all(dataset, tmp_path, name, rank):
     with warm_train(dataset, tmp_path) as run:
@@ -80,7 +79,6 @@ def test_a_signal_to_one_rank_stops_all(dataset, tmp_path, name, rank):
         check_stopped(run, tmp_path, before=before, reason=f"{name} on rank {rank}")
 
 
-@pytest.mark.slow
 def test_so_does_the_stop_file(dataset, tmp_path):
     with warm_train(dataset, tmp_path) as run:
         run.wait_for("step:  2  loss")

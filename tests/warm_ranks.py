@@ -52,7 +52,31 @@ _TERM_SECONDS = 30.0
 """How long a rank may still run after SIGTERM, before SIGKILL."""
 
 
-class Launch:
+class Run:
+    """A run in the background of a test."""
+
+    def output(self) -> str:
+        """All that was printed so far."""
+        raise NotImplementedError
+
+    def running(self) -> bool:
+        """Whether the run may still print."""
+        raise NotImplementedError
+
+    def wait_for(self, text: str, timeout: float = 120) -> None:
+        """Wait until the run has printed ``text``."""
+        self.wait_until(lambda: text in self.output(), text, timeout)
+
+    def wait_until(self, condition: Callable[[], bool], name: str, timeout: float = 120) -> None:
+        """Wait until ``condition`` holds; fail when the run ends before."""
+        end = time.monotonic() + timeout
+        while not condition():
+            assert self.running() or condition(), f"ended before {name}:\n{self.output()}"
+            assert time.monotonic() < end, f"no {name}:\n{self.output()}"
+            time.sleep(_LOOK_SECONDS)
+
+
+class Launch(Run):
     """Ranks under way.
 
     Attributes:
@@ -100,18 +124,6 @@ class Launch:
         for pid in self.workers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
-
-    def wait_for(self, text: str, timeout: float = 120) -> None:
-        """Wait until the ranks have printed ``text``."""
-        self.wait_until(lambda: text in self.output(), text, timeout)
-
-    def wait_until(self, condition: Callable[[], bool], name: str, timeout: float = 120) -> None:
-        """Wait until ``condition`` holds; fail when all ranks end before."""
-        end = time.monotonic() + timeout
-        while not condition():
-            assert self.running() or condition(), f"ended before {name}:\n{self.output()}"
-            assert time.monotonic() < end, f"no {name}:\n{self.output()}"
-            time.sleep(_LOOK_SECONDS)
 
     def end(self, timeout: float = 120) -> list[int]:
         """Wait until all ranks have ended by themselves; return :attr:`codes`."""
@@ -204,9 +216,14 @@ def _launch(
         "environment": {name: value for name, value in given.items() if value is not None},
     }
     connection = socket.socket(socket.AF_UNIX)
-    connection.connect(_server())
+    with _STARTING:
+        server = _server()
+    connection.connect(server)
     connection.sendall(json.dumps(request).encode() + b"\n")
     return Launch(connection, out, err)
+
+
+_STARTING = threading.Lock()
 
 
 @functools.cache

@@ -129,7 +129,6 @@ def options(dataset, folder: Path, *more: str, steps: int) -> list[str]:
     return argv(dataset, folder, "--checkpoint.enable", "--checkpoint.interval", "2", *more, steps=steps)
 
 
-@pytest.mark.slow
 def test_without_any_one_file_or_with_part_of_it_a_run_goes_on_from_the_one_before(dataset, tmp_path):
     first = {"name": "run", "trainer": "exact", "argv": options(dataset, tmp_path / "out", steps=4)}
     record(2, tmp_path, first)

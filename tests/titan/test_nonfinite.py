@@ -133,8 +133,7 @@ def test_a_loss_names_the_step_the_window_and_its_documents(one_bad_document, tm
     ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("nproc", [1, 2])
+@pytest.mark.parametrize("nproc", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_gradient_names_the_step_and_all_of_its_windows(one_bad_document, tmp_path, nproc):
     dataset, _, step = one_bad_document
     done = run(dataset, tmp_path, "gradient", nproc)

@@ -28,7 +28,6 @@ def refusal(folder: Path, arguments: list[str]) -> str:
     return line
 
 
-@pytest.mark.slow
 def test_it_goes_on_on_any_number_of_ranks(dataset, tmp_path):
     """Stopped in the middle of a log interval and of a refresh interval."""
     unbroken = run(2, tmp_path, options(dataset, tmp_path / "unbroken"))

@@ -309,7 +309,7 @@ def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_
 
 @pytest.mark.parametrize(
     ("refresh", "mixed"),
-    [pytest.param(0, False, marks=pytest.mark.slow), pytest.param(2, False, marks=pytest.mark.slow), (2, True)],
+    [pytest.param(0, False, marks=pytest.mark.slow), (2, False), (2, True)],
 )
 def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
     """Killed without a word after step 5, saved after step 3 (in the middle of a refresh interval)."""
