@@ -11,7 +11,7 @@ from tests.support import ROOT
 
 
 def run(module: str, *arguments: str, small: tuple[str, ...] = ("--small",)) -> str:
-    done = warm_ranks.run(0, module, *small, *arguments, cwd=ROOT, CUDA_VISIBLE_DEVICES="")
+    done = warm_ranks.run(0, module, *small, *arguments, cwd=ROOT)
     assert done.codes == [0], done.stdout + done.stderr
     return done.stdout
 

@@ -34,14 +34,16 @@ def test_losses_and_gradient_norms_are_those_under_torchrun_bit_for_bit(dataset,
     assert found == expected
 
 
-def test_a_rank_finds_itself_and_its_exit_code_is_told(tmp_path):
-    done = warm_ranks.run(3, PROGRAM, "exit", "given", cwd=tmp_path, ADDED="added")
+def test_a_rank_finds_itself_and_its_exit_code_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("ADDED", "added")
+    done = warm_ranks.run(3, PROGRAM, "exit", "given", cwd=tmp_path)
     assert done.codes == [70, 71, 72]
     assert sorted(done.stdout.splitlines()) == [f"{rank} {rank} 3 3 {tmp_path} given added" for rank in range(3)]
     assert done.stderr == ""
 
 
-def test_a_process_that_is_no_rank_has_no_variables_of_a_rank(tmp_path):
+def test_a_process_that_is_no_rank_has_no_variables_of_a_rank(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
     done = warm_ranks.run(0, PROGRAM, "exit", cwd=tmp_path)
     assert done.codes == [1]
     assert done.stderr.splitlines()[-1] == "KeyError: 'RANK'"
@@ -89,6 +91,11 @@ def main(what: str, *arguments: str) -> None:
     rank = os.environ["RANK"]
     if what == "exit":
         names = ("LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
+        # All leave by themselves, however far apart the ranks start.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Path(rank).touch()
+        while not all(Path(str(other)).exists() for other in range(int(os.environ["WORLD_SIZE"]))):
+            time.sleep(0.01)
         print(rank, *(os.environ[name] for name in names), Path.cwd(), *arguments, os.environ["ADDED"])
         sys.exit(70 + int(rank))
     if what == "fail" and rank == "1":

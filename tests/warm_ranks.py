@@ -42,6 +42,7 @@ from typing import IO, Any, NoReturn
 
 ROOT = Path(__file__).parents[1]
 
+_ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
 _OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 _LOOK_SECONDS = 0.02
@@ -164,9 +165,7 @@ class Finished:
     stderr: str
 
 
-def run(
-    ranks: int, module: str, *arguments: object, cwd: Path, timeout: float = 300, **environment: str | None
-) -> Finished:
+def run(ranks: int, module: str, *arguments: object, cwd: Path, timeout: float = 300) -> Finished:
     """Run ``python -m module arguments…`` in ``ranks`` processes, each of which finds its rank in its environment.
 
     Args:
@@ -175,11 +174,10 @@ def run(
         arguments: of the module.
         cwd: working directory.
         timeout: seconds until the ranks are killed and the test fails.
-        environment: variables to set besides those of this process; None removes a variable.
     """
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        with contextlib.closing(_launch(ranks, module, arguments, cwd, out, err, environment)) as launch:
+        with contextlib.closing(_launch(ranks, module, arguments, cwd, out, err)) as launch:
             codes = launch.end(timeout)
         return Finished(codes, launch.stdout, launch.stderr)
 
@@ -189,23 +187,14 @@ def background(ranks: int, module: str, *arguments: object, cwd: Path) -> Iterat
     """:func:`run` in the background of the test; ranks that are left at the end are killed."""
     log = cwd / "ranks.log"
     log.unlink(missing_ok=True)
-    with contextlib.closing(_launch(ranks, module, arguments, cwd, log, log, {})) as launch:
+    with contextlib.closing(_launch(ranks, module, arguments, cwd, log, log)) as launch:
         yield launch
 
 
-def _launch(
-    ranks: int,
-    module: str,
-    arguments: Sequence[object],
-    cwd: Path,
-    out: Path,
-    err: Path,
-    environment: dict[str, str | None],
-) -> Launch:
+def _launch(ranks: int, module: str, arguments: Sequence[object], cwd: Path, out: Path, err: Path) -> Launch:
     for file in (out, err):
         file.touch()
     inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
-    given = inherited | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | environment
     request = {
         "ranks": ranks,
         "module": module,
@@ -213,7 +202,7 @@ def _launch(
         "cwd": str(cwd),
         "out": str(out),
         "err": str(err),
-        "environment": {name: value for name, value in given.items() if value is not None},
+        "environment": inherited | _ENVIRONMENT | {"PYTHONUNBUFFERED": "1"},
     }
     connection = socket.socket(socket.AF_UNIX)
     with _STARTING:
@@ -232,8 +221,7 @@ def _server() -> str:
     folder = tempfile.TemporaryDirectory(prefix="warm_ranks")
     path = f"{folder.name}/socket"
     # A fork has only the thread that forks, and the locks of others would stay locked.
-    one_thread = {"OMP_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
-    environment = os.environ | one_thread | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | _ENVIRONMENT | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "tests.warm_ranks", path],
         cwd=ROOT,
@@ -370,9 +358,7 @@ def _run_rank(rank: int, request: dict[str, Any], port: int) -> None:
     """Become a process that was started with ``python -m`` by torchrun, and run the module."""
     # The rank ends with its supervisor.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
-    given = os.read(port, 10)
-    if not given:
-        os._exit(1)
+    master_port = os.read(port, 10).decode()
     os.close(port)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     files = [os.open(os.devnull, os.O_RDONLY)]
@@ -385,7 +371,7 @@ def _run_rank(rank: int, request: dict[str, Any], port: int) -> None:
     if request["ranks"]:
         ranks = str(request["ranks"])
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=ranks, LOCAL_WORLD_SIZE=ranks)
-        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=given.decode(), TORCHELASTIC_USE_AGENT_STORE="True")
+        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=master_port, TORCHELASTIC_USE_AGENT_STORE="True")
     os.chdir(request["cwd"])
     random.seed()
     sys.modules["numpy"].random.seed()
