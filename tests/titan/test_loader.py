@@ -196,7 +196,7 @@ def test_a_state_of_other_data_order_or_steps_is_refused_unless_that_is_named(da
             resumed(dataset, [name], allow=allow)
         line = str(refused.value)
         assert f"the checkpoint was trained with {CHANGED[name][1]}" in line
-        assert line.endswith(f"or allow it with --dataloader.allow_changed {','.join([*allow, name])}")
+        assert line.endswith(f"or allow the change with --dataloader.allow_changed {','.join([*allow, name])}")
     # Another order begins at its first window; other steps go on in the order.
     expected = 0 if name in ("dataset", "seed") else 24
     assert resumed(dataset, [name], allow=[name]).consumed == expected
@@ -298,7 +298,7 @@ def test_a_finite_pass_by_weight_is_the_endless_one_up_to_where_a_dataset_has_no
 
 def test_datasets_without_weights_have_no_epochs_without_end(mixed):
     paths = ",".join(entry.rpartition("=")[0] for entry in mixed.split(","))
-    with pytest.raises(InputError, match="to mix datasets give each its weight"):
+    with pytest.raises(InputError, match="to mix datasets, give each dataset a weight"):
         mixed_loader(paths)
 
 

@@ -129,7 +129,7 @@ def test_a_loss_names_the_step_the_window_and_its_documents(one_bad_document, tm
     assert step <= seen <= step + 2
     assert lines[1:] == [
         f"  window {bad} of {dataset.folder}: 1 document, 64 tokens from '11 12 13{' 250' * 9}'",
-        f"  all of its text: exact-titan window {dataset.folder} {bad}",
+        f"  all text of the window: exact-titan window {dataset.folder} {bad}",
     ]
 
 

@@ -65,7 +65,7 @@ def test_another_dataset_seed_batch_or_window_is_refused_by_name_and_let_in_by_n
         assert part in line
     assert (tmp_path / "out/exit_code").read_text() == "2\n"
     names = "dataset,seed,global_batch_size,seq_len"
-    assert line.endswith(f"or allow it with --dataloader.allow_changed {names}")
+    assert line.endswith(f"or allow the change with --dataloader.allow_changed {names}")
     allowed = [*changed, "--dataloader.allow_changed", names]
     resumed = run(1, tmp_path, options(dataset, tmp_path / "out", *allowed))
     # Its first window on, in steps 7 to 12, and with weights of its own.

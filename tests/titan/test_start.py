@@ -64,15 +64,18 @@ def test_a_folder_of_a_presets_name_is_taken(dataset, model, monkeypatch):
     ("options", "message"),
     [
         (["--model", "nowhere"], "model is 'nowhere': there is no such folder, and the known models are Qwen2.5-0.5B"),
-        (["--model", "{model}", "--architecture.dim", "64"], "and architecture is set too: give one of them"),
-        (["--model", "{model}", "--checkpoint.no-enable"], "checkpoint.enable is off, and weights are read by it"),
-        (["--model", "{model}", "--checkpoint.initial-load-path", "/other"], "names weights too: give one"),
+        (["--model", "{model}", "--architecture.dim", "64"], "and architecture is set too: give only one of them"),
+        (
+            ["--model", "{model}", "--checkpoint.no-enable"],
+            "checkpoint.enable is off, but the checkpointer reads the weights",
+        ),
+        (["--model", "{model}", "--checkpoint.initial-load-path", "/other"], "names weights too: give one of them"),
         (["--start_from", "nowhere"], "nowhere: no such folder"),
         (["--start_from", "{empty}"], "checkpoint has no complete checkpoint: the run has not saved one yet"),
         (["--start_from", "outputs", "--dump_folder", "outputs"], "start_from is outputs, this run's own dump_folder"),
         (["--export", "{model}"], "exists already: choose another folder"),
-        (["--export", "new", "--checkpoint.no-enable"], "export is set, which reads the last checkpoint"),
-        (["--export", "new", "--checkpoint.load_only"], "export is set, which reads the last checkpoint"),
+        (["--export", "new", "--checkpoint.no-enable"], "export is set and reads the last checkpoint"),
+        (["--export", "new", "--checkpoint.load_only"], "export is set and reads the last checkpoint"),
     ],
 )
 def test_options_that_do_not_go_together_are_named(dataset, model, tmp_path, options, message):
@@ -112,7 +115,7 @@ def test_a_dataset_of_another_tokenizer_is_refused_by_its_first_other_token(data
     words["17"], words["18"] = words["18"], words["17"]
     file.write_text(json.dumps(tokenizer))
     line = refusal(dataset, "--model", str(model))
-    assert f"with another tokenizer than that of {model}: '1" in line
+    assert f"the tokenizer of the dataset is not the tokenizer of {model}: '1" in line
     assert f"pack with --tokenizer {model}" in line
 
 
