@@ -1,4 +1,4 @@
-"""That the benchmarks run. Their figures are not checked: at this size they mean nothing."""
+"""Small runs of the benchmarks. The tests do not check the speeds, because a small run has no useful speeds."""
 
 import json
 

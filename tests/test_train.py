@@ -1,4 +1,4 @@
-"""``python -m exact_titan.train`` when something is wrong: one line, exit code 2, nothing on the disk."""
+"""``python -m exact_titan.train`` with wrong input: one line, exit code 2, no files on the disk."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The tests' own launcher: ranks that are forked train as those of torchrun do, and end as they do."""
+"""The launcher of the tests: forked ranks train and end as torchrun's ranks do."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from tests.support import ROOT, torchrun
 from tests.titan.test_training import argv
 
 PROGRAM = "tests.test_warm_ranks"
-"""This file is the ranks' program, too."""
+"""This file is also the program of the ranks."""
 
 
 def test_losses_and_gradient_norms_are_those_under_torchrun_bit_for_bit(dataset, tmp_path):

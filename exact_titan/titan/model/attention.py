@@ -61,7 +61,7 @@ def unavailable(kernel: Kernel) -> str | None:
     except (ImportError, OSError, RuntimeError) as error:
         return f"{module} cannot be imported ({' '.join(str(error).split())}): {remedy}"
     if not hasattr(*_operator(kernel)):
-        return f"{module} is too old and does not register {_OPERATORS[kernel]}: {remedy}"
+        return f"{module} is too old, and does not register {_OPERATORS[kernel]}: {remedy}"
     return None
 
 

@@ -213,7 +213,7 @@ def test_a_flash_attention_3_that_torch_cannot_switch_to_is_passed_over(gpu, fla
     gpu((9, 0), flash_attn=False)
     monkeypatch.setitem(attention_module._OPERATORS, "fa3", "flash_attn_3::bwd")
     assert choose("auto") == "torch"
-    assert "not fa3: flash_attn_interface is too old and does not register flash_attn_3::bwd" in caplog.text
+    assert "not fa3: flash_attn_interface is too old, and does not register flash_attn_3::bwd" in caplog.text
 
 
 def test_flash_attention_3_is_refused_on_another_gpu(gpu, flash_attn_3):
