@@ -69,7 +69,7 @@ def disturb(run: warm_ranks.Launch, rng: random.Random, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
-def test_twenty_disturbed_rounds_train_what_one_unbroken_run_does(dataset, tmp_path, seed):
+def test_twenty_disturbed_launches_train_like_an_uninterrupted_run(dataset, tmp_path, seed):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     unbroken.mkdir()
     broken.mkdir()

@@ -352,7 +352,7 @@ def test_broken_checkpoints(good: Path, tmp_path: Path) -> None:
         ("packed/manifest.json", b"[]", ["-m", "exact_titan.cli", "inspect", "packed"]),
     ],
 )
-def test_in_a_process_of_its_own(tmp_path: Path, file: str, content: bytes, argv: list[str]) -> None:
+def test_a_broken_file_in_a_separate_process(tmp_path: Path, file: str, content: bytes, argv: list[str]) -> None:
     (tmp_path / "packed").mkdir()
     (tmp_path / file).write_bytes(content)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

@@ -129,7 +129,7 @@ def test_preflight_and_start_need_no_import_for_types_alone():
 
 
 @pytest.mark.parametrize("room", MAY_NOT_IMPORT)
-def test_a_room_keeps_to_its_libraries(room):
+def test_a_room_imports_only_its_libraries(room):
     for module, file in modules(PACKAGE).items():
         if not module.startswith(f"exact_titan.{room}"):
             continue
@@ -154,7 +154,7 @@ def test_a_room_keeps_to_its_libraries(room):
     ],
 )
 @pytest.mark.parametrize("where", ["top", "function", "types"])
-def test_a_new_import_that_runs_up_is_found(tmp_path, importer, imported, wrong, where):
+def test_a_new_upward_import_is_found(tmp_path, importer, imported, wrong, where):
     package = copy_of_package(tmp_path)
     text = {
         "top": f"import exact_titan.{imported}\n",
@@ -181,7 +181,7 @@ def copy_of_package(folder: Path) -> Path:
     return folder / "exact_titan"
 
 
-def test_a_process_that_draws_nothing_does_not_import_matplotlib():
+def test_a_process_without_figures_does_not_import_matplotlib():
     program = """if True:
         import sys
         from exact_titan.titan import cpu, torch_versions

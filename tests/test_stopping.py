@@ -62,7 +62,7 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(dataset, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
-def test_so_do_the_other_signals(dataset, tmp_path, name):
+def test_other_signals_to_torchrun_save_on_all_ranks(dataset, tmp_path, name):
     with torchrun_train(dataset, tmp_path) as run:
         run.wait_for("step:  2  loss")
         before = steps(run)[-1]
@@ -79,7 +79,7 @@ def test_a_signal_to_one_rank_stops_all(dataset, tmp_path, name, rank):
         check_stopped(run, tmp_path, before=before, reason=f"{name} on rank {rank}")
 
 
-def test_so_does_the_stop_file(dataset, tmp_path):
+def test_the_stop_file_stops_all_ranks(dataset, tmp_path):
     with warm_train(dataset, tmp_path) as run:
         run.wait_for("step:  2  loss")
         before = steps(run)[-1]
@@ -89,7 +89,7 @@ def test_so_does_the_stop_file(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_validation_is_broken_off_and_made_up_for(dataset, tmp_path):
+def test_an_interrupted_validation_is_repeated(dataset, tmp_path):
     endless = ["--validator.enable", "--validator.freq", "2", "--validator.steps", "1000000"]
     with warm_train(dataset, tmp_path, *endless) as run:
         run.wait_for("Validating")
@@ -109,7 +109,7 @@ def test_a_validation_is_broken_off_and_made_up_for(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_one_that_comes_while_the_run_starts_stops_it_before_the_first_step(dataset, tmp_path):
+def test_a_signal_during_the_start_stops_the_run_before_the_first_step(dataset, tmp_path):
     """The signal comes under torchrun, before the import of torch has finished."""
     with torchrun_train(dataset, tmp_path) as run:
         run.wait_for("Loading torch")
@@ -122,7 +122,7 @@ def test_one_that_comes_while_the_run_starts_stops_it_before_the_first_step(data
 
 
 @pytest.mark.slow
-def test_a_second_signal_exits_at_once_from_the_middle_of_a_collective(dataset, tmp_path):
+def test_a_second_signal_ends_a_rank_inside_a_collective(dataset, tmp_path):
     with warm_train(dataset, tmp_path) as run:
         run.wait_for("step:  2  loss")
         first, second = run.workers()
@@ -142,7 +142,7 @@ def test_a_second_signal_exits_at_once_from_the_middle_of_a_collective(dataset, 
 
 
 @pytest.mark.slow
-def test_without_checkpoints_it_is_no_good_end(dataset, tmp_path):
+def test_a_stop_without_checkpoints_is_an_error(dataset, tmp_path):
     given = arguments(dataset, tmp_path, "--checkpoint.no-enable")
     with warm_ranks.background(1, "exact_titan.train", *given, cwd=tmp_path) as run:
         run.wait_for("step:  1  loss")

@@ -96,7 +96,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(dataset, tmp_path, monkeypatch
         ),
     ],
 )
-def test_a_mistaken_mixture_is_one_line_and_leaves_nothing(dataset, tmp_path, capsys, path, options, message):
+def test_a_wrong_mixture_is_one_line_and_leaves_nothing(dataset, tmp_path, capsys, path, options, message):
     names = {"one": dataset.folder, "two": pack_lengths(tmp_path / "two", [120] * 10, seq_len=64).folder}
     path = path.format(**names)
     with pytest.raises(SystemExit) as stopped:
@@ -118,14 +118,14 @@ def test_a_shard_cut_short_is_named(dataset, tmp_path, capsys):
     assert f"shard {shard} is cut short or changed" in capsys.readouterr().err
 
 
-def test_under_torchrun_one_rank_speaks(dataset, tmp_path):
+def test_only_one_rank_prints_the_error_under_torchrun(dataset, tmp_path):
     done = torchrun(2, "-m", "exact_titan.train", *arguments(dataset, tmp_path, "--loss.alpha", "-1"), cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("exact_titan.train: error: loss.alpha is -1.0") == 1
     assert "exitcode  : 2" in done.stderr
 
 
-def test_help_says_what_there_is(tmp_path):
+def test_help_lists_the_options(tmp_path):
     done = warm_ranks.run(0, "exact_titan.train", "--config", "from_scratch", "--help", cwd=tmp_path)
     assert done.codes == [0]
     for option in ("--loss.alpha", "--dataloader.dataset-path", "--optimizer.lr", "--architecture.dim"):

@@ -18,7 +18,7 @@ PROGRAM = "tests.test_warm_ranks"
 """This file is also the program of the ranks."""
 
 
-def test_losses_and_gradient_norms_are_those_under_torchrun_bit_for_bit(dataset, tmp_path):
+def test_losses_and_gradient_norms_equal_torchruns_bit_for_bit(dataset, tmp_path):
     specs = [
         {"name": rule, "trainer": "exact", "argv": argv(dataset, tmp_path / rule, "--loss.rule", rule, steps=4)}
         for rule in ("standard", "exact")
@@ -34,14 +34,14 @@ def test_losses_and_gradient_norms_are_those_under_torchrun_bit_for_bit(dataset,
     assert found == expected
 
 
-def test_a_rank_finds_itself_and_its_exit_code_is_told(tmp_path):
+def test_a_rank_gets_its_environment_and_its_exit_code_is_reported(tmp_path):
     done = warm_ranks.run(3, PROGRAM, "exit", "given", cwd=tmp_path, ADDED="added")
     assert done.codes == [70, 71, 72]
     assert sorted(done.stdout.splitlines()) == [f"{rank} {rank} 3 3 {tmp_path} given added" for rank in range(3)]
     assert done.stderr == ""
 
 
-def test_a_process_that_is_no_rank_has_no_variables_of_a_rank(tmp_path):
+def test_a_process_without_ranks_has_no_rank_variables(tmp_path):
     done = warm_ranks.run(0, PROGRAM, "exit", cwd=tmp_path)
     assert done.codes == [1]
     assert done.stderr.splitlines()[-1] == "KeyError: 'RANK'"
@@ -61,7 +61,7 @@ def test_a_signal_reaches_one_rank_or_all(tmp_path, name):
         assert ranks.workers() == []
 
 
-def test_ranks_left_over_are_killed_with_the_launch_or_with_its_client(tmp_path):
+def test_remaining_ranks_are_killed_with_the_launch_or_its_client(tmp_path):
     with warm_ranks.background(2, PROGRAM, "wait", cwd=tmp_path) as ranks:
         ranks.wait_until(lambda: ranks.output().count("waits") == 2, "waits")
     assert ranks.codes == [-signal.SIGKILL] * 2
