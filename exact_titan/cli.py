@@ -1,4 +1,4 @@
-"""The command line ``exact-titan``. Each command imports its modules itself, so that ``--help`` is fast."""
+"""The command line ``exact-titan``. Each command imports its modules itself, because ``--help`` must be fast."""
 
 import itertools
 import os
@@ -52,7 +52,7 @@ def pack(
     val_fraction: float = 0.0,
     policy: Literal["concat", "best_fit"] = "concat",
     text_key: str = "text",
-    eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: found there)")] = None,
+    eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:

@@ -55,7 +55,7 @@ def room_of(module: str) -> int:
         for room in names
         if name == room or name.startswith(f"{room}.")
     ]
-    assert found, f"{module} is in no room: put it into one, or name its room in tests/test_rooms.py"
+    assert found, f"{module} is in no room: move the module into a room, or add its room to tests/test_rooms.py"
     return max(found)[1]
 
 

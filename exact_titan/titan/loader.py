@@ -30,7 +30,7 @@ class PackedDataLoader(BaseDataLoader):
        dataset has its own order.
     2. Every optimizer step trains on the next ``global_batch_size`` places. The state is therefore one number: the
        first place of the next step. A run may resume with another number of ranks.
-    3. The places of a step are assigned to ranks and microbatches so that attention work is equal
+    3. The places of a step are assigned to ranks and microbatches with equal attention work
        (:mod:`exact_titan.sampling.balance`). The windows of the step stay the same. The gradient stays the same except
        for the order of its sum. The places are assigned in their order if ``balance`` is off, or if the trainer has not
        set the number of microbatches of a step.
@@ -67,7 +67,7 @@ class PackedDataLoader(BaseDataLoader):
         Another dataset (or mixture) or seed means another order. The new order starts at its first window."""
 
         varlen_metadata: bool = True
-        """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which passes all tensors to the model."""
+        """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer: it passes all tensors to the model."""
 
         # torchtitan leaves names with an underscore out when it writes a config down.
         _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
@@ -219,7 +219,7 @@ class PackedDataLoader(BaseDataLoader):
 def open_mixture(
     config: PackedDataLoader.Config, seq_len: int, *, manifests: Mapping[Path, Manifest] | None = None
 ) -> Mixture:
-    """Open the datasets that a loader with this config reads, unless the config carries them.
+    """Open the datasets that a loader with this config reads, if the config has no open datasets.
 
     Args:
         config: config of the loader.

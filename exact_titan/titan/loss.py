@@ -314,7 +314,7 @@ class ExactLoss(ChunkedLossWrapper):
 
 
 def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] | None = None) -> Mixture:
-    """Open the datasets whose training splits are counted for the weights, unless the config carries them.
+    """Open the datasets whose training splits are counted for the weights, if the config has no open datasets.
 
     Args:
         config: config of the loss.

@@ -240,13 +240,15 @@ def _check_assets(config: RunConfig) -> None:
             f"tokenizer"
         )
     if config.checkpoint.initial_load_in_hf and not config.checkpoint.initial_load_path:
-        raise InputError("checkpoint.initial_load_in_hf is on, without initial_load_path: name the folder with --model")
+        raise InputError(
+            "checkpoint.initial_load_in_hf is on, and no initial_load_path is set: name the folder with --model"
+        )
     if config.training.enable_cpu_offload and not torch.accelerator.is_available():
         raise InputError("training.enable_cpu_offload is on, but there is no GPU to offload from")
 
 
 _REFUSED = {
-    "pipeline_parallel_degree": "torchtitan passes no positions to the loss in a pipeline, but the loss needs them",
+    "pipeline_parallel_degree": "torchtitan hands no positions to the loss in a pipeline, but the loss needs them",
     "tensor_parallel_degree": "the vocabulary-parallel loss does not carry the weights yet",
     "context_parallel_degree": "varlen attention does not run under context parallelism",
     "expert_parallel_degree": "the models here have no experts",

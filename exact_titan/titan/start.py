@@ -33,7 +33,7 @@ def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = Non
     """
     if config.model:
         if config.architecture != LlamaSizes():
-            raise InputError(f"model is {config.model}, and architecture is set too: give only one of them")
+            raise InputError(f"model is {config.model}, and architecture is set too: give one of them")
         folder = Path(config.model)
         if folder.is_dir():
             return hf_config.read_architecture(folder)

@@ -90,7 +90,7 @@ class ExactTrainer(Trainer):
 
         Raises:
             Stopped: on all ranks after the same step, if a stop was requested. A checkpoint of that step is saved.
-            NonFinite: on all ranks, if a loss or the gradient is NaN or infinite. No checkpoint contains such a value.
+            NonFinite: on all ranks, if a loss or the gradient is NaN or infinite. No checkpoint contains the value.
         """
         try:
             self._train()

@@ -10,7 +10,7 @@ from exact_titan.packing import pack
 from exact_titan.reports.window import window_report, window_summary
 from tests.support import word_tokenizer
 
-LENGTHS = (40, 100, 10, 150)  # words; each document has one token more, </s>
+LENGTHS = (40, 100, 10, 150)  # words. Each document has one token more, </s>
 
 
 def words(document: int) -> list[str]:

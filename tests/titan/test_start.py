@@ -64,7 +64,7 @@ def test_a_folder_with_the_name_of_a_preset_is_used(dataset, model, monkeypatch)
     ("options", "message"),
     [
         (["--model", "nowhere"], "model is 'nowhere': there is no such folder, and the known models are Qwen2.5-0.5B"),
-        (["--model", "{model}", "--architecture.dim", "64"], "and architecture is set too: give only one of them"),
+        (["--model", "{model}", "--architecture.dim", "64"], "and architecture is set too: give one of them"),
         (
             ["--model", "{model}", "--checkpoint.no-enable"],
             "checkpoint.enable is off, but the checkpointer reads the weights",

@@ -31,7 +31,7 @@ Implementation = Literal["auto", "fa3", "fa2", "torch"]
 """
 
 Kernel = Literal["fa3", "fa2", "torch", "sdpa"]
-"""The kernel behind an :data:`Implementation`. ``sdpa`` is torch's SDPA, one document at a time, on any device."""
+"""The kernel of an :data:`Implementation`. ``sdpa`` is torch's SDPA, one document at a time, on any device."""
 
 _PACKAGES = {
     "fa3": ("flash_attn_interface", "build it from the folder hopper of github.com/Dao-AILab/flash-attention"),

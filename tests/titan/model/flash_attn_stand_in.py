@@ -1,4 +1,4 @@
-"""A replacement for the package flash-attn, which needs a GPU: dense attention with the names and signatures of 2.8.3.
+"""A replacement for the GPU package flash-attn: dense attention with the names and signatures of version 2.8.3.
 
 Tests with the replacement check the calls, the masks, the dtypes and the number of operator runs. They do not check the
 kernels. The names and signatures are from flash_attn/flash_attn_interface.py at the tag v2.8.3.
