@@ -79,7 +79,7 @@ class ResumableCheckpoints(CheckpointManager):
     def mark_validated(self, step: int) -> None:
         """Record in the checkpoint of ``step`` that the validation of the step has finished.
 
-        Do nothing if this process has not saved or loaded that checkpoint.
+        If the step has no checkpoint yet, :meth:`save_now` records the validation later.
         """
         self._validated_step = step
         if self.enable and not self.load_only and step == self.saved_step and dist.get_rank() == 0:

@@ -219,7 +219,7 @@ class PackedDataLoader(BaseDataLoader):
 def open_mixture(
     config: PackedDataLoader.Config, seq_len: int, *, manifests: Mapping[Path, Manifest] | None = None
 ) -> Mixture:
-    """Open the datasets that a loader with this config reads, if the config has no open datasets.
+    """Open the datasets that a loader with this config reads, if the config does not carry these datasets.
 
     Args:
         config: config of the loader.

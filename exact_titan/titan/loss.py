@@ -314,7 +314,9 @@ class ExactLoss(ChunkedLossWrapper):
 
 
 def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] | None = None) -> Mixture:
-    """Open the datasets whose training splits are counted for the weights, if the config has no open datasets.
+    """Open the datasets that give the bucket counts for the weights, if the config does not carry these datasets.
+
+    The training splits are counted.
 
     Args:
         config: config of the loss.
