@@ -1,4 +1,4 @@
-"""The command line ``exact-titan``. Each command imports its modules itself, so that ``--help`` is fast."""
+"""The command line ``exact-titan``. Each command imports its modules itself, because ``--help`` must be fast."""
 
 import itertools
 import os
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExecutionOptions:
-    """Options of ``pack`` and ``append``: who runs the packing tasks."""
+    """Options of ``pack`` and ``append`` for the packing tasks."""
 
     executor: Literal["local", "slurm", "ray"] = "local"
     """Where the tasks run: on this machine, or through datatrove on Slurm (start from a login node) or on Ray."""
@@ -52,13 +52,13 @@ def pack(
     val_fraction: float = 0.0,
     policy: Literal["concat", "best_fit"] = "concat",
     text_key: str = "text",
-    eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: found there)")] = None,
+    eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:
     """Pack documents into windows for training.
 
-    Finished parts are kept beside --out. After an interruption the same command resumes with the unfinished parts. The
+    Finished parts are kept next to --out. After an interruption the same command resumes with the unfinished parts. The
     result does not depend on the executor, the workers or the tasks.
 
     Example: exact-titan pack books.jsonl.gz more/ --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/books-16k
@@ -72,7 +72,7 @@ def pack(
         out: New folder for the packed dataset.
         seq_len: Window length in tokens, training.seq_len of the runs.
         val_fraction: Share of the documents for validation, from 0 to below 1.
-        policy: How documents are laid into windows. concat: end to end, cut at window borders. best_fit: a document
+        policy: Placement of documents in windows. concat: end to end, cut at window borders. best_fit: a document
             that fits a window is not cut; a longer document fills full windows and a rest; short windows are padded.
         text_key: Key or column of the text in .jsonl and .parquet files.
         eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
@@ -147,7 +147,7 @@ def _begin_packing() -> float:
 
 
 def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int, *, by_source: bool) -> None:
-    """Print what a dataset holds, and the speed at which ``tokens`` were packed."""
+    """Print the contents of a dataset, and the packing speed for ``tokens`` tokens in ``seconds``."""
     from exact_titan.exposure import default_threshold
     from exact_titan.reports.exposure import ExposureReport
 
@@ -180,7 +180,7 @@ def inspect(
     *,
     split: str = "train",
     compare: Annotated[bool, FlagCreatePairsOff] = False,
-    png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none is drawn)")] = None,
+    png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no figure)")] = None,
     threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
 ) -> None:
     """Show the left context of the targets of a packed dataset, and their loss weights under EXACT.
@@ -252,7 +252,7 @@ def verify(folder: Positional[Path]) -> None:
 def compare(
     runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUNS…", help_behavior_hint="")],
     *,
-    png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: none is drawn)")] = None,
+    png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no figure)")] = None,
     threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
 ) -> None:
     """Compare runs by the plain cross-entropy of their last validation, per bucket of effective context.
@@ -301,11 +301,11 @@ def plan(
     *,
     config: str,
     nproc: int,
-    memory: Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="(default: nothing is compared)")] = None,
+    memory: Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="(default: no comparison)")] = None,
     mfu: float = 0.35,
     peak_tflops: float = 989.0,
 ) -> int:
-    """Show the needs of a training run: memory of a GPU, FLOPs and hours. This needs no GPU and no dataset.
+    """Show the memory per GPU, the FLOPs and the hours of a training run. The command needs no GPU and no dataset.
 
     The exit code is 1 if the run does not fit.
 
@@ -374,7 +374,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_options_last(arguments: Sequence[str]) -> list[str]:
-    """Move the run's options among the arguments of ``plan`` after a ``--``. The parser does not touch them there."""
+    """Move the run's options among the arguments of ``plan`` after ``--``. The parser passes them on unchanged."""
     if not arguments or arguments[0] != "plan":
         return list(arguments)
     plan_options, run_options = ["plan"], []

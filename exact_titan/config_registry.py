@@ -1,7 +1,7 @@
 """Recipes: functions that return a full trainer config.
 
-``--config NAME``, or ``recipe = "NAME"`` in a TOML, starts from a recipe. torchtitan's own entry point finds them too:
-``--module exact_titan --config NAME``.
+``--config NAME``, or ``recipe = "NAME"`` in a TOML, starts from a recipe. torchtitan's own entry point also finds the
+recipes: ``--module exact_titan --config NAME``.
 """
 
 from torchtitan.components.optimizer import LRSchedulersContainer
@@ -33,7 +33,7 @@ def from_scratch() -> RunConfig:
         training=TrainingConfig(local_batch_size=1, seq_len=2048, steps=100, disable_cuda_graphs=True),
         parallelism=ParallelismConfig(spmd_backend=SPMD_BACKEND),
         activation_checkpoint=AttentionSavingAC.Config(),
-        # A final checkpoint of the model alone could not be resumed.
+        # A run cannot resume from a final checkpoint of the model alone.
         checkpoint=ResumableCheckpoints.Config(
             enable=True, interval=500, async_mode="async", last_save_model_only=False
         ),
@@ -68,7 +68,7 @@ def _stage(seq_len: int, *, threshold: int, global_batch_size: int, local_batch_
     """One stage of the paper's table: continued pretraining of a model in windows of ``seq_len`` tokens.
 
     These values are the paper's: windows, thresholds, alpha, gamma, AdamW, a linear warmup and then a constant rate.
-    A comment with "ours" marks values that the text at hand does not state.
+    A comment with "ours" marks values that the available text of the paper does not state.
     """
     return ExactTrainer.Config(
         dataloader=PackedDataLoader.Config(),

@@ -1,4 +1,4 @@
-"""``torchrun --nproc_per_node=N -m exact_titan.train --config NAME_OR_TOML [--section.option value …]``."""
+"""The command ``torchrun --nproc_per_node=N -m exact_titan.train --config NAME_OR_TOML [--section.option value …]``."""
 
 import logging
 import os
@@ -18,12 +18,12 @@ _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR"
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Train, and exit with an :class:`~exact_titan.runs.exit_codes.ExitCode`. Bad input gives one line.
+    """Train, and exit with an :class:`~exact_titan.runs.exit_codes.ExitCode`. Wrong input prints one line.
 
-    1. Take stop signals, before torch is imported.
+    1. Handle stop signals, before the import of torch.
     2. Read the config, and complete and check it (:func:`exact_titan.titan.preflight.complete`).
     3. Build the trainer and train to the last step, or to the step where the run is stopped.
-    4. Export the weights, if asked for, and write the exit code into the run's folder.
+    4. Export the weights, if ``export`` is set, and write the exit code into the run's folder.
 
     Without torchrun the run has one process.
     """
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> None:
         try:
             config, code = _train(sys.argv[1:] if argv is None else argv, signals)
         except InputError as error:
-            # All ranks read the same input and have the same error. Rank 0 prints it, and the others wait for that.
+            # All ranks read the same input and have the same error. Rank 0 prints the error. The other ranks wait,
+            # because torchrun ends rank 0 after the exit of another rank.
             if os.environ["RANK"] == "0":
                 print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
             else:

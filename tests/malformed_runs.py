@@ -1,11 +1,13 @@
-"""Run by test_malformed.py in a process of its own: one command after another, in this process, on broken input.
+"""The process of test_malformed.py that runs commands on broken input, one command after another.
 
     tests.malformed_runs CASES.json OUT.json
 
-CASES is a list with, for each case, ``cwd``, ``program`` (``exact-titan`` or ``exact_titan.train``), ``argv`` and the
-``seconds`` it may take; with ``build`` a training run ends when all of it is built, before the first step. OUT has, for
-each, the exit ``code`` (None after an exception), what it printed (``output``), the ``traceback`` if one came out, and
-of the files under cwd those ``lost``, gone or changed, and the ``new`` ones.
+CASES is a list of cases. A case has ``cwd``, ``program`` (``exact-titan`` or ``exact_titan.train``), ``argv`` and
+``seconds``, the time limit. With ``build`` a training run ends after the build, before the first step.
+
+OUT is a list of results, one for each case. A result has the exit ``code`` (None after an exception), the printed
+``output``, the ``traceback`` of an exception (or an empty string), and two lists of files under cwd: ``lost`` (removed
+or changed files) and ``new``.
 """
 
 import hashlib
@@ -30,11 +32,11 @@ from exact_titan.titan.trainer import ExactTrainer  # noqa: E402
 
 
 class Built(BaseException):
-    """A training run is built, which is all that is wanted of it."""
+    """Ends a training run after the build."""
 
 
 class TooLong(BaseException):
-    """A command has had its time."""
+    """Ends a command after its time limit."""
 
 
 def listing(folder: Path) -> dict[str, str]:
@@ -67,7 +69,7 @@ def run(case: dict[str, Any]) -> dict[str, Any]:
             code = end.code if isinstance(end.code, int) else int(end.code is not None)
         except Built:
             code = 0
-        except BaseException:  # PyTorch's CheckpointException is no Exception
+        except BaseException:  # PyTorch's CheckpointException is not an Exception
             error = traceback.format_exc()
         finally:
             signal.alarm(0)

@@ -1,4 +1,4 @@
-"""What tests of more than one room use: datasets with documents of chosen lengths, and real torchrun."""
+"""Helpers for the tests of several rooms: datasets with documents of chosen lengths, and real torchrun."""
 
 import contextlib
 import json
@@ -20,7 +20,7 @@ VOCAB = 256
 
 
 def word_tokenizer(file: Path, ids: int) -> None:
-    """A tokenizer.json whose ids are plain to see: the word "17" is token 17, up to ``ids - 1``, and ``</s>`` is 0."""
+    """Write a tokenizer.json with readable ids: the word "17" is token 17, up to ``ids - 1``, and ``</s>`` is 0."""
     words = {"</s>": 0} | {str(word): word for word in range(1, ids)}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="</s>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -30,11 +30,11 @@ def word_tokenizer(file: Path, ids: int) -> None:
 def pack_lengths(
     folder: Path, lengths: Sequence[int], *, seq_len: int, val_fraction: float = 0.0, seed: int = 0
 ) -> PackedDataset:
-    """Packed dataset in ``folder/packed`` of random documents; each has one token more than its length, ``</s>``."""
+    """Pack random documents of these lengths into ``folder/packed``. Each document has one token more, ``</s>``."""
     rng = random.Random(seed)
     texts = []
     for length in lengths:
-        # A walk with few choices, so that there is something to learn.
+        # A random walk with 3 choices at each word. A model can learn these documents.
         word = rng.randrange(1, VOCAB)
         words = []
         for _ in range(length):
@@ -45,7 +45,7 @@ def pack_lengths(
 
 
 def pack_texts(folder: Path, texts: Sequence[str], *, seq_len: int, val_fraction: float = 0.0) -> PackedDataset:
-    """Packed dataset in ``folder/packed`` of these documents, words of :func:`word_tokenizer`."""
+    """Pack these documents into ``folder/packed``. Their words are words of :func:`word_tokenizer`."""
     folder.mkdir(parents=True, exist_ok=True)
     word_tokenizer(folder / "tokenizer.json", VOCAB)
     (folder / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
@@ -61,14 +61,14 @@ def pack_texts(folder: Path, texts: Sequence[str], *, seq_len: int, val_fraction
 
 
 def torchrun_command(nproc: int, *arguments: str) -> list[str]:
-    """``torchrun --nproc_per_node=nproc arguments…``, with what docs/operations.md sets for signals."""
+    """Return ``torchrun --nproc_per_node=nproc arguments…``, with the signal options of docs/operations.md."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={nproc}"]
     command += ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout=600"]
     return [*command, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", *arguments]
 
 
 def torchrun(nproc: int, *arguments: str, cwd: Path, timeout: int = 300) -> subprocess.CompletedProcess[str]:
-    """:func:`torchrun_command` in ``cwd``, one thread a process."""
+    """Run :func:`torchrun_command` in ``cwd``, with one thread per process."""
     command, environment = torchrun_command(nproc, *arguments), _environment()
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout)
 
@@ -78,10 +78,10 @@ def _environment() -> dict[str, str]:
 
 
 class BackgroundRun(Run):
-    """A torchrun under way, with what it has printed so far.
+    """A running torchrun, with its output so far.
 
     Attributes:
-        agent: torchrun's own process.
+        agent: the process of torchrun itself.
     """
 
     def __init__(self, agent: subprocess.Popen[bytes], log: Path) -> None:
@@ -89,24 +89,24 @@ class BackgroundRun(Run):
         self._log = log
 
     def output(self) -> str:
-        """All that was printed."""
+        """Return the output so far."""
         return self._log.read_text(errors="replace")
 
     def workers(self) -> list[int]:
-        """Process ids of the living workers, ascending."""
+        """Return the process ids of the living workers, ascending."""
         children = Path(f"/proc/{self.agent.pid}/task/{self.agent.pid}/children")
         return sorted(map(int, children.read_text().split())) if children.exists() else []
 
     def running(self) -> bool:
-        """Whether torchrun is there."""
+        """Return whether torchrun still runs."""
         return self.agent.poll() is None
 
     def end(self, timeout: float = 120) -> int:
-        """Wait until it has ended by itself; torchrun's exit code."""
+        """Wait until torchrun has ended by itself. Return the exit code of torchrun."""
         return self.agent.wait(timeout)
 
     def kill(self) -> None:
-        """SIGKILL to torchrun and all its workers, as when the machine goes down."""
+        """Send SIGKILL to torchrun and all workers, as in a failure of the machine."""
         for pid in [self.agent.pid, *self.workers()]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -115,7 +115,7 @@ class BackgroundRun(Run):
 
 @contextlib.contextmanager
 def background_torchrun(nproc: int, *arguments: str, cwd: Path) -> Iterator[BackgroundRun]:
-    """:func:`torchrun` that goes on beside the test, and is killed at the end if it is still there."""
+    """Run :func:`torchrun` in the background of the test. The end of the context kills a run that still runs."""
     log = cwd / "torchrun.log"
     with log.open("wb") as out:
         command = torchrun_command(nproc, *arguments)

@@ -1,4 +1,4 @@
-"""That the benchmarks run. Their figures are not checked: at this size they mean nothing."""
+"""Small runs of the benchmarks. The tests do not check the speeds, because a small run has no useful speeds."""
 
 import json
 
@@ -29,7 +29,7 @@ def test_the_loader_benchmark_runs():
 
 
 @pytest.mark.slow
-def test_the_balance_benchmark_shows_steps_that_are_more_level(dataset):
+def test_the_balance_benchmark_shows_better_balance(dataset):
     printed = run("benchmarks.balance", str(dataset.folder), "--epochs", "2", small=())
     rows = {tuple(line.split()[:2]): [float(cell) for cell in line.split()[2:]] for line in printed.splitlines()[3:]}
     in_order, balanced, in_order_microbatch, balanced_microbatch, *_ = rows["1", "4"]

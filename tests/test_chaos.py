@@ -1,4 +1,4 @@
-"""A run that is stopped and killed at random and resized in between ends as the run without a break does."""
+"""A run with random stops, kills and changes of the number of ranks ends like an uninterrupted run."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def options(dataset, folder: Path) -> list[str]:
 
 
 def steps_of(folder: Path) -> list[tuple[int, dict[int, set[int]], dict[int, str]]]:
-    """Of every launch, in their order: when it ended, the places of each step that all ranks finished, and losses."""
+    """Return for every launch, in order: its end time, the places of each step that all ranks finished, the losses."""
     launches: dict[str, list[Path]] = {}
     for file in folder.glob("*.jsonl"):
         launches.setdefault(file.stem.split("-")[0], []).append(file)
@@ -45,7 +45,7 @@ def steps_of(folder: Path) -> list[tuple[int, dict[int, set[int]], dict[int, str
 
 
 def disturb(run: warm_ranks.Launch, rng: random.Random, folder: Path) -> str:
-    """Stop or kill the run at a random moment in which it trains, validates or saves; returns how."""
+    """Stop or kill the run at a random moment of training, validation or a save. Return the signal."""
     how = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGUSR1"])
     what, within = rng.choice([("Staging the checkpoint", 0.15), ("Validating", 0.15), ("  loss: ", 2.0)])
     run.wait_for(what, timeout=200)
@@ -60,7 +60,7 @@ def disturb(run: warm_ranks.Launch, rng: random.Random, folder: Path) -> str:
     if whom == run.pids:
         run.kill()
     else:
-        # SIGTERM ends the others, as from torchrun.
+        # SIGTERM ends the other ranks, as under torchrun.
         os.kill(whom[0], signal.SIGKILL)
         assert -signal.SIGKILL in run.end(200)
     assert not (folder / "out/exit_code").exists()
@@ -69,7 +69,7 @@ def disturb(run: warm_ranks.Launch, rng: random.Random, folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
-def test_twenty_disturbed_rounds_train_what_one_unbroken_run_does(dataset, tmp_path, seed):
+def test_twenty_disturbed_launches_train_like_an_uninterrupted_run(dataset, tmp_path, seed):
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     unbroken.mkdir()
     broken.mkdir()
@@ -84,7 +84,7 @@ def test_twenty_disturbed_rounds_train_what_one_unbroken_run_does(dataset, tmp_p
             how = disturb(run, rng, broken)
             told.append(f"{number}: {ranks} ranks, {how}: {run.output().count('  loss: ')} steps")
             print(told[-1], flush=True)
-    # To the end under torchrun.
+    # The last launch runs to the end, under torchrun.
     done = torchrun(2, str(ROOT / "tests/titan/traced_train.py"), *options(dataset, broken), cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert (broken / "out/exit_code").read_text() == "0\n"
@@ -96,10 +96,10 @@ def test_twenty_disturbed_rounds_train_what_one_unbroken_run_does(dataset, tmp_p
     seen: set[int] = set()
     for _, places, losses in launches:
         for step, windows in places.items():
-            # The very windows of this step, in whatever launch: none left out, none twice.
+            # Every launch trains exactly the windows of this step: no window is missing, no window comes twice.
             assert windows == expected[step] == set(range(BATCH * (step - 1), BATCH * step))
         if places:
-            # It went on at a step that was done and saved, so no step is missing between.
+            # The launch resumed at a finished and saved step, so no step is missing.
             assert min(places) <= len(seen) + 1
         seen |= places.keys()
         final_losses |= losses

@@ -38,7 +38,7 @@ def run(command: str) -> int:
 
 
 def fails(place: Path, capfd: pytest.CaptureFixture[str], command: str, message: str) -> None:
-    """The command gives one line that holds the message, exit code 2, and leaves everything as it was."""
+    """Check that the command prints one line with the message, returns exit code 2, and changes no file."""
     before = listing(place)
     assert run(command) == 2
     out, err = capfd.readouterr()
@@ -157,7 +157,7 @@ def test_pack_inspect_verify(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     lines = [line.split("  ") for line in capfd.readouterr().out.splitlines()[-9:]]
     table = {cells[0]: cells[1:] for cells in ([cell.strip() for cell in line if cell] for line in lines)}
     assert table["targets, % of all"] == ["concat", "best_fit"]
-    # Documents of 9 and 3 inputs: end to end the first is cut in three, the second is the third window's rest.
+    # Documents of 9 and 3 inputs, packed end to end: the first is cut in three, the second ends the third window.
     assert table["windows"] == ["3", "3"]
     assert table["documents cut"] == ["1", "1"]
     assert table["utilisation, %"] == ["100.00", "100.00"]
@@ -230,7 +230,7 @@ def test_signals_leave_nothing(place: Path, number: signal.Signals, code: int) -
     (place / "long.jsonl").write_text(line * 4_000)
     command = [sys.executable, "-m", "exact_titan.cli", "pack", "long.jsonl", "--tokenizer", "t", "--out", "o"]
     before = set(os.listdir(place))
-    # A shell starts what runs in the background with SIGINT ignored, and all that it starts.
+    # A shell starts background programs, and their children, with SIGINT ignored.
     default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     process = subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True, preexec_fn=default)
     while process.poll() is None and set(os.listdir(place)) == before:

@@ -45,7 +45,7 @@ def test_validation_cross_entropy_falls_and_transformers_finds_the_same_value_in
     smollm2, book_chapters_file, tmp_path
 ):
     (tmp_path / "SmolLM2-135M").symlink_to(smollm2)
-    # Half the README's window, which halves the time.
+    # Half the README's window. The test then takes half the time.
     pack(tmp_path, book_chapters_file, 1024)
     options = ["--dataloader.dataset_path", "packed/books-1024", "--training.seq_len", "1024"]
     options += ["--loss.threshold", "256", "--training.steps", "6", "--validator.freq", "3"]

@@ -1,7 +1,9 @@
-"""Two hundred broken configs, manifests, shards and checkpoints: refused with one line or found harmless, never a hang.
+"""Two hundred broken configs, manifests, shards and checkpoints: a command refuses each with one line or works.
 
-They are made from good ones by a seeded mutator, and each command runs as users run it, with the time it takes limited.
-A few run in processes of their own; the others one after another in one, see malformed_runs.py.
+1. A seeded mutator makes the broken files from good files.
+2. Each command runs as users run it, with a time limit: no command may hang. Most commands run one after another in one
+   process, see malformed_runs.py. A few commands run in separate processes.
+3. :func:`check` checks the exit codes, the output and the files.
 """
 
 import json
@@ -117,7 +119,7 @@ JSON_VALUES: list[Any] = [
 
 
 def broken_text(draw: random.Random, text: str) -> str:
-    """A TOML with a line, a value, a key or a few characters that are not what they were."""
+    """Return the TOML with a change of one line, one value, one key or a few characters."""
     lines = text.splitlines()
     number = draw.choice([number for number, line in enumerate(lines) if line])
     line = lines[number]
@@ -148,7 +150,7 @@ def broken_text(draw: random.Random, text: str) -> str:
 
 
 def break_bytes(draw: random.Random, file: Path, within: float = 1.0) -> None:
-    """Bytes of a file that are others, missing or too many; ``within`` its first part, a share of it."""
+    """Change, remove or add bytes of a file. ``within``: share of the file, from its start, for the first change."""
     content = bytearray(file.read_bytes())
     start = draw.randrange(max(1, int(within * len(content))))
     match draw.choice(["flip", "flip", "zero", "cut", "empty", "longer", "noise"]):
@@ -168,7 +170,7 @@ def break_bytes(draw: random.Random, file: Path, within: float = 1.0) -> None:
 
 
 def break_json(draw: random.Random, tree: Any) -> Any:
-    """A tree with one of its values, or a key, that is not what it was."""
+    """Return the tree with one changed value or one missing key."""
     parents = []
     stack = [tree]
     while stack:
@@ -190,7 +192,7 @@ def break_json(draw: random.Random, tree: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a packed dataset of a few shards, a config for it and a run of two steps in it."""
+    """A folder with a packed dataset of a few shards, a config for the dataset, and a run of two steps."""
     folder = tmp_path_factory.mktemp("good")
     pack_lengths(folder, [30, 70, 200, 10, 64, 63, 65, 128, 5, 40] * 3, seq_len=64, val_fraction=0.2)
     (folder / "run.toml").write_text(CONFIG)
@@ -217,7 +219,7 @@ def copy_of(good: Path, folder: Path, *names: str) -> Path:
 
 
 def check(cases: list[dict[str, Any]], results: list[dict[str, Any]]) -> int:
-    """How many were refused. The others worked, and none did anything else."""
+    """Return the number of refused cases. Fail if any other case did not work."""
     wrong, refused = [], 0
     for case, result in zip(cases, results, strict=True):
         error = f"{case['program']}: error: "
@@ -226,7 +228,7 @@ def check(cases: list[dict[str, Any]], results: list[dict[str, Any]]) -> int:
         fine = result["code"] == 0 and not spoken
         if result["code"] == 2:
             refused += 1
-            # A run may have begun when it reads the first broken byte.
+            # A training run may have files already when it reads the first broken byte.
             begun = [name for name in result["new"] if case["program"] == "exact-titan" or name.split("/")[0] != "out"]
             lost = [name for name in result["lost"] if name != "out/exit_code"]
             fine = spoken == 1 and lines[-1].startswith(error) and not begun and not lost
@@ -246,7 +248,7 @@ def cases_of(
         here.mkdir()
         case = {"cwd": str(here), **make(random.Random(1000 * seed + number), here)}
         if case["program"] == "exact_titan.train":
-            # What still runs beside a case when it has ended must not write into the next one's folder.
+            # Background work of a finished case must not write into the folder of the next case.
             case["argv"] += ["--dump_folder", str(here / "out")]
         cases.append(case)
     return cases
@@ -254,7 +256,7 @@ def cases_of(
 
 @pytest.mark.slow
 def test_broken_configs(good: Path, tmp_path: Path) -> None:
-    """Up to the first step: a mutation that leaves a good config is as good as another."""
+    """The runs end before the first step. A mutation may leave a good config."""
 
     def make(draw: random.Random, here: Path) -> dict[str, Any]:
         copy_of(good, here, "packed")
@@ -267,7 +269,7 @@ def test_broken_configs(good: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_broken_manifests(good: Path, tmp_path: Path) -> None:
-    """Half of them with a fingerprint that fits, so that what is behind it is reached."""
+    """About half of the manifests have a correct fingerprint, because other checks follow the fingerprint check."""
 
     def make(draw: random.Random, here: Path) -> dict[str, Any]:
         file = copy_of(good, here, "packed", "run.toml") / "packed/manifest.json"
@@ -285,7 +287,7 @@ def test_broken_manifests(good: Path, tmp_path: Path) -> None:
 
 
 def command(draw: random.Random) -> dict[str, Any]:
-    """One that reads a packed dataset."""
+    """Return a random command that reads a packed dataset."""
     tools = [["inspect", "packed"], ["inspect", "packed", "--compare"], ["verify", "packed"], ["window", "packed", "2"]]
     argv = draw.choice([*tools, None, None])
     if argv is None:
@@ -295,7 +297,7 @@ def command(draw: random.Random) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_broken_shards(good: Path, tmp_path: Path) -> None:
-    """verify refuses every one; a run that reads the whole of it trains, if only on other tokens."""
+    """``verify`` refuses every broken shard. A training run may accept a shard with other tokens."""
 
     def make(draw: random.Random, here: Path) -> dict[str, Any]:
         copy_of(good, here, "packed", "run.toml")
@@ -303,7 +305,7 @@ def test_broken_shards(good: Path, tmp_path: Path) -> None:
         before = file.read_bytes()
         while file.read_bytes() == before:
             file.write_bytes(before)
-            # Where the segments are, as a rule.
+            # The first 30 % of the file usually hold the segments.
             break_bytes(draw, file, within=draw.choice([0.3, 0.3, 1.0]))
         return command(draw)
 
@@ -315,7 +317,7 @@ def test_broken_shards(good: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_broken_checkpoints(good: Path, tmp_path: Path) -> None:
-    """One that is not complete is passed over for the one before, or is the only one."""
+    """A run uses the previous checkpoint if the last checkpoint is incomplete. In some cases all are broken."""
 
     def make(draw: random.Random, here: Path) -> dict[str, Any]:
         copy_of(good, here, "packed", "run.toml", "out")
@@ -350,7 +352,7 @@ def test_broken_checkpoints(good: Path, tmp_path: Path) -> None:
         ("packed/manifest.json", b"[]", ["-m", "exact_titan.cli", "inspect", "packed"]),
     ],
 )
-def test_in_a_process_of_its_own(tmp_path: Path, file: str, content: bytes, argv: list[str]) -> None:
+def test_a_broken_file_in_a_separate_process(tmp_path: Path, file: str, content: bytes, argv: list[str]) -> None:
     (tmp_path / "packed").mkdir()
     (tmp_path / file).write_bytes(content)
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

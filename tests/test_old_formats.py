@@ -1,8 +1,8 @@
-"""A packed dataset and a run made before the rooms were built still open: the formats on the disk have not moved.
+"""This version reads a packed dataset and a run from before the package had rooms: the disk formats are unchanged.
 
 Commit 4f33dcf made ``fixtures/before_rooms.tar.gz`` with torch 2.13.0 and two ranks: ``packed`` (30 documents of
 ``tests.support.pack_lengths``, windows of 64), ``run`` (the checkpoint of step 4, ``model/``) and ``expected.json``
-(the results of the unbroken run of 8 steps).
+(the results of the uninterrupted run of 8 steps).
 """
 
 import hashlib

@@ -33,8 +33,8 @@ def test_quickstart_from_an_empty_folder_and_again(tmp_path):
     assert tail
     share, standard, exact = map(float, tail.groups())
     assert share == standard
-    # The tail's share of the mass, after the tail has got 0.15 (alpha) of its mass in addition. The division among the
-    # buckets does not matter.
+    # The tail's share of the mass, after an increase of the tail's mass by 0.15 (alpha). The division among the buckets
+    # does not matter.
     assert exact == pytest.approx(100 * share * 1.15 / (100 + 0.15 * share), abs=0.1)
     table = output.split("Plain cross-entropy on the validation windows")[1]
     # Each bucket has one row: the cross-entropy of both runs and the difference.

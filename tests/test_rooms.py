@@ -1,4 +1,4 @@
-"""The rooms of the package: each room imports only rooms above it, and no modules import each other in a circle."""
+"""The rooms of the package: each room imports only rooms above it, and no imports form a circle."""
 
 import ast
 import subprocess
@@ -25,11 +25,11 @@ ROOMS = [
     ("reports",),
     ("titan.model",),
     ("titan",),
-    # It traces the run that titan builds.
+    # planning traces the run that titan builds.
     ("planning",),
     ("config_registry", "config", "train", "snapshot", "cli"),
 ]
-"""From top to bottom. The modules of the first and the last line are files, all others are folders."""
+"""The rooms from top to bottom. The first and the last line name files, the other lines name folders."""
 
 MAY_NOT_IMPORT = {
     "exposure": ("exact_titan", "torchtitan"),
@@ -41,11 +41,11 @@ MAY_NOT_IMPORT = {
     "runs": ("torchtitan",),
     "reports": ("torchtitan",),
 }
-"""Packages that a room does not import itself. ``exact_titan`` stands for the other rooms."""
+"""Packages that a room must not import directly. ``exact_titan`` means the other rooms."""
 
 
 def room_of(module: str) -> int:
-    """Index in ROOMS of a module such as ``exact_titan.titan.model.rope``; -1 for the package itself."""
+    """Return the index in ROOMS of a module such as ``exact_titan.titan.model.rope``. -1 for the package itself."""
     name = module.removeprefix("exact_titan").removeprefix(".")
     if not name:
         return -1
@@ -55,19 +55,19 @@ def room_of(module: str) -> int:
         for room in names
         if name == room or name.startswith(f"{room}.")
     ]
-    assert found, f"{module} is in no room: put it into one, or name its room in tests/test_rooms.py"
+    assert found, f"{module} is in no room: move the module into a room, or add its room to tests/test_rooms.py"
     return max(found)[1]
 
 
 @cache
 def modules(package: Path) -> dict[str, Path]:
-    """Every module of the package by its name."""
+    """Return every module of the package by its name."""
     files = {file: file.relative_to(package.parent).with_suffix("") for file in sorted(package.rglob("*.py"))}
     return {".".join(p.parts).removesuffix(".__init__"): file for file, p in files.items()}
 
 
 def imports(file: Path) -> Iterator[str]:
-    """Every module that a file imports, at its top, in functions and for types."""
+    """Yield every module that a file imports: at the top, in functions and for types."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -75,17 +75,17 @@ def imports(file: Path) -> Iterator[str]:
             assert node.level == 0, f"{file}: import with the full name"
             assert node.module is not None
             yield node.module
-            # `from exact_titan.titan import start` imports a module, too.
+            # `from exact_titan.titan import start` also imports a module.
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def known(imported: set[str], package: Path) -> set[str]:
-    """Those that are modules of the package."""
+    """Return the imported modules that belong to the package."""
     return imported & modules(package).keys()
 
 
 def upward_imports(package: Path) -> list[str]:
-    """``A imports B`` for every import of a room that does not stand above the importing one."""
+    """Return ``A imports B`` for every import of a room that is not above the importing room."""
     wrong = []
     for module, file in modules(package).items():
         for other in sorted(known(set(imports(file)), package)):
@@ -96,7 +96,7 @@ def upward_imports(package: Path) -> list[str]:
 
 
 def circles(package: Path) -> list[list[str]]:
-    """Circles of modules that import each other when they are loaded or in a function."""
+    """Return the circles of modules that import each other, at the top of a file or in a function."""
     graph = {module: known(set(imports(file)), package) - {module} for module, file in modules(package).items()}
     found, done = [], set()
 
@@ -129,7 +129,7 @@ def test_preflight_and_start_need_no_import_for_types_alone():
 
 
 @pytest.mark.parametrize("room", MAY_NOT_IMPORT)
-def test_a_room_keeps_to_its_libraries(room):
+def test_a_room_imports_only_its_libraries(room):
     for module, file in modules(PACKAGE).items():
         if not module.startswith(f"exact_titan.{room}"):
             continue
@@ -154,7 +154,7 @@ def test_a_room_keeps_to_its_libraries(room):
     ],
 )
 @pytest.mark.parametrize("where", ["top", "function", "types"])
-def test_a_new_import_that_runs_up_is_found(tmp_path, importer, imported, wrong, where):
+def test_a_new_upward_import_is_found(tmp_path, importer, imported, wrong, where):
     package = copy_of_package(tmp_path)
     text = {
         "top": f"import exact_titan.{imported}\n",
@@ -181,7 +181,7 @@ def copy_of_package(folder: Path) -> Path:
     return folder / "exact_titan"
 
 
-def test_a_process_that_draws_nothing_does_not_import_matplotlib():
+def test_a_process_without_figures_does_not_import_matplotlib():
     program = """if True:
         import sys
         from exact_titan.titan import cpu, torch_versions

@@ -59,7 +59,7 @@ class Cluster:
             time.sleep(0.5)
 
     def wait_for_end(self, job: str) -> dict[str, str]:
-        """Wait until a job has ended. A job that is queued again may look ended for a moment, so check twice."""
+        """Wait until a job has ended. Check twice, because a job that is queued again may look ended for a moment."""
 
         def ended() -> bool:
             return self.job(job)["JobState"] not in ("PENDING", "RUNNING", "COMPLETING")
@@ -104,7 +104,7 @@ def step(run: Path) -> int:
 
 
 def steps_in(seconds: int, folder: Path) -> int:
-    """Return the number of steps that two ranks train in so many seconds, from a trial of ten seconds."""
+    """Return the number of steps that two ranks train in ``seconds``, from a trial of ten seconds."""
     options = ("--training.steps", "1000000", "--dump_folder", folder / "pace")
     with warm_ranks.background(2, "exact_titan.train", "--config", "run.toml", *options, cwd=folder) as run:
         run.wait_for("step:  1 ")

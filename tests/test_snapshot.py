@@ -1,4 +1,4 @@
-"""The checks and the snapshot of a start in a batch system."""
+"""The checks and the snapshot of a run before its start in a batch system."""
 
 import json
 import tarfile

@@ -1,4 +1,4 @@
-"""Runs that are asked to stop, some of them under real torchrun: saved after the step, exit code 75, run again."""
+"""Requests to stop a run, some under real torchrun: the run saves after the step, exits with 75, and can resume."""
 
 import os
 import re
@@ -36,13 +36,13 @@ def warm_train(dataset, folder: Path, *options: str) -> AbstractContextManager[w
 
 
 def steps(run: BackgroundRun | warm_ranks.Launch) -> list[int]:
-    """The steps that the log names."""
+    """Return the steps that the log names."""
     return [int(step) for step in re.findall(r"step: +(\d+)  loss", run.output())]
 
 
 def check_stopped(run: BackgroundRun | warm_ranks.Launch, folder: Path, *, before: int, reason: str) -> None:
-    """Ended in good order at most two steps after step ``before``, with a checkpoint of the last step."""
-    # torchrun has one exit code for every failure. Of warm ranks none was ended from outside: all left by themselves.
+    """Check that the run ended without an error, at most two steps after ``before``, and saved its last step."""
+    # torchrun has one exit code for every failure. The exit code 75 of both warm ranks shows that no signal ended them.
     assert run.end() == (1 if isinstance(run, BackgroundRun) else [75, 75]), run.output()
     last = steps(run)[-1]
     assert before <= last <= before + 2
@@ -62,7 +62,7 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(dataset, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
-def test_so_do_the_other_signals(dataset, tmp_path, name):
+def test_other_signals_to_torchrun_save_on_all_ranks(dataset, tmp_path, name):
     with torchrun_train(dataset, tmp_path) as run:
         run.wait_for("step:  2  loss")
         before = steps(run)[-1]
@@ -79,7 +79,7 @@ def test_a_signal_to_one_rank_stops_all(dataset, tmp_path, name, rank):
         check_stopped(run, tmp_path, before=before, reason=f"{name} on rank {rank}")
 
 
-def test_so_does_the_stop_file(dataset, tmp_path):
+def test_the_stop_file_stops_all_ranks(dataset, tmp_path):
     with warm_train(dataset, tmp_path) as run:
         run.wait_for("step:  2  loss")
         before = steps(run)[-1]
@@ -89,7 +89,7 @@ def test_so_does_the_stop_file(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_validation_is_broken_off_and_made_up_for(dataset, tmp_path):
+def test_an_interrupted_validation_is_repeated(dataset, tmp_path):
     endless = ["--validator.enable", "--validator.freq", "2", "--validator.steps", "1000000"]
     with warm_train(dataset, tmp_path, *endless) as run:
         run.wait_for("Validating")
@@ -103,17 +103,17 @@ def test_a_validation_is_broken_off_and_made_up_for(dataset, tmp_path):
         done = warm_ranks.run(1, "exact_titan.train", *again, cwd=tmp_path)
         assert done.codes == [0], done.stdout + done.stderr
         outputs.append(re.findall(r"(?:validate )?step: +\d+  loss", done.stdout))
-        # Back to step 2, whose validation is done by now.
+        # Go back to step 2. The validation of step 2 is finished now.
         shutil.rmtree(tmp_path / "out/checkpoint/step-3", ignore_errors=True)
     assert outputs == [["validate step:  2  loss", "step:  3  loss"], []]
 
 
 @pytest.mark.slow
-def test_one_that_comes_while_the_run_starts_stops_it_before_the_first_step(dataset, tmp_path):
-    """Under torchrun, where torch is still to be imported."""
+def test_a_signal_during_the_start_stops_the_run_before_the_first_step(dataset, tmp_path):
+    """The signal comes under torchrun, before the import of torch has finished."""
     with torchrun_train(dataset, tmp_path) as run:
         run.wait_for("Loading torch")
-        time.sleep(0.5)  # the other rank takes signals by then, too
+        time.sleep(0.5)  # the other rank also handles signals after this time
         run.agent.send_signal(signal.SIGTERM)
         assert run.end() == 1
         assert re.search(r"SIGTERM on rank \d: stopped before the first step, there is nothing to save", run.output())
@@ -122,11 +122,11 @@ def test_one_that_comes_while_the_run_starts_stops_it_before_the_first_step(data
 
 
 @pytest.mark.slow
-def test_a_second_signal_exits_at_once_from_the_middle_of_a_collective(dataset, tmp_path):
+def test_a_second_signal_ends_a_rank_inside_a_collective(dataset, tmp_path):
     with warm_train(dataset, tmp_path) as run:
         run.wait_for("step:  2  loss")
         first, second = run.workers()
-        # Rank 0 now waits for rank 1 and will for ever.
+        # Rank 0 now waits for rank 1 without end.
         os.kill(second, signal.SIGSTOP)
         os.kill(first, signal.SIGUSR1)
         with pytest.raises(AssertionError, match="no end"):
@@ -136,13 +136,13 @@ def test_a_second_signal_exits_at_once_from_the_middle_of_a_collective(dataset, 
         os.kill(second, signal.SIGCONT)
         codes = run.end()
         assert codes[0] == 143
-        # Rank 1 has lost rank 0: an error ends it, or SIGTERM, which the others get when one has failed.
+        # Rank 1 has lost rank 0. An error ends rank 1, or the SIGTERM that follows the failure of a rank.
         assert codes[1] in (1, -signal.SIGTERM), run.output()
     assert not (tmp_path / "out/exit_code").exists()
 
 
 @pytest.mark.slow
-def test_without_checkpoints_it_is_no_good_end(dataset, tmp_path):
+def test_a_stop_without_checkpoints_is_an_error(dataset, tmp_path):
     given = arguments(dataset, tmp_path, "--checkpoint.no-enable")
     with warm_ranks.background(1, "exact_titan.train", *given, cwd=tmp_path) as run:
         run.wait_for("step:  1  loss")

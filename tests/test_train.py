@@ -1,4 +1,4 @@
-"""``python -m exact_titan.train`` when something is wrong: one line, exit code 2, nothing on the disk."""
+"""``python -m exact_titan.train`` with wrong input: one line, exit code 2, no files on the disk."""
 
 import shutil
 from pathlib import Path
@@ -53,7 +53,7 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
         (["--architecture.rope_theta", "nan"], "architecture.rope_theta is nan: it must be more than 0"),
         (["--parallelism.spmd_backend", "spmd_types"], "parallelism.spmd_backend is spmd_types"),
         (["--dataloader.dataset_path", ""], "dataloader.dataset_path is empty"),
-        (["--dataloader.dataset", "c4"], "dataloader.dataset is 'c4', which names torchtitan's own datasets"),
+        (["--dataloader.dataset", "c4"], "dataloader.dataset is 'c4', but this option is for torchtitan's own"),
         (["--dataloader.dataset_path", "nowhere"], "nowhere: no such folder"),
         (["--model", "nowhere"], "model is 'nowhere': there is no such folder, and the known models are Qwen2.5-0.5B"),
         (["--start_from", "nowhere"], "nowhere: no such folder"),
@@ -87,7 +87,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(dataset, tmp_path, monkeypatch
         ("{one}=0,{two}=0", [], "the weights sum to 0"),
         ("{one}=3,{two}=1,{one}=2", [], "{one} and {one} are the same packed dataset"),
         ("{one}=3,{two}", [], "{two} has no weight"),
-        ("{one},{two}", [], "to mix datasets give each its weight"),
+        ("{one},{two}", [], "to mix datasets, give each dataset a weight"),
         ("{one}=1,{two}=1", ["--training.seq_len", "128"], "is packed in windows of 64 tokens"),
         (
             "{one}=1,{two}=3",
@@ -96,7 +96,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(dataset, tmp_path, monkeypatch
         ),
     ],
 )
-def test_a_mistaken_mixture_is_one_line_and_leaves_nothing(dataset, tmp_path, capsys, path, options, message):
+def test_a_wrong_mixture_is_one_line_and_leaves_nothing(dataset, tmp_path, capsys, path, options, message):
     names = {"one": dataset.folder, "two": pack_lengths(tmp_path / "two", [120] * 10, seq_len=64).folder}
     path = path.format(**names)
     with pytest.raises(SystemExit) as stopped:
@@ -118,14 +118,14 @@ def test_a_shard_cut_short_is_named(dataset, tmp_path, capsys):
     assert f"shard {shard} is cut short or changed" in capsys.readouterr().err
 
 
-def test_under_torchrun_one_rank_speaks(dataset, tmp_path):
+def test_only_one_rank_prints_the_error_under_torchrun(dataset, tmp_path):
     done = torchrun(2, "-m", "exact_titan.train", *arguments(dataset, tmp_path, "--loss.alpha", "-1"), cwd=tmp_path)
     assert done.returncode != 0
     assert done.stderr.count("exact_titan.train: error: loss.alpha is -1.0") == 1
     assert "exitcode  : 2" in done.stderr
 
 
-def test_help_says_what_there_is(tmp_path):
+def test_help_lists_the_options(tmp_path):
     done = warm_ranks.run(0, "exact_titan.train", "--config", "from_scratch", "--help", cwd=tmp_path)
     assert done.codes == [0]
     for option in ("--loss.alpha", "--dataloader.dataset-path", "--optimizer.lr", "--architecture.dim"):

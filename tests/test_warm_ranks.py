@@ -1,4 +1,4 @@
-"""The tests' own launcher: ranks that are forked train as those of torchrun do, and end as they do."""
+"""The launcher of the tests: forked ranks train and end as torchrun's ranks do."""
 
 import json
 import os
@@ -15,10 +15,10 @@ from tests.support import ROOT, torchrun
 from tests.titan.test_training import argv
 
 PROGRAM = "tests.test_warm_ranks"
-"""This file is the ranks' program, too."""
+"""This file is also the program of the ranks."""
 
 
-def test_losses_and_gradient_norms_are_those_under_torchrun_bit_for_bit(dataset, tmp_path):
+def test_losses_and_gradient_norms_equal_torchruns_bit_for_bit(dataset, tmp_path):
     specs = [
         {"name": rule, "trainer": "exact", "argv": argv(dataset, tmp_path / rule, "--loss.rule", rule, steps=4)}
         for rule in ("standard", "exact")
@@ -34,7 +34,7 @@ def test_losses_and_gradient_norms_are_those_under_torchrun_bit_for_bit(dataset,
     assert found == expected
 
 
-def test_a_rank_finds_itself_and_its_exit_code_is_told(tmp_path, monkeypatch):
+def test_a_rank_gets_its_environment_and_its_exit_code_is_reported(tmp_path, monkeypatch):
     monkeypatch.setenv("ADDED", "added")
     done = warm_ranks.run(3, PROGRAM, "exit", "given", cwd=tmp_path)
     assert done.codes == [70, 71, 72]
@@ -42,7 +42,7 @@ def test_a_rank_finds_itself_and_its_exit_code_is_told(tmp_path, monkeypatch):
     assert done.stderr == ""
 
 
-def test_a_process_that_is_no_rank_has_no_variables_of_a_rank(tmp_path, monkeypatch):
+def test_a_process_without_ranks_has_no_rank_variables(tmp_path, monkeypatch):
     monkeypatch.setenv("RANK", "0")
     done = warm_ranks.run(0, PROGRAM, "exit", cwd=tmp_path)
     assert done.codes == [1]
@@ -63,7 +63,7 @@ def test_a_signal_reaches_one_rank_or_all(tmp_path, name):
         assert ranks.workers() == []
 
 
-def test_ranks_left_over_are_killed_with_the_launch_or_with_its_client(tmp_path):
+def test_remaining_ranks_are_killed_with_the_launch_or_its_client(tmp_path):
     with warm_ranks.background(2, PROGRAM, "wait", cwd=tmp_path) as ranks:
         ranks.wait_until(lambda: ranks.output().count("waits") == 2, "waits")
     assert ranks.codes == [-signal.SIGKILL] * 2

@@ -1,4 +1,4 @@
-"""Small tokenizers made on the spot and texts to pack. Test modules take it up by ``pytest_plugins``."""
+"""Fixtures for packing: small tokenizers and texts. Test modules load this module with ``pytest_plugins``."""
 
 import json
 from collections.abc import Callable
@@ -19,7 +19,7 @@ CORPUS = [
 
 @pytest.fixture(scope="session")
 def word_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tokenizer with one id a word."""
+    """Folder of a tokenizer with one id for each word."""
     folder = tmp_path_factory.mktemp("words")
     write_word_tokenizer(folder / "tokenizer.json", WORDS)
     return folder
@@ -27,7 +27,7 @@ def word_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def bpe_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a byte-level BPE tokenizer as models have them: it puts <bos> first, and its config names <end>."""
+    """Folder of a byte-level BPE tokenizer as models have. It adds <bos> at the start, and its config names <end>."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -48,7 +48,7 @@ def bpe_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def write_jsonl() -> Callable[[Path, list[str]], Path]:
-    """Writes texts as one .jsonl file and returns it."""
+    """A function that writes texts into one .jsonl file and returns the file."""
 
     def write(file: Path, texts: list[str]) -> Path:
         file.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")

@@ -1,18 +1,20 @@
 """Start ranks without the imports: one process imports torch, torchtitan and this package, and every launch forks it.
 
 A launch of two ranks under torchrun spends most of its CPU time on the imports of three processes. Here a test session
-pays for them once. What torchrun itself does (its agent, its signals, its report) is tested under real torchrun.
+imports once. Other tests use real torchrun for torchrun's own work: the agent, the signals, the report.
 
 1. The first launch of a test session starts the server: ``python -m tests.warm_ranks SOCKET``. The server imports,
    starts no thread, opens no process group, and listens on a Unix socket.
 2. Every connection to the socket is one launch. The server forks a supervisor for the launch.
-3. The supervisor forks the ranks, and hosts their store as torchrun's agent does. It sends the ranks' process ids.
-4. A rank takes the working directory, the environment and the output files of the launch. It then runs a module as
-   ``python -m`` does.
-5. When a rank fails, the supervisor ends the others with SIGTERM, as torchrun's agent does. It sends the exit codes.
+3. The supervisor forks the ranks, and hosts their store as torchrun's agent does. The supervisor sends the process ids
+   of the ranks to the test.
+4. A rank takes the working directory, the environment and the output files of the launch. The rank then runs a module
+   as ``python -m`` does.
+5. When a rank fails, the supervisor ends the other ranks with SIGTERM, as torchrun's agent does. The supervisor sends
+   the exit codes to the test.
 6. A launch ends with its connection, its ranks end with their supervisor, and the server ends with the test session.
 
-Ranks differ from those of torchrun in two ways: torchtitan's sleep of 2 s at the end of a run is left out, and all
+Ranks differ from torchrun's ranks in two ways: torchtitan's sleep of 2 s at the end of a run does not happen, and all
 ranks have the same hash seed.
 """
 
@@ -47,21 +49,21 @@ _OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_AD
 
 _LOOK_SECONDS = 0.02
 _OTHERS_SECONDS = 0.1
-"""How long the others may still run when a rank has failed, before SIGTERM: torchrun looks every 0.1 s."""
+"""Seconds from the failure of a rank to SIGTERM for the other ranks. torchrun checks its workers every 0.1 s."""
 
 _TERM_SECONDS = 30.0
-"""How long a rank may still run after SIGTERM, before SIGKILL."""
+"""Seconds from SIGTERM to SIGKILL."""
 
 
 class Run:
     """A run in the background of a test."""
 
     def output(self) -> str:
-        """All that was printed so far."""
+        """Return the output so far."""
         raise NotImplementedError
 
     def running(self) -> bool:
-        """Whether the run may still print."""
+        """Return whether the run may still print."""
         raise NotImplementedError
 
     def wait_for(self, text: str, timeout: float = 120) -> None:
@@ -69,7 +71,7 @@ class Run:
         self.wait_until(lambda: text in self.output(), text, timeout)
 
     def wait_until(self, condition: Callable[[], bool], name: str, timeout: float = 120) -> None:
-        """Wait until ``condition`` holds; fail when the run ends before."""
+        """Wait until ``condition`` is true. Fail if the run ends before."""
         end = time.monotonic() + timeout
         while not condition():
             assert self.running() or condition(), f"ended before {name}:\n{self.output()}"
@@ -78,11 +80,12 @@ class Run:
 
 
 class Launch(Run):
-    """Ranks under way.
+    """Running ranks.
 
     Attributes:
         pids: the process id of each rank.
-        codes: when all ranks have ended, the exit code of each; negative after a signal, as of ``subprocess``.
+        codes: the exit code of each rank, negative after a signal, as in ``subprocess``. None until all ranks have
+            ended.
     """
 
     def __init__(self, connection: socket.socket, out: Path, err: Path) -> None:
@@ -98,7 +101,7 @@ class Launch(Run):
 
     @property
     def stdout(self) -> str:
-        """Standard output of all ranks so far; also standard error if it goes to the same file."""
+        """Standard output of all ranks so far. Also standard error, if standard error goes to the same file."""
         return self._out.read_text(errors="replace")
 
     @property
@@ -107,27 +110,27 @@ class Launch(Run):
         return self._err.read_text(errors="replace")
 
     def output(self) -> str:
-        """All that was printed so far."""
+        """Return the output so far."""
         return self.stdout if self._out == self._err else self.stdout + self.stderr
 
     def running(self) -> bool:
-        """Whether a rank may still run."""
+        """Return whether a rank may still run."""
         if self.codes is None and select.select([self._connection], [], [], 0)[0]:
             self.codes = self._receive()
         return self.codes is None
 
     def workers(self) -> list[int]:
-        """Process ids of the living ranks, in the order of the ranks."""
+        """Return the process ids of the living ranks, in the order of the ranks."""
         return [pid for pid in self.pids if Path(f"/proc/{pid}").exists()]
 
     def send_signal(self, number: int) -> None:
-        """Send a signal to every rank, as torchrun's agent passes on a signal."""
+        """Send a signal to every rank, as torchrun's agent does with a signal."""
         for pid in self.workers():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def end(self, timeout: float = 120) -> list[int]:
-        """Wait until all ranks have ended by themselves; return :attr:`codes`."""
+        """Wait until all ranks have ended by themselves. Return :attr:`codes`."""
         end = time.monotonic() + timeout
         while self.running():
             assert time.monotonic() < end, f"no end:\n{self.output()}"
@@ -136,13 +139,13 @@ class Launch(Run):
         return self.codes
 
     def kill(self) -> None:
-        """SIGKILL to every rank, as when the machine goes down; return when they are gone."""
+        """Send SIGKILL to every rank, as in a failure of the machine. Wait until all ranks have ended."""
         if self.running():
             self.send_signal(signal.SIGKILL)
             self.end()
 
     def close(self) -> None:
-        """Kill the ranks that still run."""
+        """Kill the ranks that still run, and close the connection."""
         try:
             self.kill()
         finally:
@@ -152,12 +155,12 @@ class Launch(Run):
 
 @dataclasses.dataclass
 class Finished:
-    """Ranks that have ended.
+    """The result of ranks that have ended.
 
     Attributes:
         codes: exit code of each rank, negative after a signal.
-        stdout: of all ranks.
-        stderr: of all ranks.
+        stdout: standard output of all ranks.
+        stderr: standard error of all ranks.
     """
 
     codes: list[int]
@@ -166,12 +169,12 @@ class Finished:
 
 
 def run(ranks: int, module: str, *arguments: object, cwd: Path, timeout: float = 300) -> Finished:
-    """Run ``python -m module arguments…`` in ``ranks`` processes, each of which finds its rank in its environment.
+    """Run ``python -m module arguments…`` in ``ranks`` processes. The environment of each process has its rank.
 
     Args:
-        ranks: number of ranks; 0 for one process that is no rank, without the environment that torchrun gives.
-        module: of the package, the tests or the benchmarks.
-        arguments: of the module.
+        ranks: number of ranks. 0: one process without torchrun's environment variables.
+        module: a module of the package, the tests or the benchmarks.
+        arguments: arguments of the module.
         cwd: working directory.
         timeout: seconds until the ranks are killed and the test fails.
     """
@@ -184,7 +187,7 @@ def run(ranks: int, module: str, *arguments: object, cwd: Path, timeout: float =
 
 @contextlib.contextmanager
 def background(ranks: int, module: str, *arguments: object, cwd: Path) -> Iterator[Launch]:
-    """:func:`run` in the background of the test; ranks that are left at the end are killed."""
+    """Start :func:`run` in the background of the test. The end of the context kills ranks that still run."""
     log = cwd / "ranks.log"
     log.unlink(missing_ok=True)
     with contextlib.closing(_launch(ranks, module, arguments, cwd, log, log)) as launch:
@@ -217,10 +220,10 @@ _STARTING = threading.Lock()
 
 @functools.cache
 def _server() -> str:
-    """Start the server, which ends with this process; return the path of its socket."""
+    """Start the server, and return the path of its socket. The server ends with this process."""
     folder = tempfile.TemporaryDirectory(prefix="warm_ranks")
     path = f"{folder.name}/socket"
-    # A fork has only the thread that forks, and the locks of others would stay locked.
+    # Only the forking thread exists after a fork. A lock of another thread would stay locked.
     environment = os.environ | _ENVIRONMENT | {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
     process = subprocess.Popen(
         [sys.executable, "-u", "-m", "tests.warm_ranks", path],
@@ -258,11 +261,11 @@ _IMPORTED = (
     "exact_titan.titan.preflight",
     "exact_titan.titan.trainer",
 )
-"""Modules that a run imports, less those that may run as ``__main__``."""
+"""Modules that a run imports, without the modules that may run as ``__main__``."""
 
 
 def _warm_up() -> None:
-    """Import, and leave out torchtitan's sleep."""
+    """Import the modules of a run, and remove torchtitan's sleep."""
     from exact_titan.titan import cpu, torch_versions
 
     torch_versions.install()
@@ -300,7 +303,7 @@ def _reap(*_: object) -> None:
 
 
 def _supervise(connection: socket.socket) -> None:
-    """Fork the ranks of the launch that the connection asks for, wait for them, and send their exit codes."""
+    """Read a launch from the connection, fork its ranks, wait for the ranks, and send their exit codes."""
     with connection.makefile("r") as lines:
         request = json.loads(lines.readline())
     ranks = request["ranks"]
@@ -315,7 +318,7 @@ def _supervise(connection: socket.socket) -> None:
         os.close(reading)
         pids.append(pid)
         ports.append(writing)
-    # Its thread is started when all are forked; it takes a free port.
+    # The store starts a thread, so it must start after all forks. The store takes a free port.
     store = _agent_store() if ranks else None
     for writing in ports:
         os.write(writing, str(store.port if store else 0).encode())
@@ -333,7 +336,7 @@ def _agent_store() -> Any:
 
 
 def _wait(pids: list[int], connection: socket.socket) -> list[int]:
-    """Wait for the ranks; return their exit codes. Kill them when the client has gone."""
+    """Wait for the ranks and return their exit codes. Kill the ranks if the test has closed the connection."""
     codes: dict[int, int] = {}
     term = kill = float("inf")
     while len(codes) < len(pids):
@@ -355,7 +358,7 @@ def _wait(pids: list[int], connection: socket.socket) -> list[int]:
 
 
 def _run_rank(rank: int, request: dict[str, Any], port: int) -> None:
-    """Become a process that was started with ``python -m`` by torchrun, and run the module."""
+    """Make this process equal to a process that torchrun starts with ``python -m``, and run the module."""
     # The rank ends with its supervisor.
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     master_port = os.read(port, 10).decode()
@@ -376,13 +379,13 @@ def _run_rank(rank: int, request: dict[str, Any], port: int) -> None:
     random.seed()
     sys.modules["numpy"].random.seed()
     sys.argv = [request["module"], *request["arguments"]]
-    # As with python -m: the module is run as __main__, and was not imported before.
+    # As with python -m: the module runs as __main__ and is not imported before.
     sys.modules.pop(request["module"], None)
     runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
 
 
 def _exit_as(program: Callable[[], None]) -> NoReturn:
-    """End this process as Python ends with such a program: exit code, traceback, threads waited for, atexit."""
+    """Run the program and end this process as Python does: traceback, wait for threads, atexit, exit code."""
     code = 1
     try:
         try:

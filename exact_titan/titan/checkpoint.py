@@ -1,4 +1,4 @@
-"""torchtitan's checkpoints. Only complete checkpoints count, and a run that is stopped saves a checkpoint at once."""
+"""torchtitan's checkpoints for runs that can stop at any step. A resume loads only complete checkpoints."""
 
 import time
 from collections.abc import Callable
@@ -28,9 +28,9 @@ _REMOVED = ".removed-"
 class ResumableCheckpoints(CheckpointManager):
     """torchtitan's checkpoint manager for runs that may be interrupted at any moment.
 
-    - A checkpoint counts when all its files are on the disk (:mod:`exact_titan.runs.checkpoint_manifest`). This holds
-      for synchronous and asynchronous saves. A resume loads the last complete checkpoint. Rank 0 chooses it. The log
-      names newer incomplete checkpoints with the reason.
+    - A checkpoint is complete when all its files are on the disk (:mod:`exact_titan.runs.checkpoint_manifest`). This
+      holds for synchronous and asynchronous saves. A resume loads the last complete checkpoint. Rank 0 chooses the
+      checkpoint. The log names newer incomplete checkpoints with the reason.
     - ``keep_latest_k`` counts complete checkpoints. No checkpoint is removed before a newer one is complete. The files
       of interrupted saves are removed at the same time.
     - :meth:`save_now` saves the full state for a resume, at any step.
@@ -53,7 +53,9 @@ class ResumableCheckpoints(CheckpointManager):
 
     @torch.no_grad()
     def save_now(self, step: int) -> bool:
-        """Save the full state for a resume and wait for the save, unless this step is saved. Every rank calls this.
+        """Save the full state for a resume and wait for the save. Do nothing if this step is saved already.
+
+        Every rank calls this method.
 
         Returns:
             Whether a checkpoint of this step exists now. False if checkpointing is off.
@@ -63,7 +65,7 @@ class ResumableCheckpoints(CheckpointManager):
         try:
             self.maybe_wait_for_staging()
             self.maybe_wait_for_saving()
-        except (Exception, CheckpointException) as error:  # a signal may have ended the process that saves, too
+        except (Exception, CheckpointException) as error:  # a signal may also have ended the saving process
             logger.warning(f"The asynchronous save has failed and is repeated now: {error}")
             self.staging_future = self.save_future = None
             self.saved_step = 0
@@ -75,7 +77,10 @@ class ResumableCheckpoints(CheckpointManager):
         return True
 
     def mark_validated(self, step: int) -> None:
-        """Record in the checkpoint of ``step``, if there is one, that the validation of the step is done."""
+        """Record in the checkpoint of ``step`` that the validation of the step has finished.
+
+        If the step has no checkpoint yet, :meth:`save_now` records the validation later.
+        """
         self._validated_step = step
         if self.enable and not self.load_only and step == self.saved_step and dist.get_rank() == 0:
             folder = self._folder_of(step)
@@ -83,7 +88,7 @@ class ResumableCheckpoints(CheckpointManager):
             (folder / _VALIDATED).touch()
 
     def is_validated(self, step: int) -> bool:
-        """Whether the validation of the checkpoint's step was done. The answer is the same on all ranks."""
+        """Return whether the validation of the checkpoint's step has finished. All ranks get the same answer."""
         return bool(_as_rank_0(lambda: (self._folder_of(step) / _VALIDATED).exists()))
 
     def dcp_save(
@@ -174,15 +179,15 @@ class ResumableCheckpoints(CheckpointManager):
         if self.keep_latest_k:
             complete, incomplete = find_checkpoints(Path(self.folder))
             for one in [*list(complete.values())[: -self.keep_latest_k], *incomplete]:
-                if one != checkpoint:  # its step may be lower than others after a resume from an earlier step
+                if one != checkpoint:  # the new checkpoint may have a lower step, after a resume from an earlier step
                     self._remove(one)
 
     def _purge_stale_checkpoints(self) -> None:
         """Remove nothing when a save starts, unlike torchtitan: the last checkpoint may be the only complete one."""
 
     def _remove(self, checkpoint: Path) -> None:
-        """Remove a checkpoint in torchtitan's removal thread, or at once if there is no such thread."""
-        # The rename happens at once: a later save of the same step must not collide with the thread.
+        """Remove a checkpoint in torchtitan's removal thread. Without that thread, remove the checkpoint directly."""
+        # The rename happens first, because a later save of the same step must not collide with the thread.
         checkpoint.rename(checkpoint.with_name(f"{_REMOVED}{checkpoint.name}-{time.time_ns()}"))
         for removed in checkpoint.parent.glob(f"{_REMOVED}*"):
             if self.purge_thread is None:
@@ -195,7 +200,7 @@ class ResumableCheckpoints(CheckpointManager):
 
 
 def _as_rank_0(value: Callable[[], Any]) -> Any:
-    """Return the result of ``value`` on rank 0 to all ranks. A shared file system may show other ranks other files."""
+    """Return the result of ``value`` on rank 0 to all ranks. Other ranks may see other files on a shared disk."""
     box = [value() if dist.get_rank() == 0 else None]
     dist.broadcast_object_list(box)
     return box[0]

@@ -30,16 +30,16 @@ class PackedDataLoader(BaseDataLoader):
        dataset has its own order.
     2. Every optimizer step trains on the next ``global_batch_size`` places. The state is therefore one number: the
        first place of the next step. A run may resume with another number of ranks.
-    3. The places of a step are assigned to ranks and microbatches so that attention work is equal
+    3. The places of a step are assigned to ranks and microbatches with equal attention work
        (:mod:`exact_titan.sampling.balance`). The windows of the step stay the same. The gradient stays the same except
-       for the order of its sum. With ``balance`` off the places are assigned in their order. The same holds if the
-       trainer has not set the number of microbatches of a step.
+       for the order of its sum. The places are assigned in their order if ``balance`` is off, or if the trainer has not
+       set the number of microbatches of a step.
 
     Reads are synchronous and happen in the training process: a 16K window takes about 50 µs (docs/benchmarks.md). The
     transfer from a worker process would cost more.
 
     Yields ``({"input", "positions", "cu_seqlens", "max_seqlen"}, labels)``, all on the host: ``input``, ``positions``
-    and ``labels`` are int64 ``[B, L]`` (label ``IGNORE_INDEX`` where there is no target), ``cu_seqlens`` is int32
+    and ``labels`` are int64 ``[B, L]`` (``IGNORE_INDEX`` is the label without a target), ``cu_seqlens`` is int32
     ``[n+1]`` over the flattened batch, and ``max_seqlen`` is an int.
     """
 
@@ -57,17 +57,17 @@ class PackedDataLoader(BaseDataLoader):
         infinite: bool = True
         """True: shuffled epochs without end. False without weights: every window once, in order, one dataset after
         another. False with weights: the same windows as with True, until one dataset has no window left for its share.
-        The last round is filled with windows without targets, so that all ranks get the same number of batches."""
+        Windows without targets fill the last round, because all ranks must get the same number of batches."""
 
         balance: bool = True
-        """Assign the windows of a step so that all ranks and microbatches have equal attention work. Off: in order."""
+        """Give all ranks and microbatches of a step equal attention work. Off: assign the windows in order."""
 
         allow_changed: list[str] = field(default_factory=list)
         """Options that may differ from the checkpoint at a resume: any of dataset, seed, global_batch_size and seq_len.
         Another dataset (or mixture) or seed means another order. The new order starts at its first window."""
 
         varlen_metadata: bool = True
-        """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer, which passes all tensors to the model."""
+        """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer: it passes all tensors to the model."""
 
         # torchtitan leaves names with an underscore out when it writes a config down.
         _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
@@ -92,14 +92,14 @@ class PackedDataLoader(BaseDataLoader):
             WindowOrder(len(dataset), dataset.manifest.fingerprint, config.seed) for dataset in self.mixture.datasets
         ]
         self.places = None if config.infinite else self.mixture.places_once()
-        """Number of places of the run. None: without end."""
+        """Number of places of the run. None: the order has no end."""
 
         self.shuffled = config.infinite or (self.mixture.shares is not None and len(self.orders) > 1)
         self.consumed = 0
         """Places in the optimizer steps whose last batch has been yielded, over all ranks."""
 
         self.rounds_per_step: int | None = None
-        """Microbatches of each rank in an optimizer step, set by the trainer. None: unknown; each round is a step."""
+        """Microbatches of each rank in an optimizer step, set by the trainer. None: unknown, each round is a step."""
 
         self.imbalance = Imbalance()
         """Imbalance of the steps since the last log step, if ``rounds_per_step`` is set."""
@@ -131,12 +131,12 @@ class PackedDataLoader(BaseDataLoader):
         return places_SRB
 
     def window_at(self, place: int) -> tuple[PackedDataset, int] | None:
-        """Return the dataset and the window number at a place of the run. None for a place that is only padding."""
+        """Return the dataset and the window number at a place of the run. None for a padding place."""
         found = self._window(place)
         return None if found is None else (self.mixture.datasets[found[0]], found[1])
 
     def _window(self, place: int) -> tuple[int, int] | None:
-        """Index in the mixture's datasets, and window number, at a place. None after the last place."""
+        """Return the index in the mixture's datasets and the window number at a place. None after the last place."""
         if self.places is not None and place >= self.places:
             return None
         index, turn = self.mixture[place]
@@ -173,7 +173,7 @@ class PackedDataLoader(BaseDataLoader):
         return inputs, torch.from_numpy(labels_BL)
 
     def state_dict(self) -> dict[str, Any]:
-        """The first place of the next step, and the data and options that define the order. Equal on all ranks."""
+        """Return the first place of the next step, and the data and options of the order. Equal on all ranks."""
         rounds = self.rounds_per_step or 0
         return {
             "windows": self.consumed,
@@ -205,7 +205,7 @@ class PackedDataLoader(BaseDataLoader):
         self.consumed = 0 if changes.keys() & {"dataset", "seed"} else state_dict["windows"]
 
     def _changes(self, saved: dict[str, Any]) -> dict[str, str]:
-        """Differences from the saved state, by their names in ``allow_changed``."""
+        """Return the differences from the saved state, by their names in ``allow_changed``."""
         now = self.state_dict()
         changes = {}
         if saved["fingerprint"] != now["fingerprint"]:
@@ -219,16 +219,16 @@ class PackedDataLoader(BaseDataLoader):
 def open_mixture(
     config: PackedDataLoader.Config, seq_len: int, *, manifests: Mapping[Path, Manifest] | None = None
 ) -> Mixture:
-    """Open the datasets that a loader with this config reads, unless the config carries them.
+    """Open the datasets that a loader with this config reads, if the config does not carry these datasets.
 
     Args:
-        config: the loader's.
+        config: config of the loader.
         seq_len: length of the run's windows, in tokens.
-        manifests: manifests by folder that the caller has read already.
+        manifests: manifests that the caller has read already, by folder.
 
     Raises:
-        InputError: for a dataset that is missing or damaged, datasets with different tokenizers or windows, a window
-            length other than ``seq_len``, or epochs without end over datasets without weights.
+        InputError: if a dataset is missing or damaged, if datasets have different tokenizers or windows, if the window
+            length is not ``seq_len``, or if ``infinite`` is on and several datasets have no weights.
     """
     for name in config.allow_changed:
         if name not in CHANGES:
@@ -241,7 +241,7 @@ def open_mixture(
     check_window(mixture.datasets[0], seq_len)
     if config.infinite and mixture.shares is None:
         raise InputError(
-            f"dataset_path is {config.dataset_path}: to mix datasets give each its weight, "
+            f"dataset_path is {config.dataset_path}: to mix datasets, give each dataset a weight, "
             f"{mixture.datasets[0].folder}=NUMBER,…"
         )
     return mixture
@@ -256,5 +256,5 @@ def check_window(dataset: PackedDataset, seq_len: int) -> None:
     if dataset.window != seq_len:
         raise InputError(
             f"{dataset.folder} is packed in windows of {dataset.window} tokens, but training.seq_len is {seq_len}: "
-            f"set it to {dataset.window} or pack again with --seq-len {seq_len}"
+            f"set training.seq_len to {dataset.window}, or pack again with --seq-len {seq_len}"
         )

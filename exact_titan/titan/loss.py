@@ -43,11 +43,11 @@ def weighted_cross_entropy(
 
     Args:
         logits_BLV: any float dtype, converted to float32 as in torchtitan.
-        labels_BL: int64, ``IGNORE_INDEX`` where there is no target.
+        labels_BL: int64, ``IGNORE_INDEX`` at inputs without a target.
         weights_BL: float32.
 
     Returns:
-        The scalar sum, and the detached cross-entropies, float32 ``[B, L]``, 0 where there is no target.
+        The scalar sum, and the detached cross-entropies, float32 ``[B, L]``, 0 at inputs without a target.
     """
     labels_T = labels_BL.flatten()
     ce_T = F.cross_entropy(logits_BLV.flatten(0, 1).float(), labels_T, reduction="none", ignore_index=IGNORE_INDEX)
@@ -80,7 +80,7 @@ class BucketSums:
         self.sums_2n += torch.stack([ce_BL.flatten() * valid_T, valid_T]) @ one_hot_Tn
 
     def total(self, group: dist.ProcessGroup | None = None) -> torch.Tensor:
-        """Return the sums of all ranks since the last :meth:`take`, float64 ``[2, n]``, and keep them. A collective."""
+        """Return the sums of all ranks since the last :meth:`take`, float64 ``[2, n]``. Keep the sums. A collective."""
         total = self.sums_2n.clone()
         if dist.is_initialized():
             dist.all_reduce(total, group=group)
@@ -93,7 +93,7 @@ class BucketSums:
     def take_with(
         self, extra_m: torch.Tensor, group: dist.ProcessGroup | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """As :meth:`take`, and sum further numbers over the ranks in the same collective.
+        """Do the same as :meth:`take`, and sum further numbers over the ranks in the same collective.
 
         Args:
             extra_m: numbers of this rank, float64 ``[m]``, on the device of the sums.
@@ -111,7 +111,7 @@ class BucketSums:
 
 
 class BucketCrossEntropy(BaseLoss):
-    """The loss of one chunk of logits: weighted if the caller gives weights, plain cross-entropy otherwise."""
+    """The loss of one chunk of logits. The loss is plain cross-entropy if the caller gives no weights."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(BaseLoss.Config):
@@ -162,8 +162,8 @@ class ExactLoss(ChunkedLossWrapper):
         loss_fn: BaseLoss.Config = field(default_factory=BucketCrossEntropy.Config)
 
         dataset_path: str = ""
-        """Packed dataset whose training split is counted for the weights, or several, mixed as in the dataloader.
-        Empty: the dataloader's."""
+        """Packed dataset whose training split gives the bucket counts for the weights. Or several datasets, mixed as in
+        the dataloader. Empty: the datasets of the dataloader."""
 
         rule: Rule = "exact"
         """Weighting rule of the targets: standard (all 1) or exact."""
@@ -172,19 +172,19 @@ class ExactLoss(ChunkedLossWrapper):
         """Mean extra weight of the tail's targets (the paper's value)."""
 
         gamma: float = GAMMA
-        """Exponent of the inverse bucket frequency; 0 weights the whole tail alike (the paper's value)."""
+        """Exponent of the inverse bucket frequency (the paper's value). 0: all targets of the tail have one weight."""
 
         threshold: int | None = None
-        """First effective context of the tail, in tokens; None: a quarter of the window, as in the paper."""
+        """First effective context of the tail, in tokens. None: a quarter of the window, as in the paper."""
 
         eps: float = EPS
-        """Added to a bucket's share before it is inverted (the paper does not state it)."""
+        """Number added to the share of a bucket before the inversion (the paper does not state the value)."""
 
         min_count: int = MIN_COUNT
         """A tail bucket with fewer targets than this gets the tail's mean weight, 1 + alpha."""
 
         refresh_steps: int = 0
-        """Recompute the weights from the targets counted during training, every so many steps; 0: never."""
+        """Number of steps after which the weights are recomputed from the targets counted in training. 0: never."""
 
         # torchtitan leaves names with an underscore out when it writes a config down.
         _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
@@ -197,7 +197,7 @@ class ExactLoss(ChunkedLossWrapper):
         self.config = config
         self.fingerprint = mixture.fingerprint
         self.buckets: Buckets = mixture.buckets
-        # On the device of the counts. A refresh would copy the bounds to the device and wait otherwise.
+        # On the device of the counts. Otherwise a refresh would copy the bounds to the device and wait for the copy.
         self.lower_bounds_n = self.buckets.lower_bounds
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
@@ -238,7 +238,7 @@ class ExactLoss(ChunkedLossWrapper):
 
         Args:
             pred: hidden states ``[B, L, D]``, see :class:`ChunkedLossWrapper`.
-            labels: int64 ``[B, L]``, ``IGNORE_INDEX`` where there is no target.
+            labels: int64 ``[B, L]``, ``IGNORE_INDEX`` at inputs without a target.
             global_valid_tokens: supervised targets of the optimizer step, over all ranks and accumulation steps.
             positions: int64 ``[B, L]``, index of each input in its visible document segment. None: plain cross-entropy.
         """
@@ -269,20 +269,20 @@ class ExactLoss(ChunkedLossWrapper):
         return super().__call__(pred, labels, bucket=bucket_BL, sums=sums)
 
     def start_step(self) -> None:
-        """Before an optimizer step: apply the weights of a refresh that :meth:`end_step` of the last step started."""
+        """Apply the weights of the refresh that the last :meth:`end_step` started. Call this before each step."""
         if self._refresh_due:
             self.counter.finish_reduce()
             self.weights_n.copy_(self._weights(self.counter.reduced))
             self._refresh_due = False
 
     def end_step(self, step: int) -> None:
-        """After optimizer step ``step``, counted from 1: start a refresh if a refresh is due."""
+        """Start a refresh if a refresh is due after optimizer step ``step``, counted from 1."""
         if self.config.refresh_steps and step % self.config.refresh_steps == 0:
             self.counter.start_reduce()
             self._refresh_due = True
 
     def state_dict(self) -> dict[str, Any]:
-        """Weights, counts, the sums since the last log step, and the fingerprint of the dataset that they belong to.
+        """Return the weights, the counts, the sums since the last log step, and the fingerprint of their dataset.
 
         A collective: every rank calls it, and every rank gets the sums over all ranks.
         """
@@ -314,14 +314,16 @@ class ExactLoss(ChunkedLossWrapper):
 
 
 def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] | None = None) -> Mixture:
-    """Open the datasets whose training splits are counted for the weights, unless the config carries them.
+    """Open the datasets that give the bucket counts for the weights, if the config does not carry these datasets.
+
+    The training splits are counted.
 
     Args:
-        config: the loss's.
-        manifests: manifests by folder that the caller has read already.
+        config: config of the loss.
+        manifests: manifests that the caller has read already, by folder.
 
     Raises:
-        InputError: if ``dataset_path`` is empty, or for a dataset that is missing or not whole.
+        InputError: if ``dataset_path`` is empty, or if a dataset is missing or incomplete.
     """
     if not config.dataset_path:
         raise InputError("loss.dataset_path is empty: name the packed dataset whose bucket counts give the weights")
@@ -332,7 +334,7 @@ def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] 
 
 
 def check_config(config: ExactLoss.Config, *, window: int) -> int:
-    """Refuse option values that the method is not defined for. Return the threshold in force, in tokens.
+    """Refuse option values outside the definition of the method. Return the threshold of the run, in tokens.
 
     Raises:
         InputError: naming the option.

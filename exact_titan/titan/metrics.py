@@ -54,8 +54,8 @@ class ExposureMetrics(MetricsProcessor):
     ========================================  ==================================================================
 
     torchtitan's ``loss_metrics/global_avg_loss`` is the weighted loss of the log step alone. torchtitan's ``tflops``
-    and ``mfu(%)`` are per device. They count the attention inside the documents of all ranks here; torchtitan counts
-    full windows, without a mask.
+    and ``mfu(%)`` are per device. Here these two values count the attention inside the documents of all ranks.
+    torchtitan itself counts full windows, without a mask.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -63,10 +63,10 @@ class ExposureMetrics(MetricsProcessor):
         pass
 
     health: Health
-    """Set by the trainer. torchtitan builds the metrics first."""
+    """Set by the trainer, because torchtitan builds the metrics first."""
 
     exact_loss: ExactLoss
-    """Set by the trainer. torchtitan builds the metrics before the loss."""
+    """Set by the trainer, because torchtitan builds the metrics before the loss."""
 
     attention_pairs: int
     """Query-key pairs of this rank's documents since the last log step. The trainer counts them."""
@@ -101,7 +101,7 @@ class ExposureMetrics(MetricsProcessor):
         grad_norm: float,
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
-        """Log as torchtitan does. Every rank calls this; the bucket sums are summed over the ranks here."""
+        """Log as torchtitan does. Every rank calls this method, because it adds up the bucket sums of all ranks."""
         loss = self.exact_loss
         extra_m = torch.tensor(
             [self.ntokens_since_last_log, self.attention_pairs, *self.health.local_times()],

@@ -23,9 +23,9 @@ class NonFinite(Ended):
 
     Attributes:
         step: the first optimizer step with a non-finite value.
-        what: the value, such as ``the loss is nan``.
-        places: places of the run (:mod:`exact_titan.sampling`) whose windows had a non-finite loss. All places of the
-            step if every loss was finite and only the gradient was not.
+        what: the value, for example ``the loss is nan``.
+        places: places of the run (:mod:`exact_titan.sampling`) whose windows had a non-finite loss. If only the
+            gradient was not finite: all places of the step.
     """
 
     def __init__(self, step: int, what: str, places: list[int]) -> None:
@@ -49,7 +49,7 @@ class _Detection:
 
 @dataclass(frozen=True)
 class _HostCopy:
-    """The losses and the gradient norm of one step on the way to the host. The event ends when the copy is there."""
+    """The losses and the gradient norm of one step on the way to the host. The event ends with the copy."""
 
     step: int
     places: list[list[int]]
@@ -58,12 +58,12 @@ class _HostCopy:
 
 
 class NonFiniteDetector:
-    """Looks at the loss of every microbatch and at the norm of every gradient.
+    """Checks the loss of every microbatch and the norm of every gradient.
 
-    The numbers of a step are a few bytes. A copy to the host follows each step, and a later step looks at the copy when
-    the copy has arrived. Detection is therefore one step late as a rule. A save, a stop and the end of the run wait for
-    all copies. Detection adds no collective and no wait to a step. The weights of the run are no longer usable after a
-    detection, so nothing is saved from then on.
+    The numbers of a step are a few bytes. A copy to the host follows each step. A later step checks the copy when the
+    copy has arrived. Detection is therefore usually one step late. A save, a stop and the end of the run wait for all
+    copies. Detection adds no collective and no wait to a step. The weights of the run are not usable after a detection.
+    The run therefore saves nothing after a detection.
 
     Args:
         device: device of the training.
@@ -82,7 +82,8 @@ class NonFiniteDetector:
 
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
-        """The context of optimizer step ``step``. torchtitan does not report the norm of its gradient otherwise."""
+        """Return the context of optimizer step ``step``. The context reads the gradient norm in torchtitan's clipping,
+        because torchtitan does not report the norm elsewhere."""
         self._places, self._losses, self._in_step = [], 0, True
         stock = dist_utils.clip_grad_norm_
 
@@ -100,11 +101,11 @@ class NonFiniteDetector:
 
     @property
     def step_places(self) -> list[list[int]]:
-        """Places of each microbatch of the current step, or of the last step."""
+        """Places of each microbatch of the current step. Between two steps: of the last step."""
         return self._places
 
     def add_batch(self, places: list[int]) -> None:
-        """Report the places of the run that the next microbatch of the step holds."""
+        """Report the places of the next microbatch of the step."""
         if self._in_step:
             self._places.append(places)
 
@@ -115,8 +116,10 @@ class NonFiniteDetector:
             self._losses += 1
 
     def detected(self) -> str | None:
-        """The first non-finite value of this rank in the copies that have arrived, such as ``the loss is nan at step
-        12``. None if all values are finite."""
+        """Return the first non-finite value of this rank in the copies that have arrived. None if all are finite.
+
+        Example: ``the loss is nan at step 12``.
+        """
         while self._copies and (self._copies[0].event is None or self._copies[0].event.query()):
             self._inspect(self._copies.popleft())
         if self._detection is None:

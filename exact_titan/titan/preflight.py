@@ -3,7 +3,7 @@
 :func:`complete` runs once per rank, before any process group exists:
 
 1. Check the options against each other (:func:`check_options`).
-2. Open the packed datasets. Each manifest is read once, and the size of each shard is looked at once. The completed
+2. Open the packed datasets. Each manifest is read once, and the size of each shard is checked once. The completed
    config carries the open datasets to the dataloader, the loss and the validator.
 3. Resolve the architecture and the first weights (:mod:`exact_titan.titan.start`).
 4. Choose the attention kernel.
@@ -43,8 +43,8 @@ def complete(config: RunConfig) -> RunConfig:
     loader = config.dataloader
     if loader.dataset:
         raise InputError(
-            f"dataloader.dataset is {loader.dataset!r}, which names torchtitan's own datasets: name a packed dataset's "
-            f"folder in dataloader.dataset_path"
+            f"dataloader.dataset is {loader.dataset!r}, but this option is for torchtitan's own datasets: name the "
+            f"folder of a packed dataset in dataloader.dataset_path"
         )
     seq_len = config.training.seq_len
     mixture = open_mixture(loader, seq_len)
@@ -96,13 +96,13 @@ def check_options(config: RunConfig, *, ranks: int) -> RunConfig:
 
 
 def with_rule(config: RunConfig) -> RunConfig:
-    """Return the config with the loss's rule in the place of ``{rule}``. Paired runs get different folders by it.
+    """Return the config with ``loss.rule`` instead of ``{rule}``. Paired runs therefore get different folders.
 
     Raises:
-        InputError: for a config with another loss or dataloader than this package's.
+        InputError: if the loss or the dataloader of the config is not from this package.
     """
     if not isinstance(config.dataloader, PackedDataLoader.Config) or not isinstance(config.loss, ExactLoss.Config):
-        raise InputError("exact_titan needs its own dataloader and loss: start from one of its recipes")
+        raise InputError("exact_titan needs its own dataloader and loss: start from a recipe of exact_titan")
     names = ("dump_folder", "start_from", "export")
     return replace(config, **{name: getattr(config, name).replace("{rule}", config.loss.rule) for name in names})
 
@@ -119,12 +119,12 @@ def _check_export(config: RunConfig) -> None:
     saves = config.checkpoint.enable and not config.checkpoint.load_only
     if not saves or config.checkpoint.last_save_in_hf:
         raise InputError(
-            "export is set, which reads the last checkpoint: enable checkpoint, without load_only or last_save_in_hf"
+            "export is set and reads the last checkpoint: enable checkpoint, without load_only or last_save_in_hf"
         )
 
 
 def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:
-    """Log how often the run reads each dataset. Refuse a mixture that is read at most once and is too small."""
+    """Log the epochs of each dataset in the run. Refuse a mixture without repeats if a dataset is too small."""
     training = config.training
     batch = training.global_batch_size if training.global_batch_size > 0 else training.local_batch_size * ranks
     if mixture.shares is None:
@@ -151,7 +151,7 @@ def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:
 def _with_counts(
     loss: ExactLoss.Config, loader: PackedDataLoader.Config, mixture: Mixture, seq_len: int
 ) -> ExactLoss.Config:
-    """The loss's config with its open datasets: the run's own, unless it names others."""
+    """Return the loss's config with its open datasets. By default these are the datasets of the run."""
     loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path)
     if loss.dataset_path == mixture.dataset_path and mixture.split == "train":
         loss = replace(loss, _mixture=mixture)
@@ -164,8 +164,11 @@ def _with_counts(
 def _with_validation_windows(
     validator: ExposureValidator.Config, loader: PackedDataLoader.Config, training: Mixture, seq_len: int
 ) -> ExposureValidator.Config:
-    """The validator's config with its datasets named and open. By default they are the training datasets that have the
-    split. A validator with another dataloader stays as it is."""
+    """Return the validator's config with its dataset paths and open datasets.
+
+    By default these are the training datasets that have the validation split. A validator with another dataloader does
+    not change.
+    """
     if not validator.enable or not isinstance(validator.dataloader, PackedDataLoader.Config):
         return validator
     dataloader = replace(validator.dataloader, infinite=validator.steps != -1)
@@ -180,7 +183,7 @@ def _with_validation_windows(
             f"--validator.no-enable"
         )
     if not dataloader.dataset_path:
-        # Validation reads each dataset whole, one after another. A fixed number of steps mixes them by weight.
+        # Full validation reads all of each dataset, one after another. A fixed number of steps mixes them by weight.
         named = with_split if dataloader.infinite else [Entry(entry.folder) for entry in with_split]
         dataloader = replace(dataloader, dataset_path=join(named))
     mixture = open_mixture(dataloader, seq_len, manifests=manifests)
@@ -221,28 +224,31 @@ def _check_parallelism(config: RunConfig, ranks: int) -> None:
     if replicas < 1 or ranks % replicas or shards not in (-1, ranks // replicas):
         raise InputError(
             f"parallelism.data_parallel_replicate_degree is {replicas} and data_parallel_shard_degree {shards}: their "
-            f"product must be the number of processes ({ranks}), and -1 means as many shards as that gives"
+            f"product must be the number of processes ({ranks}); -1 computes data_parallel_shard_degree from it"
         )
     if parallelism.spmd_backend != SPMD_BACKEND:
         raise InputError(
-            f"parallelism.spmd_backend is {parallelism.spmd_backend}: set it to {SPMD_BACKEND}, "
-            f"which runs on every torch version supported here"
+            f"parallelism.spmd_backend is {parallelism.spmd_backend}, but only {SPMD_BACKEND} runs on every supported "
+            f"torch version: set it to {SPMD_BACKEND}"
         )
 
 
 def _check_assets(config: RunConfig) -> None:
     if config.hf_assets_path and not Path(config.hf_assets_path).is_dir():
         raise InputError(
-            f"hf_assets_path is {config.hf_assets_path!r}: there is no such folder; leave it empty for the dataset's"
+            f"hf_assets_path is {config.hf_assets_path!r}: there is no such folder; leave it empty for the dataset's "
+            f"tokenizer"
         )
     if config.checkpoint.initial_load_in_hf and not config.checkpoint.initial_load_path:
-        raise InputError("checkpoint.initial_load_in_hf is on, and no initial_load_path: name the folder with --model")
+        raise InputError(
+            "checkpoint.initial_load_in_hf is on, and no initial_load_path is set: name the folder with --model"
+        )
     if config.training.enable_cpu_offload and not torch.accelerator.is_available():
         raise InputError("training.enable_cpu_offload is on, but there is no GPU to offload from")
 
 
 _REFUSED = {
-    "pipeline_parallel_degree": "torchtitan hands the loss no positions there, so effective context is unknown to it",
+    "pipeline_parallel_degree": "torchtitan hands no positions to the loss in a pipeline, but the loss needs them",
     "tensor_parallel_degree": "the vocabulary-parallel loss does not carry the weights yet",
     "context_parallel_degree": "varlen attention does not run under context parallelism",
     "expert_parallel_degree": "the models here have no experts",

@@ -26,12 +26,13 @@ from exact_titan.titan.validate import ExposureValidator
 class RunConfig(Trainer.Config):
     """All options of a run, ``ExactTrainer.Config``.
 
-    :func:`exact_titan.config.load_config` makes one from a recipe, a TOML and the command line.
-    :func:`exact_titan.titan.preflight.complete` checks it and fills in what the packed dataset and the model say.
+    :func:`exact_titan.config.load_config` makes the config from a recipe, a TOML and the command line.
+    :func:`exact_titan.titan.preflight.complete` checks the config, and fills in the values of the packed dataset and
+    the model.
     """
 
-    # Importing exact_titan.titan.trainer registers the trainer. Without it build() fails; torchtitan's own trainer
-    # would be inherited otherwise, and would train without a word.
+    # The import of exact_titan.titan.trainer sets the owner. Without the import build() fails. With an inherited owner
+    # build() would return torchtitan's own trainer without a warning.
     _owner: ClassVar[type | None] = None
 
     model: str = ""
@@ -39,8 +40,8 @@ class RunConfig(Trainer.Config):
     the model of start_from. The folder replaces a recipe's own model_spec."""
 
     start_from: str = ""
-    """Output folder of the previous stage. The run starts from the weights of the last checkpoint there. {rule} stands
-    for loss.rule."""
+    """Output folder of the previous stage. The run starts from the weights of the last checkpoint in that folder.
+    {rule} stands for loss.rule."""
 
     export: str = ""
     """New folder for the final weights in Hugging Face's format. Empty: no export. {rule} stands for loss.rule."""
@@ -50,7 +51,7 @@ class RunConfig(Trainer.Config):
 
     attention: Implementation = "auto"
     """Attention kernel: fa3 (FlashAttention 3, Hopper), fa2 (the flash-attn package) or torch (torch's own). auto: the
-    first of these that is installed, and torch's SDPA on the CPU."""
+    first installed kernel of this list, and torch's SDPA on the CPU."""
 
     hf_assets_path: str = ""
     """Folder of the tokenizer. Empty: the copy in the packed dataset."""

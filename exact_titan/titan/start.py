@@ -45,7 +45,7 @@ def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = Non
     if config.start_from:
         return hf_config.read_architecture(_previous_model(config))
     if tokenizer_vocab is None and not config.architecture.vocab_size:
-        raise InputError("architecture.vocab_size is 0, which means the dataset's, and there is no dataset: set it")
+        raise InputError("architecture.vocab_size is 0, but there is no dataset to take the size from: set vocab_size")
     return config.architecture.architecture(seq_len=config.training.seq_len, tokenizer_vocab=tokenizer_vocab or 0)
 
 
@@ -53,19 +53,19 @@ def check_positions(config: RunConfig, architecture: Architecture) -> None:
     """Refuse a window that is longer than the positions of the model.
 
     Raises:
-        InputError: naming both.
+        InputError: naming both numbers.
     """
     if config.training.seq_len > architecture.max_positions:
         raise InputError(
             f"training.seq_len is {config.training.seq_len}, but the model has {architecture.max_positions} positions "
-            f"(max_position_embeddings): take a shorter window or a model with more"
+            f"(max_position_embeddings): use a shorter window, or a model with more positions"
         )
 
 
 def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunConfig:
-    """Return the config with the place of the first weights in its checkpoint options. Headers of weights are checked.
+    """Return the config with the path of the first weights in its checkpoint options. Check the headers of the weights.
 
-    A run with a checkpoint of its own resumes from that checkpoint. Its first weights may be gone then.
+    A run with its own checkpoint resumes from that checkpoint. Such a run does not need the first weights.
 
     Raises:
         InputError: naming the option, the file or the tensor.
@@ -83,7 +83,7 @@ def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunCo
         initial, in_hf = Path(config.model), True
         if not initial.is_dir():
             raise InputError(
-                f"model is {config.model}, and no folder of that name holds its weights: hf download "
+                f"model is {config.model}, but there is no folder of that name with the weights: hf download "
                 f"{REPOSITORIES[config.model]} --local-dir {config.model}"
             )
         check_weights(initial, architecture)
@@ -91,14 +91,15 @@ def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunCo
         return config
     if not checkpoint.enable:
         raise InputError(
-            "checkpoint.enable is off, and weights are read by it: set --checkpoint.load_only to read weights and to "
-            "save nothing"
+            "checkpoint.enable is off, but the checkpointer reads the weights: set --checkpoint.load_only to read the "
+            "weights and to save nothing"
         )
     path = str(initial.resolve())
     if checkpoint.initial_load_path not in (None, path):
         option = "model" if in_hf else "start_from"
         raise InputError(
-            f"checkpoint.initial_load_path is {checkpoint.initial_load_path}, and {option} names weights too: give one"
+            f"checkpoint.initial_load_path is {checkpoint.initial_load_path}, and {option} names weights too: give one "
+            f"of them"
         )
     config = copy.copy(config)
     config.checkpoint = replace(
@@ -108,7 +109,7 @@ def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunCo
 
 
 def write_model_copy(config: RunConfig, *, dataset_tokenizer: Path, eos_id: int) -> None:
-    """Write ``model/`` into the run's folder, unless the folder is there: config.json and tokenizer of the model.
+    """Write the model's config.json and tokenizer into ``model/`` in the run's folder, if ``model/`` does not exist.
 
     Args:
         dataset_tokenizer: the tokenizer's folder in the packed dataset, for a model without a tokenizer.
@@ -139,7 +140,7 @@ def check_tokenizer(config: RunConfig, *, dataset_tokenizer: Path) -> None:
     for token, token_id in packed.items():
         if model.get(token) != token_id:
             raise InputError(
-                f"the dataset was packed with another tokenizer than that of {folder}: {token!r} has the id {token_id} "
+                f"the tokenizer of the dataset is not the tokenizer of {folder}: {token!r} has the id {token_id} "
                 f"in the dataset and {model.get(token, 'none')} in the model; pack with --tokenizer {folder}"
             )
 
@@ -161,8 +162,8 @@ def _model_folder(config: RunConfig) -> Path | None:
 def _previous_checkpoint(config: RunConfig) -> Path:
     if Path(config.start_from).resolve() == Path(config.dump_folder).resolve():
         raise InputError(
-            f"start_from is {config.start_from}, this run's own dump_folder: leave start_from out, the run resumes "
-            f"without it"
+            f"start_from is {config.start_from}, this run's own dump_folder: leave start_from out; the run resumes "
+            f"from its own checkpoint"
         )
     return find_checkpoint(Path(config.start_from), checkpoints=config.checkpoint.folder, on_skipped=logger.info)
 

@@ -28,7 +28,7 @@ from exact_titan.titan.stop import StopAgreement, Stopped
 from exact_titan.titan.validate import ExposureValidator
 
 _NAMED_WINDOWS = 4
-"""Windows whose documents are named when a run ends with a loss that is not finite."""
+"""Number of windows whose documents the message about a non-finite value names."""
 
 
 class ExactTrainer(Trainer):
@@ -53,10 +53,10 @@ class ExactTrainer(Trainer):
     """After ``stop.ask(…)``, :meth:`train` saves a checkpoint and raises :class:`Stopped` on all ranks."""
 
     nonfinite: NonFiniteDetector
-    """Looks at losses and gradients."""
+    """Finds losses and gradients that are NaN or infinite."""
 
     def __init__(self, config: RunConfig) -> None:
-        # exact_titan.train has completed the config. torchtitan's own entry point builds a recipe as it is.
+        # exact_titan.train has completed the config. torchtitan's own entry point builds an incomplete recipe.
         if not is_complete(config):
             config = complete(config)
         super().__init__(config)
@@ -89,8 +89,8 @@ class ExactTrainer(Trainer):
         """Train to the last step. The run resumes from the last complete checkpoint if there is one.
 
         Raises:
-            Stopped: on all ranks after the same step, if a stop was asked for. A checkpoint of that step is saved.
-            NonFinite: on all ranks, if a loss or the gradient is NaN or infinite. No checkpoint has these values.
+            Stopped: on all ranks after the same step, if a stop was requested. A checkpoint of that step is saved.
+            NonFinite: on all ranks, if a loss or the gradient is NaN or infinite. No checkpoint contains the value.
         """
         try:
             self._train()
@@ -123,7 +123,7 @@ class ExactTrainer(Trainer):
             raise
 
     def _explain(self, found: NonFinite) -> Iterator[str]:
-        """The lines of the message: the value, the windows with their documents, and the command that shows them."""
+        """Yield the lines of the message: the value, the windows with their documents, the command for their text."""
         saved = self.checkpointer.saved_step
         yield (
             f"exact_titan.train: stopped: {found.what} at step {found.step}, seen after step {self.step}; "
@@ -136,10 +136,10 @@ class ExactTrainer(Trainer):
             more = ", ".join(f"{number} of {dataset.folder}" for dataset, number in windows[_NAMED_WINDOWS:])
             yield f"  and the windows {more}"
         for dataset, number in windows[:1]:
-            yield f"  all of its text: exact-titan window {dataset.folder} {number}"
+            yield f"  all text of the window: exact-titan window {dataset.folder} {number}"
 
     def should_continue_training(self) -> bool:
-        """Whether another step follows, as in torchtitan. The run can stop here, before every step.
+        """Return whether another step follows, as torchtitan does. A requested stop happens here, before a step.
 
         A resumed run first repeats the validation of the checkpoint's step, if that validation was interrupted.
         """
@@ -158,7 +158,7 @@ class ExactTrainer(Trainer):
     def batch_generator(
         self, data_iterable: Iterable[tuple[dict[str, Any], torch.Tensor]]
     ) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
-        """torchtitan's batches. Their attention is counted here, because the document borders are on the host here."""
+        """Yield torchtitan's batches, and count their attention while the document borders are still on the host."""
         batches = super().batch_generator(data_iterable)
         while True:
             with self.clock.host("data"):
@@ -170,7 +170,7 @@ class ExactTrainer(Trainer):
     def post_dataloading_process(
         self, input_dict: dict[str, Any], labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-        """As in torchtitan, with the document borders from the loader. No search for borders runs on the device."""
+        """Prepare a batch as torchtitan does, with the loader's document borders. The device does not search them."""
         inputs, positions = input_dict["input"], input_dict["positions"]
         cu_seqlens = input_dict["cu_seqlens"]
         host_offsets = tuple(cu_seqlens.tolist()) if cu_seqlens.device.type == "cpu" else None
@@ -179,7 +179,10 @@ class ExactTrainer(Trainer):
         return inputs, labels, {"positions": positions, "attention_masks": masks}
 
     def forward_backward_step(self, **batch: Any) -> torch.Tensor:
-        """As in torchtitan. The detector gets the loss; the time after a step's last loss belongs to the optimizer."""
+        """Run one microbatch as torchtitan does, and pass its loss to the detector.
+
+        The time after the last microbatch of a step belongs to the optimizer.
+        """
         self.clock.begin("forward_backward")
         loss = super().forward_backward_step(**batch)
         self.nonfinite.add_loss(loss)
@@ -187,24 +190,24 @@ class ExactTrainer(Trainer):
         return loss
 
     def train_step(self, data_iterator) -> None:
-        """One optimizer step, between the two halves of a weight refresh."""
+        """Run one optimizer step. A started weight refresh ends before it. A due weight refresh starts after it."""
         self.clock.steps += 1
         self.loss_fn.start_step()
         try:
             with self.nonfinite.step(self.step):
                 super().train_step(data_iterator)
         except DataloaderExhaustedError:
-            self.step -= 1  # torchtitan cancels the step but counts it
+            self.step -= 1  # torchtitan has counted the cancelled step
             raise
         except RuntimeError as error:
-            # torchtitan looks at the loss of all ranks in steps that log.
+            # At a log step torchtitan checks the loss of all ranks.
             if str(error).startswith("Loss is not finite"):
                 self.nonfinite.check()
             raise
         self.loss_fn.end_step(self.step)
 
     def state_dict(self) -> dict[str, Any]:
-        """torchtitan's trainer state, the tokens of all ranks, the weights and counters of the loss. A collective."""
+        """Return torchtitan's trainer state, the tokens of all ranks, and the state of the loss. A collective call."""
         tokens = torch.tensor(self.ntokens_seen, device=self.device)
         dist.all_reduce(tokens)
         return {**super().state_dict(), "ntokens_seen": int(tokens), "exposure": self.loss_fn.state_dict()}

@@ -23,9 +23,9 @@ _TAG = "validation_loss_by_context"
 class ExposureValidator(Validator):
     """torchtitan's validator with the plain cross-entropy per bucket.
 
-    torchtitan's validator does not pass the positions to the loss. This one keeps the positions of each batch for the
-    loss. It writes ``validation_loss_by_context/<lo>-<hi>`` and a figure of these values, in addition to torchtitan's
-    ``validation_metrics/loss``.
+    torchtitan's validator does not pass the positions to the loss. This validator keeps the positions of each batch for
+    the loss. This validator writes ``validation_loss_by_context/<lo>-<hi>`` and a figure of these values, in addition
+    to torchtitan's ``validation_metrics/loss``.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -35,7 +35,7 @@ class ExposureValidator(Validator):
         )
 
     stop: StopAgreement
-    """Set by the trainer. torchtitan builds the validator first."""
+    """Set by the trainer, because torchtitan builds the validator first."""
 
     on_validated: Callable[[int], None]
     """Called with the step after a complete validation. Set by the trainer."""
@@ -51,18 +51,18 @@ class ExposureValidator(Validator):
         self.config = config
         self.exact_loss = loss_fn
         self.metrics_processor: ExposureMetrics = metrics_processor
-        # The validator moves the whole batch to the device. A read of max_seqlen would wait for the device there.
+        # The validator moves the whole batch to the device. A read of max_seqlen would then wait for the device.
         self.dl_config: BaseDataLoader.Config = replace(
             config.dataloader, infinite=config.steps != -1, varlen_metadata=False
         )
         self._positions: torch.Tensor | None = None
 
     def should_validate(self, step: int) -> bool:
-        """Whether a validation follows the step: every ``freq`` steps. torchtitan adds one after the first step."""
+        """Return whether a validation follows the step: every ``freq`` steps. torchtitan adds the first step."""
         return step % self.config.freq == 0
 
     def post_dataloading_process(self, input_dict, labels, model_parts):
-        """As in torchtitan. The positions are kept for the loss. The run can stop here, before every batch."""
+        """Prepare a batch as torchtitan does, and keep its positions for the loss. A requested stop happens here."""
         self.stop.check()
         self._positions = input_dict["positions"]
         return super().post_dataloading_process(input_dict, labels, model_parts)
@@ -72,7 +72,7 @@ class ExposureValidator(Validator):
         return self.exact_loss.measure(pred, labels, self._positions, self.sums)
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
-        """Run over the validation windows and log the result. Every rank calls this."""
+        """Validate on the validation windows and log the result. Every rank calls this method."""
         buckets = self.exact_loss.buckets
         logger.info("Validating")
         self.sums = BucketSums(len(buckets), self.exact_loss.weights_n.device)

@@ -34,7 +34,7 @@ def windows(folder: Path, split: str) -> list[tuple[list[int], list[int]]]:
     return [(data[k]["input"].tolist(), data[k]["labels"].tolist()) for k in range(len(data))]
 
 
-def test_new_windows_come_behind_the_old(documents: Documents, dataset: Path) -> None:
+def test_new_windows_come_after_the_old_windows(documents: Documents, dataset: Path) -> None:
     before = Manifest.read(dataset)
     old = {split: windows(dataset, split) for split in ("train", "val")}
     old_shards = {name: content for name, content in contents(dataset).items() if name.endswith(".safetensors")}
@@ -58,7 +58,7 @@ def test_new_windows_come_behind_the_old(documents: Documents, dataset: Path) ->
     assert not list(documents.folder.glob(".out*"))
 
 
-def test_it_does_not_matter_where_it_is_done(documents: Documents, dataset: Path) -> None:
+def test_the_folder_does_not_change_the_bytes(documents: Documents, dataset: Path) -> None:
     (documents.folder / "there").mkdir()
     other = documents.folder / "there" / "out"
     options = {**OPTIONS, "tokenizer": documents.folder / "tokenizer.json", "part_bytes": 20_000}
@@ -68,7 +68,7 @@ def test_it_does_not_matter_where_it_is_done(documents: Documents, dataset: Path
     assert contents(other) == contents(dataset)
 
 
-def test_an_append_that_does_not_come_to_its_end_changes_nothing(
+def test_an_interrupted_append_changes_nothing(
     documents: Documents, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = Manifest.read(dataset)
@@ -91,7 +91,7 @@ def test_an_append_that_does_not_come_to_its_end_changes_nothing(
     assert list(verify(dataset))
 
 
-def test_what_cannot_be_appended(documents: Documents, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refused_appends_change_nothing(documents: Documents, dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = contents(dataset)
     with pytest.raises(InputError, match=r"out holds source a already \(as a\): leave it out"):
         add(dataset, "b", "a")

@@ -54,7 +54,7 @@ def test_slurm_packs_the_book_chapters_on_two_nodes(
 
 
 @pytest.mark.slow
-def test_a_slurm_job_is_waited_for_again_and_its_errors_are_told(
+def test_a_second_command_waits_for_the_slurm_job_and_reports_its_errors(
     documents: Documents, slurm: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SLURM_CONF", str(slurm))
@@ -107,7 +107,7 @@ def test_a_job_that_slurm_refuses(documents: Documents, slurm: Path, monkeypatch
 
 
 @pytest.mark.slow
-def test_ray_gives_the_same_bytes_and_tells_errors(documents: Documents) -> None:
+def test_ray_gives_the_same_bytes_and_reports_errors(documents: Documents) -> None:
     pytest.importorskip("ray")
     documents.write("a", files=6, documents=60, longest=60)
     given = {"sources": ["a"], "execution": {"executor": "ray"}, "slurm": {"mem_per_cpu_gb": 1}, **OPTIONS}

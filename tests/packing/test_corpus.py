@@ -83,7 +83,7 @@ def test_every_key(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_what_is_no_corpus_is_named(tmp_path: Path, content: str, message: str) -> None:
+def test_an_invalid_corpus_is_named(tmp_path: Path, content: str, message: str) -> None:
     file = tmp_path / "corpus.toml"
     file.write_text(content)
     with pytest.raises(InputError, match=message) as error:
@@ -92,7 +92,7 @@ def test_what_is_no_corpus_is_named(tmp_path: Path, content: str, message: str) 
     assert "\n" not in str(error.value)
 
 
-def test_what_the_command_line_names() -> None:
+def test_sources_of_the_command_line() -> None:
     assert [source.path for source in Corpus.of(["a", "s3://b/c"]).sources] == ["a", "s3://b/c"]
     with pytest.raises(InputError, match="a corpus TOML lists all sources, give it alone"):
         Corpus.of(["a", "b.toml"])

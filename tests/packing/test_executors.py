@@ -37,7 +37,7 @@ def test_any_number_of_workers_and_tasks_gives_the_same_bytes(documents: Documen
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_killed_run_goes_on_where_it_was(documents: Documents, corpus: list[str], workers: int) -> None:
+def test_a_killed_run_resumes_with_the_unfinished_parts(documents: Documents, corpus: list[str], workers: int) -> None:
     options = {**OPTIONS, "sources": corpus, "execution": {"workers": workers}}
     documents.write("c", files=40, documents=100, longest=60)
     options["sources"] = [*corpus, "c"]
@@ -95,7 +95,7 @@ def test_an_error_in_another_process_is_the_same(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_two_at_once(documents: Documents, corpus: list[str]) -> None:
+def test_two_commands_at_one_time(documents: Documents, corpus: list[str]) -> None:
     documents.write("c", files=40, documents=100, longest=60)
     options = {**OPTIONS, "out": "out", "sources": [*corpus, "c"]}
     process = packing(documents.folder, execution={"workers": 1}, **options)
@@ -126,7 +126,7 @@ def test_a_part_that_another_task_finished_first(
     assert contents(documents.folder / "once") == contents(documents.folder / "out")
 
 
-def test_what_cannot_execute_is_named(documents: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_execution_is_named(documents: Documents, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("workers", "tasks"):
         with pytest.raises(InputError, match=f"--{name} is 0: give 1 or more"):
             Execution(**{name: 0})

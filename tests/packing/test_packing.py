@@ -165,7 +165,7 @@ def test_best_fit_stores_the_windows_that_it_lays_out(
     check_against_windows(folder / "out", documents)
 
 
-def test_best_fit_keeps_a_documents_tokens_once_but_for_the_border_of_its_rest(
+def test_best_fit_stores_only_the_border_of_a_rest_twice(
     tmp_path: Path, word_tokenizer: Path, write_jsonl: WriteJsonl
 ) -> None:
     texts, documents = document_texts([5, 20])
@@ -177,13 +177,13 @@ def test_best_fit_keeps_a_documents_tokens_once_but_for_the_border_of_its_rest(
     assert shard.tokens.tolist() == [*long[:17], *short, *long[16:]]
 
 
-def test_a_policy_that_there_is_not(tmp_path: Path, word_tokenizer: Path, write_jsonl: WriteJsonl) -> None:
+def test_an_unknown_policy(tmp_path: Path, word_tokenizer: Path, write_jsonl: WriteJsonl) -> None:
     source = write_jsonl(tmp_path / "documents.jsonl", ["1 2 3"])
     with pytest.raises(InputError, match=r"--policy is 'bestfit': choose one of concat, best_fit$"):
         pack([source], tokenizer=word_tokenizer, seq_len=4, out=tmp_path / "out", policy="bestfit")
 
 
-def test_a_long_document_goes_on_in_the_next_shard(
+def test_a_long_document_continues_in_the_next_shard(
     tmp_path: Path, word_tokenizer: Path, write_jsonl: WriteJsonl
 ) -> None:
     texts, documents = document_texts([100])
@@ -216,7 +216,9 @@ def test_shards_are_safetensors(tmp_path: Path, word_tokenizer: Path, write_json
     assert manifest.splits["train"].shards[0].tokens == 20 + 5 + 31
 
 
-def test_validation_goes_by_text(tmp_path: Path, word_tokenizer: Path, write_jsonl: WriteJsonl) -> None:
+def test_the_validation_split_depends_on_the_text(
+    tmp_path: Path, word_tokenizer: Path, write_jsonl: WriteJsonl
+) -> None:
     texts, _ = document_texts([20] * 400)
     source = write_jsonl(tmp_path / "documents.jsonl", texts + texts[:100])
     options = {"tokenizer": word_tokenizer, "seq_len": 19}
@@ -250,7 +252,7 @@ def test_sources_stay_in_their_order(tmp_path: Path, word_tokenizer: Path, write
     ]
 
 
-def test_fingerprint_does_not_depend_on_the_place(
+def test_fingerprint_does_not_depend_on_the_folder(
     tmp_path: Path, word_tokenizer: Path, write_jsonl: WriteJsonl
 ) -> None:
     fingerprints = set()

@@ -58,7 +58,7 @@ def test_a_token_file_is_divided_between_documents(tmp_path: Path, part_bytes: i
     assert max(piece.bytes for piece in pieces) < part_bytes + 2 * 8
 
 
-def test_the_key_is_of_all_that_the_result_depends_on(tmp_path: Path) -> None:
+def test_the_key_depends_on_all_inputs_of_the_result(tmp_path: Path) -> None:
     folder = write(tmp_path / "a", [4, 5])
     (part,) = parts_of(Corpus.of([folder]), 100)
     assert part.key == replace(part, number=7).key, "the number of the part does not matter"

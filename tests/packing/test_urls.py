@@ -1,4 +1,4 @@
-"""Sources behind URLs. A local server replaces each service: S3 (moto), Google Cloud Storage, the Hugging Face hub."""
+"""Sources at URLs. A local server replaces each service: S3 (moto), Google Cloud Storage, the Hugging Face hub."""
 
 import contextlib
 import hashlib

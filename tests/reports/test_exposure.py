@@ -19,7 +19,7 @@ def test_table_by_hand() -> None:
         ["32-64", "100", "10.00", "1.2196"],
         ["total", "1,000", "100.00", "1.0600"],
     ]
-    # The tail's 40 % weigh 1.15 on average: 46 of 106.
+    # The tail has 40 % of the targets and a mean weight of 1.15: 46 of 106.
     assert lines[6] == "tail (>= 16): share 40.0 %, loss mass standard 40.0 %, exact 43.4 %"
     assert len({len(line) for line in lines[:6]}) == 1, "columns are aligned"
 

@@ -8,7 +8,7 @@ LABELS = ["0-7", "8-15", "16-31", "32-64"]
 
 
 def heights(axes) -> list[float]:
-    """Heights of the bars, series after series."""
+    """Return the heights of the bars, one series after another."""
     return [bar.get_height() for container in axes.containers for bar in container]
 
 
@@ -25,7 +25,7 @@ def test_two_panels_show_every_value_and_the_tail():
     for axes in (top, bottom):
         tail = axes.patches[0].get_extents().transformed(axes.transData.inverted())
         assert (tail.x0, tail.x1) == pytest.approx((1.5, 3.5))
-    # The axis of values that are far from 0 does not start at 0; that of differences holds it.
+    # The axis of values far from 0 does not start at 0. The axis of differences contains 0.
     assert bottom.get_ylim()[0] <= 0 <= bottom.get_ylim()[1]
     other = top.containers[1][0].get_facecolor()
     assert other == bottom.containers[0][0].get_facecolor() != top.containers[0][0].get_facecolor()

@@ -20,7 +20,7 @@ pytest_plugins = ["tests.text_fixtures"]
 def packed(
     tmp_path_factory: pytest.TempPathFactory, word_tokenizer: Path, write_jsonl: Callable[[Path, list[str]], Path]
 ) -> dict[str, PackedDataset]:
-    """The same 400 documents packed with every policy."""
+    """The same 400 documents, packed with every policy."""
     folder = tmp_path_factory.mktemp("policies")
     draw = np.random.default_rng(0)
     texts = [" ".join(["7"] * int(length)) for length in draw.lognormal(3, 1.2, 400) + 1]
@@ -31,7 +31,7 @@ def packed(
     return {policy: PackedDataset(folder / policy) for policy in POLICIES}
 
 
-def test_it_is_what_packing_with_each_policy_gives(packed: dict[str, PackedDataset]) -> None:
+def test_the_figures_equal_packing_with_each_policy(packed: dict[str, PackedDataset]) -> None:
     for dataset in packed.values():
         for figures in measure_policies(dataset.folder, dataset.manifest, "train"):
             record = packed[figures.policy].record
@@ -42,7 +42,7 @@ def test_it_is_what_packing_with_each_policy_gives(packed: dict[str, PackedDatas
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-def test_documents_cut_are_those_in_several_segments(packed: dict[str, PackedDataset], policy: str) -> None:
+def test_a_cut_document_has_several_segments(packed: dict[str, PackedDataset], policy: str) -> None:
     lengths = np.load(packed[policy].folder / "train-lengths.npy")
     segments = Counter(segment.document for window in lay_out(policy, 64, lengths) for segment in window)
     figures = PolicyFigures.measure(policy, 64, lengths)

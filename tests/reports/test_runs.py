@@ -9,7 +9,7 @@ from exact_titan.reports.runs import read_validation
 
 
 def write_run(folder: Path, losses: dict[int, dict[str, float]], name: str = "tb/one") -> Path:
-    """A run whose validations at each step have these cross-entropies by bucket; the total is their mean."""
+    """Write a run with these cross-entropies per bucket in the validation of each step. The total is their mean."""
     with SummaryWriter(str(folder / name)) as writer:
         for step, by_context in losses.items():
             for label, loss in by_context.items():
@@ -18,7 +18,7 @@ def write_run(folder: Path, losses: dict[int, dict[str, float]], name: str = "tb
     return folder
 
 
-def test_the_last_validation_counts_also_of_a_run_that_was_resumed(tmp_path):
+def test_the_last_validation_of_a_resumed_run_counts(tmp_path):
     run = write_run(tmp_path / "run", {10: {"0-7": 5.0, "8-16": 4.0}, 20: {"0-7": 4.0, "8-16": 3.0}})
     write_run(run, {20: {"0-7": 4.0, "8-16": 3.0}, 30: {"8-16": 2.0, "0-7": 3.0}}, name="tb/two")
     validation = read_validation(run)

@@ -10,7 +10,7 @@ from exact_titan.packing import pack
 from exact_titan.reports.window import window_report, window_summary
 from tests.support import word_tokenizer
 
-LENGTHS = (40, 100, 10, 150)  # words; each document has one token more, </s>
+LENGTHS = (40, 100, 10, 150)  # words. Each document has one token more, </s>
 
 
 def words(document: int) -> list[str]:
@@ -44,7 +44,7 @@ def test_a_window_of_concat(tmp_path):
 
 
 def test_a_padded_window_of_best_fit_with_a_documents_rest(tmp_path):
-    """Rests of 36 and 22 inputs, and documents of 40 and 10: 40 with 22, and 36 with 10."""
+    """The rests have 36 and 22 inputs, the documents have 40 and 10. The windows hold 40 with 22, and 36 with 10."""
     folder = packed(tmp_path, "best_fit")
     report = window_report(folder, 3)
     assert "64 inputs, 2 of them padding; segments: 2" in report
@@ -54,7 +54,7 @@ def test_a_padded_window_of_best_fit_with_a_documents_rest(tmp_path):
 
 
 @pytest.mark.parametrize("k", [-1, 5])
-def test_a_window_that_is_not_there(tmp_path, k):
+def test_a_missing_window(tmp_path, k):
     folder = packed(tmp_path, "concat")
     with pytest.raises(InputError, match=rf"^window {k}: {folder} has the windows 0 … 4 in its split train$"):
         window_report(folder, k)
@@ -78,7 +78,7 @@ def test_a_summary_has_every_document_of_a_window_and_how_it_begins(tmp_path):
     )
 
 
-def test_padding_is_no_document(tmp_path):
+def test_padding_is_not_a_document(tmp_path):
     dataset = PackedDataset(packed(tmp_path, "best_fit"))
     summaries = [window_summary(dataset, k) for k in range(len(dataset))]
     padded = [k for k in range(len(dataset)) if (dataset[k]["labels"] == -100).any()]

@@ -1,8 +1,8 @@
-"""``exact_titan.train`` that writes down how often each rank completes the config and looks at the datasets' files.
+"""``exact_titan.train`` that counts how often each rank completes the config, reads manifests and checks shards.
 
-    … counted_train.py FOLDER [options of exact_titan.train]
+    tests.titan.counted_train FOLDER [options of exact_titan.train]
 
-FOLDER gets ``RANK.json``: the number of calls by name, and by file for ``manifest`` and ``shard``.
+Each rank writes ``RANK.json`` into FOLDER: the number of calls by name, and by file for ``manifest`` and ``shard``.
 """
 
 import json

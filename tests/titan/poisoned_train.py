@@ -1,8 +1,8 @@
-"""``exact_titan.train`` with a model that makes NaN of one token, as a defect of a kernel would.
+"""``exact_titan.train`` with a model that gives NaN for one token, as a defective kernel might.
 
     tests.titan.poisoned_train HOW TOKEN [options of exact_titan.train]
 
-HOW: ``loss``, the token's hidden state becomes NaN; ``gradient``, only its gradient does.
+HOW is ``loss`` (the token's hidden state becomes NaN) or ``gradient`` (only the gradient of the token becomes NaN).
 """
 
 import sys

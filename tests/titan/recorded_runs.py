@@ -1,11 +1,18 @@
-"""Run by the tests on every rank: trains one config after another and writes down what each step gave.
+"""The program of the ranks in tests: it trains one config after another and records the values of each step.
 
     tests.titan.recorded_runs SPEC.json OUT.json
 
-SPEC is a list of runs: ``name``; ``trainer``, ``exact`` (this package's) or ``stock`` (torchtitan's own, unmodified);
-``argv`` for it; optionally ``end_after``, a step to end at before the run's last, ``kill_after``, a step after whose
-log this process kills itself without a word, and ``gradients``, a file for the first step's full gradients. OUT is a
-dictionary by name, floats as hex.
+SPEC is a list of runs. A run has these keys:
+
+- ``name``: key of the run in OUT.
+- ``trainer``: ``exact`` (the trainer of this package) or ``stock`` (torchtitan's own trainer, unmodified).
+- ``argv``: arguments of the trainer.
+- ``end_after`` (optional): an earlier last step.
+- ``kill_after`` (optional): a step. This process kills itself with SIGKILL after the log of the step.
+- ``gradients`` (optional): a file for the full gradients of the first step.
+- ``count_operators`` (optional): count the collectives and the reads by the host in each step.
+
+OUT is a dictionary by name. Floats are in hexadecimal.
 """
 
 import collections
@@ -82,7 +89,7 @@ def run(spec: dict) -> dict:
         config = load_config(spec["argv"]) if spec["trainer"] == "exact" else ConfigManager().parse_args(spec["argv"])
         trainer = config.build()
         if "end_after" in spec:
-            trainer.config.training.steps = spec["end_after"]  # behind the build: the schedule is that of the whole run
+            trainer.config.training.steps = spec["end_after"]  # after the build: the schedule has all steps
         trainer.train()
         trainer.close()
     finally:

@@ -1,4 +1,4 @@
-"""A config for torchtitan's own trainer, as somebody else would write it: no EXACT in it."""
+"""A config for torchtitan's own trainer, without EXACT."""
 
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.loss import ChunkedLossWrapper

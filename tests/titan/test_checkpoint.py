@@ -1,4 +1,4 @@
-"""Checkpoints of real runs: one that is not complete is never loaded, and none goes before a newer one is complete."""
+"""Checkpoints of real runs: a run loads only complete checkpoints, and removes none before a newer one is complete."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ from tests.titan.test_training import RUNNER, argv, losses, record
 
 @pytest.fixture
 def checkpoints(tmp_path) -> Iterator[Callable[..., ResumableCheckpoints]]:
-    """Makes checkpoint managers of a small model in ``tmp_path/checkpoint``, in a process group of one."""
+    """A function that makes checkpoint managers of a small model in ``tmp_path/checkpoint``. The group has one rank."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
     def make(**config) -> ResumableCheckpoints:
@@ -41,7 +41,7 @@ def checkpoints(tmp_path) -> Iterator[Callable[..., ResumableCheckpoints]]:
 
 
 @pytest.mark.parametrize("mode", ["disabled", "async"])
-def test_a_save_at_once_is_complete_and_done_once(checkpoints, tmp_path, mode):
+def test_save_now_is_complete_and_saves_a_step_once(checkpoints, tmp_path, mode):
     manager = checkpoints(async_mode=mode)
     assert manager.save(1)
     assert manager.save_now(1)
@@ -53,7 +53,7 @@ def test_a_save_at_once_is_complete_and_done_once(checkpoints, tmp_path, mode):
     assert list(find_checkpoints(tmp_path / "checkpoint")[0]) == [1, 2]
 
 
-def test_a_save_at_once_makes_up_for_one_beside_the_training_that_has_failed(checkpoints, tmp_path, caplog):
+def test_save_now_repeats_a_failed_asynchronous_save(checkpoints, tmp_path, caplog):
     manager = checkpoints(async_mode="async")
     (tmp_path / "checkpoint").write_text("in the way")
     assert manager.save(1)
@@ -65,7 +65,7 @@ def test_a_save_at_once_makes_up_for_one_beside_the_training_that_has_failed(che
     assert why_incomplete(tmp_path / "checkpoint/step-1") is None
 
 
-def test_a_failed_save_beside_the_training_ends_the_run_at_the_next(checkpoints, tmp_path):
+def test_a_failed_asynchronous_save_ends_the_run_at_the_next_save(checkpoints, tmp_path):
     manager = checkpoints(async_mode="async")
     (tmp_path / "checkpoint").write_text("in the way")
     manager.save(1)
@@ -73,7 +73,7 @@ def test_a_failed_save_beside_the_training_ends_the_run_at_the_next(checkpoints,
         manager.save(2)
 
 
-def test_nothing_is_saved_when_what_looks_before_objects(checkpoints, tmp_path):
+def test_an_error_in_before_save_prevents_the_save(checkpoints, tmp_path):
     manager = checkpoints()
     manager.save(1)
 
@@ -87,7 +87,7 @@ def test_nothing_is_saved_when_what_looks_before_objects(checkpoints, tmp_path):
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["step-1"]
 
 
-def test_a_validation_is_known_by_its_checkpoint(checkpoints):
+def test_a_checkpoint_records_its_validation(checkpoints):
     manager = checkpoints()
     manager.mark_validated(1)
     manager.save(2)
@@ -99,7 +99,7 @@ def test_a_validation_is_known_by_its_checkpoint(checkpoints):
     assert all(why_incomplete(Path(manager.folder) / f"step-{step}") is None for step in (2, 3, 4))
 
 
-def test_a_complete_checkpoint_with_other_bytes_in_it_is_refused_by_name(checkpoints, tmp_path):
+def test_a_complete_checkpoint_with_changed_bytes_is_refused_by_name(checkpoints, tmp_path):
     made = checkpoints()
     made.save(1)
     (file,) = (tmp_path / "checkpoint/step-1").glob("*.distcp")
@@ -108,7 +108,7 @@ def test_a_complete_checkpoint_with_other_bytes_in_it_is_refused_by_name(checkpo
         made.load()
 
 
-def test_what_was_just_saved_stays_beside_the_later_steps_of_a_run_that_went_back(checkpoints, tmp_path):
+def test_a_new_checkpoint_is_kept_after_a_resume_from_an_earlier_step(checkpoints, tmp_path):
     manager = checkpoints(keep_latest_k=2)
     for step in (1, 6, 8, 2, 3):
         manager.save(step)
@@ -117,7 +117,7 @@ def test_what_was_just_saved_stays_beside_the_later_steps_of_a_run_that_went_bac
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["step-3", "step-6", "step-8"]
 
 
-def test_a_step_to_load_that_is_not_complete_is_refused(checkpoints, tmp_path):
+def test_an_incomplete_load_step_is_refused(checkpoints, tmp_path):
     manager = checkpoints()
     manager.save(1)
     (tmp_path / "checkpoint/step-1/files.json").unlink()
@@ -129,7 +129,7 @@ def options(dataset, folder: Path, *more: str, steps: int) -> list[str]:
     return argv(dataset, folder, "--checkpoint.enable", "--checkpoint.interval", "2", *more, steps=steps)
 
 
-def test_without_any_one_file_or_with_part_of_it_a_run_goes_on_from_the_one_before(dataset, tmp_path):
+def test_a_run_skips_a_checkpoint_with_a_missing_or_truncated_file(dataset, tmp_path):
     first = {"name": "run", "trainer": "exact", "argv": options(dataset, tmp_path / "out", steps=4)}
     record(2, tmp_path, first)
     names = [path.name for path in sorted((tmp_path / "out/checkpoint/step-4").iterdir())]
@@ -162,13 +162,13 @@ def test_without_any_one_file_or_with_part_of_it_a_run_goes_on_from_the_one_befo
         folder = tmp_path / name / "checkpoint"
         assert output.count(f"{folder}/step-4 is not complete and is skipped: {why}") == 1
         assert output.count(f"The last complete checkpoint is {folder}/step-2") == 1
-        # It saved step 4 anew, in the place of the incomplete one.
+        # The new checkpoint of step 4 has replaced the incomplete checkpoint.
         assert list(find_checkpoints(folder)[0]) == [2, 4, 5]
         assert not [path for path in folder.iterdir() if not path.name.startswith("step-")]
 
 
 @pytest.mark.slow
-def test_the_last_k_are_kept_and_what_was_cut_off_goes_whether_saved_beside_the_training_or_not(dataset, tmp_path):
+def test_the_last_k_complete_checkpoints_are_kept_and_incomplete_ones_removed(dataset, tmp_path):
     specs = []
     for mode in ("disabled", "async"):
         saving = ["--checkpoint.async_mode", mode, "--checkpoint.keep_latest_k", "2"]
@@ -180,7 +180,7 @@ def test_the_last_k_are_kept_and_what_was_cut_off_goes_whether_saved_beside_the_
         folder = tmp_path / mode / "checkpoint"
         assert list(find_checkpoints(folder)[0]) == [6, 7]
         assert sorted(path.name for path in folder.iterdir()) == ["step-6", "step-7"]
-        # As an interrupted save leaves it, of a step that comes again and of one that does not.
+        # The remains of two interrupted saves: the run repeats step 8 and does not reach step 100.
         for step in (8, 100):
             shutil.copytree(folder / "step-7", folder / f"step-{step}")
             (folder / f"step-{step}/files.json").unlink()
@@ -195,7 +195,7 @@ def test_the_last_k_are_kept_and_what_was_cut_off_goes_whether_saved_beside_the_
 
 
 @pytest.mark.slow
-def test_export_and_the_next_stage_take_the_last_complete_one_too(dataset, tmp_path, caplog):
+def test_export_and_the_next_stage_use_the_last_complete_checkpoint(dataset, tmp_path, caplog):
     record(1, tmp_path, {"name": "run", "trainer": "exact", "argv": options(dataset, tmp_path / "out", steps=4)})
     export(tmp_path / "out", tmp_path / "step-2", step=2, dtype="float32")
     export(tmp_path / "out", tmp_path / "step-4", dtype="float32")

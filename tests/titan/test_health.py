@@ -17,7 +17,7 @@ class Clock:
         return self.times
 
 
-def test_the_slowest_of_three_ranks_and_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_slowest_of_three_ranks_and_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(health.time, "perf_counter", lambda: now)
     monkeypatch.setattr(dist, "get_world_size", lambda: 3)
@@ -39,7 +39,7 @@ def test_the_slowest_of_three_ranks_and_what_is_left(monkeypatch: pytest.MonkeyP
             "progress/tokens_left": 990 * 64,
         }
     )
-    now = 36.0  # three seconds a step since the first log
+    now = 36.0  # three seconds per step since the first log
     second = ranks[0].scalars(22, summed)
     assert second["progress/tokens_left"] == 978 * 64
     assert second["progress/hours_left"] == pytest.approx(978 * 3 / 3600)

@@ -28,7 +28,7 @@ def loader(
 def step_inputs(
     dataset: PackedDataset, ranks: int, batch: int, global_batch: int, steps: int, *, known: bool, windows: int = 0
 ) -> list[list]:
-    """The windows (as tuples of ids) of every optimizer step, sorted; ``known``: the loaders know what a step is."""
+    """Return the sorted windows (tuples of ids) of every optimizer step. ``known``: the loaders know the step size."""
     rounds = global_batch // (ranks * batch)
     loaders = [loader(dataset, rank, ranks, batch, rounds if known else None) for rank in range(ranks)]
     for one in loaders:
@@ -52,13 +52,13 @@ def test_every_step_trains_on_the_same_windows_on_any_number_of_ranks_and_from_a
 
 
 def pairs_RS(dataset: PackedDataset, ranks: int, batch: int, rounds: int, steps: int, **options) -> torch.Tensor:
-    """Squared segment lengths that each rank gets in each microbatch: ``[ranks, steps * rounds]``."""
+    """Return the sum of squared segment lengths of each rank and microbatch: ``[ranks, steps * rounds]``."""
     streams = [islice(loader(dataset, rank, ranks, batch, rounds, **options), steps * rounds) for rank in range(ranks)]
     return torch.tensor([[int((i["cu_seqlens"].diff().long() ** 2).sum()) for i, _ in stream] for stream in streams])
 
 
 @pytest.mark.parametrize(("ranks", "batch", "rounds"), [(2, 1, 4), (4, 1, 2), (2, 4, 1), (4, 2, 2)])
-def test_a_steps_microbatches_have_level_attention_work(dataset, ranks, batch, rounds):
+def test_the_microbatches_of_a_step_have_balanced_attention_work(dataset, ranks, batch, rounds):
     level = pairs_RS(dataset, ranks, batch, rounds, steps=20)
     in_order = pairs_RS(dataset, ranks, batch, rounds, steps=20, balance=False)
     assert level.sum() == in_order.sum()
@@ -67,7 +67,7 @@ def test_a_steps_microbatches_have_level_attention_work(dataset, ranks, batch, r
         return float(work_RS.amax(0).sum() / work_RS.double().mean(0).sum()) - 1
 
     assert excess(level) < 0.7 * excess(in_order)
-    # What the loaders say of themselves, all of them alike.
+    # All loaders report the same imbalance.
     for rank in range(ranks):
         one = loader(dataset, rank, ranks, batch, rounds)
         list(islice(one, 20 * rounds))
@@ -75,7 +75,7 @@ def test_a_steps_microbatches_have_level_attention_work(dataset, ranks, batch, r
         assert one.imbalance.take() == 1
 
 
-def test_without_balance_a_known_step_is_dealt_out_in_order(dataset):
+def test_without_balance_the_windows_of_a_step_are_in_order(dataset):
     for rank in range(2):
         for (one, _), (other, _) in zip(
             islice(loader(dataset, rank, 2, 2, rounds=3, balance=False), 12), loader(dataset, rank, 2, 2), strict=False
@@ -83,7 +83,7 @@ def test_without_balance_a_known_step_is_dealt_out_in_order(dataset):
             assert torch.equal(one["input"], other["input"])
 
 
-def test_a_state_in_the_middle_of_a_step_is_that_steps_start(dataset):
+def test_a_state_inside_a_step_is_the_start_of_the_step(dataset):
     one = loader(dataset, 0, ranks=2, batch=1, rounds=4)
     stream = iter(one)
     states = [one.state_dict()["windows"] for _ in islice(stream, 9)]
@@ -113,9 +113,9 @@ def test_varlen_metadata_are_the_borders_in_the_flattened_batch(dataset):
         assert inputs["max_seqlen"] == max(end - start for start, end in pairwise(borders))
 
 
-def test_windows_padded_anywhere_give_no_targets_but_the_datasets(tmp_path):
+def test_padding_gives_no_targets(tmp_path):
     write_word_tokenizer(tmp_path / "tokenizer.json", 9)
-    # No two fit one window, and every third is a window and a rest.
+    # No two documents fit into one window. Every third document fills a window and has a rest.
     texts = [" ".join(["7"] * length) for length in (40, 35, 100)] * 4
     (tmp_path / "d.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     pack([tmp_path / "d.jsonl"], tokenizer=tmp_path, seq_len=64, out=tmp_path / "packed", policy="best_fit")
@@ -132,7 +132,7 @@ def test_windows_padded_anywhere_give_no_targets_but_the_datasets(tmp_path):
     assert torch.equal(counter.counts, padded.counts)
 
 
-def test_without_varlen_metadata_only_what_a_torchtitan_model_takes(dataset):
+def test_without_varlen_metadata_a_batch_has_only_torchtitans_inputs(dataset):
     inputs, _ = next(iter(loader(dataset, varlen_metadata=False)))
     assert set(inputs) == {"input", "positions"}
 
@@ -155,7 +155,7 @@ def test_a_finite_pass_holds_every_window_once_and_the_same_number_of_batches_on
     assert sorted(row for row in rows if row not in filled) == expected
 
 
-def test_it_goes_on_where_its_state_was_taken_on_another_number_of_ranks(dataset):
+def test_a_state_resumes_on_another_number_of_ranks(dataset):
     one = loader(dataset, batch=2)
     stream = iter(one)
     for _ in range(100):
@@ -178,7 +178,7 @@ CHANGED = {
 
 
 def resumed(dataset: PackedDataset, changes: list[str], *, allow: list[str]) -> PackedDataLoader:
-    """A loader of steps of 8 windows that goes on at window 24, from a state that differs by ``changes``."""
+    """Return a loader that resumes at window 24 from a state with ``changes``. Its steps have 8 windows."""
     one = loader(dataset, batch=2, allow_changed=allow)
     one.rounds_per_step = 4
     state = one.state_dict() | {"windows": 24}
@@ -189,31 +189,31 @@ def resumed(dataset: PackedDataset, changes: list[str], *, allow: list[str]) -> 
 
 
 @pytest.mark.parametrize("name", CHANGED)
-def test_a_state_of_other_data_order_or_steps_is_refused_unless_that_is_named(dataset, name):
+def test_a_state_with_other_data_order_or_steps_is_refused_unless_allowed(dataset, name):
     others = [other for other in CHANGED if other != name]
     for allow in ([], others):
         with pytest.raises(InputError) as refused:
             resumed(dataset, [name], allow=allow)
         line = str(refused.value)
         assert f"the checkpoint was trained with {CHANGED[name][1]}" in line
-        assert line.endswith(f"or allow it with --dataloader.allow_changed {','.join([*allow, name])}")
-    # Another order begins at its first window; other steps go on in the order.
+        assert line.endswith(f"or allow the change with --dataloader.allow_changed {','.join([*allow, name])}")
+    # A new order starts at its first window. A new step size resumes in the same order.
     expected = 0 if name in ("dataset", "seed") else 24
     assert resumed(dataset, [name], allow=[name]).consumed == expected
     assert resumed(dataset, [], allow=[name]).consumed == 24
 
 
-def test_all_that_is_refused_stands_in_one_line(dataset):
+def test_one_line_names_all_refused_changes(dataset):
     with pytest.raises(InputError, match=r"fingerprint other.*; seed 7, not 0: .*allow_changed seq_len,dataset,seed$"):
         resumed(dataset, ["dataset", "seed", "seq_len"], allow=["seq_len"])
 
 
-def test_a_change_that_there_is_not_is_refused(dataset):
+def test_an_unknown_change_is_refused(dataset):
     with pytest.raises(InputError, match="allow_changed has 'batch': it takes any of dataset, seed, global_batch_size"):
         loader(dataset, allow_changed=["seed", "batch"])
 
 
-def test_a_loader_that_knows_no_steps_does_not_compare_them(dataset):
+def test_a_loader_without_a_step_size_does_not_compare_step_sizes(dataset):
     state = loader(dataset, batch=2).state_dict()
     assert state["global_batch_size"] == 0
     one = loader(dataset)
@@ -224,7 +224,7 @@ def test_a_loader_that_knows_no_steps_does_not_compare_them(dataset):
 
 @pytest.fixture(scope="module")
 def mixed(dataset, tmp_path_factory) -> str:
-    """``dataset`` mixed with a smaller one of other documents."""
+    """Path of a mixture: ``dataset`` and a smaller dataset of other documents."""
     other = pack_lengths(tmp_path_factory.mktemp("other"), [150] * 20, seq_len=64, seed=5)
     return f"{dataset.folder}=5,{other.folder}=2"
 
@@ -279,7 +279,7 @@ def test_a_state_of_another_mixture_is_refused_by_name(dataset, mixed):
     mixed_loader(mixed.replace("=5", "=10").replace("=2", "=4")).load_state_dict(state)
 
 
-def test_a_finite_pass_without_weights_holds_every_window_of_all_once(mixed):
+def test_a_finite_pass_without_weights_holds_every_window_of_every_dataset_once(mixed):
     paths = ",".join(entry.rpartition("=")[0] for entry in mixed.split(","))
     one = mixed_loader(paths, batch=3, infinite=False)
     rows = [tuple(row.tolist()) for inputs, labels in one for row in inputs["input"][(labels != -100).any(1)]]
@@ -287,7 +287,7 @@ def test_a_finite_pass_without_weights_holds_every_window_of_all_once(mixed):
     assert rows == expected
 
 
-def test_a_finite_pass_by_weight_is_the_endless_one_up_to_where_a_dataset_has_no_window_left(mixed):
+def test_a_finite_pass_by_weight_ends_when_a_dataset_has_no_window_left(mixed):
     one = mixed_loader(mixed, infinite=False)
     found = [tuple(inputs["input"].flatten().tolist()) for inputs, _ in one]
     endless = [tuple(inputs["input"].flatten().tolist()) for inputs, _ in islice(mixed_loader(mixed), len(found) + 1)]
@@ -296,9 +296,9 @@ def test_a_finite_pass_by_weight_is_the_endless_one_up_to_where_a_dataset_has_no
     assert endless[-1] in found
 
 
-def test_datasets_without_weights_have_no_epochs_without_end(mixed):
+def test_infinite_epochs_of_several_datasets_need_weights(mixed):
     paths = ",".join(entry.rpartition("=")[0] for entry in mixed.split(","))
-    with pytest.raises(InputError, match="to mix datasets give each its weight"):
+    with pytest.raises(InputError, match="to mix datasets, give each dataset a weight"):
         mixed_loader(paths)
 
 

@@ -35,7 +35,7 @@ def exact(dataset: PackedDataset, **options) -> ExactLoss:
 
 
 def naive_loss(dataset: PackedDataset, logits: torch.Tensor, labels: torch.Tensor, starts_of_row) -> float:
-    """Equations 1 to 6 read one by one in plain Python, in float64, from each target's document start."""
+    """Return the loss by equations 1 to 6, one by one, in plain Python and float64, from the start of each document."""
     counts = dataset.counts.tolist()
     bounds = dataset.buckets.lower_bounds.tolist()
     threshold, alpha, gamma, eps = dataset.window // 4, 0.15, 0.5, 1e-6
@@ -55,7 +55,7 @@ def naive_loss(dataset: PackedDataset, logits: torch.Tensor, labels: torch.Tenso
             target = labels[row, i].item()
             if target == IGNORE_INDEX:
                 continue
-            # The label of input i is token i + 1 of the window: its context is everything from the start up to i.
+            # The label of input i is token i + 1 of the window. Its context is the inputs from the start to i.
             context = (i + 1) - start
             bucket = max(b for b, bound in enumerate(bounds) if bound <= context)
             loss += weight.get(bucket, 1.0) * -log_probs[row, i, target].item()
@@ -74,7 +74,7 @@ def test_loss_equals_a_naive_reading_of_the_equations_on_packed_windows(dataset)
 
 
 def test_gradients_carry_the_weights(dataset):
-    """A weighted loss whose gradients ignore the weights has the right value and trains the wrong thing."""
+    """A loss could have the right value and gradients without the weights. The model would then train without EXACT."""
     _, labels, positions = windows(dataset, 2, 3)
     head, hidden = head_and_hidden(2)
     loss = exact(dataset, alpha=3.0)
@@ -104,8 +104,8 @@ def test_weights_of_1_are_bit_equal_to_torchtitans_loss(dataset, options, dtype)
         assert torch.equal(one, other)
 
 
-def test_a_weight_of_1_and_a_bit_is_not_bit_equal(dataset):
-    """The test above can fail: the smallest weight it should notice makes a difference."""
+def test_a_weight_slightly_above_1_is_not_bit_equal(dataset):
+    """The test above can fail: a weight of 1.0001 changes the bits."""
     logits, labels = torch.randn(1, 32, 256), torch.randint(256, (1, 32))
     one, _ = weighted_cross_entropy(logits, labels, torch.ones(1, 32))
     more, _ = weighted_cross_entropy(logits, labels, torch.full((1, 32), 1 + 1e-4))
@@ -120,7 +120,7 @@ def test_the_divisor_is_the_number_of_targets_not_the_sum_of_the_weights(dataset
     assert one.item() == pytest.approx(2 * half.item(), rel=1e-6)
 
 
-def test_without_positions_it_is_the_plain_cross_entropy(dataset):
+def test_without_positions_the_loss_is_the_plain_cross_entropy(dataset):
     _, labels, _ = windows(dataset, 0)
     head, hidden = head_and_hidden(1)
     loss = exact(dataset, alpha=2.0)
@@ -165,7 +165,7 @@ def test_measuring_counts_nothing_for_the_weights(dataset):
     assert loss.sums.sums_2n.sum() == 0
 
 
-def test_a_refresh_is_taken_up_before_the_next_step(dataset):
+def test_a_refresh_is_applied_before_the_next_step(dataset):
     _, labels, positions = windows(dataset, 0, 1)
     head, hidden = head_and_hidden(2)
     loss = exact(dataset, refresh_steps=2)
@@ -183,7 +183,7 @@ def test_a_refresh_is_taken_up_before_the_next_step(dataset):
 
 
 @pytest.mark.parametrize("saved_after", [1, 2, 3])
-def test_a_refresh_survives_a_checkpoint_wherever_it_is_taken(dataset, saved_after):
+def test_a_refresh_survives_a_checkpoint_at_any_step(dataset, saved_after):
     head, hidden = head_and_hidden(1)
 
     def run(loss: ExactLoss, steps: range) -> None:

@@ -1,4 +1,4 @@
-"""Losses and gradients that are not finite: the run ends with the step and the windows, and none of it is saved."""
+"""Losses and gradients that are not finite: the run names the step and the windows, saves nothing, and ends."""
 
 import re
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ TOKEN = 250
 
 @pytest.fixture(scope="module")
 def one_bad_document(tmp_path_factory) -> tuple[PackedDataset, int, int]:
-    """A dataset in which one document, with a window of its own, holds TOKEN; that window, and the step it comes in."""
+    """A dataset with TOKEN in one document that fills one window, the number of this window, and its first step."""
     for number in range(40):
         texts = [" ".join(str(1 + (start + i) % 200) for i in range(64)) for start in range(40)]
         texts[number] = "11 12 13 " + " ".join([str(TOKEN)] * 61)
@@ -30,7 +30,7 @@ def one_bad_document(tmp_path_factory) -> tuple[PackedDataset, int, int]:
         (bad,) = (k for k in range(len(dataset)) if (dataset[k]["input"] == TOKEN).any())
         order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
         step = next(place for place in range(40) if order[place] == bad) // 4 + 1
-        # Behind the first checkpoint, and before the window comes again.
+        # After the first checkpoint, and in the first epoch.
         if 3 <= step <= 6:
             return dataset, bad, step
     raise AssertionError("none of 40 orders is fit for the test")
@@ -38,14 +38,14 @@ def one_bad_document(tmp_path_factory) -> tuple[PackedDataset, int, int]:
 
 @pytest.fixture
 def watch() -> Iterator[NonFiniteDetector]:
-    """Of two microbatches a step, in a process group of one."""
+    """A detector for two microbatches per step, in a process group of one rank."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     yield NonFiniteDetector(torch.device("cpu"), 2)
     dist.destroy_process_group()
 
 
 def take_step(watch: NonFiniteDetector, number: int, losses: tuple[float, float], gradient: float) -> None:
-    """As the trainer and torchtitan do in a step."""
+    """Make the detector calls of one training step, as the trainer and torchtitan do."""
     parameter = torch.nn.Parameter(torch.ones(3))
     parameter.grad = torch.full((3,), gradient)
     with watch.step(number):
@@ -70,7 +70,7 @@ INF, NAN = float("inf"), float("nan")
         ((2.0, 2.0), INF, "the norm of the gradient is inf", [30, 31, 32, 33]),
     ],
 )
-def test_the_first_step_counts_and_of_it_the_microbatches_that_are_not_finite(watch, losses, gradient, what, places):
+def test_the_first_nonfinite_step_and_its_microbatches_are_named(watch, losses, gradient, what, places):
     take_step(watch, 1, (2.0, 3.0), 1.0)
     take_step(watch, 2, (2.0, 1e38), 1e18)
     assert watch.detected() is None
@@ -84,7 +84,7 @@ def test_the_first_step_counts_and_of_it_the_microbatches_that_are_not_finite(wa
     assert found.value.code == 65
 
 
-def test_what_is_no_step_is_not_watched(watch):
+def test_batches_outside_a_step_are_ignored(watch):
     for _ in range(5):
         watch.add_batch([1])
         watch.add_loss(torch.tensor(NAN))
@@ -93,7 +93,7 @@ def test_what_is_no_step_is_not_watched(watch):
 
 
 def run(dataset: PackedDataset, folder: Path, how: str, nproc: int, *options: str) -> warm_ranks.Finished:
-    # Steps of 4 windows, which log nothing after the first; a checkpoint behind every second.
+    # Steps of 4 windows. Only step 1 logs. Every second step saves a checkpoint.
     quiet = ["--training.global_batch_size", "4", "--metrics.log_freq", "1000", "--checkpoint.interval", "2"]
     argv = arguments(dataset, folder, *quiet, "--training.steps", "40", *options)
     return warm_ranks.run(nproc, RUNNER, how, TOKEN, *argv, cwd=folder)
@@ -102,7 +102,7 @@ def run(dataset: PackedDataset, folder: Path, how: str, nproc: int, *options: st
 def message(
     done: warm_ranks.Finished, folder: Path, dataset: PackedDataset, *, step: int, interval: int = 2
 ) -> tuple[list[str], int]:
-    """The lines of the message on rank 0, and the step it was seen after; all else must be as promised."""
+    """Return the lines of the message on rank 0, and the step before the detection. Check everything else."""
     assert "the loss is nan" in done.stderr or "the norm of the gradient is nan" in done.stderr, done.stderr[-3000:]
     assert (folder / "out/exit_code").read_text() == "65\n"
     assert set(done.codes) == {65}
@@ -125,11 +125,11 @@ def test_a_loss_names_the_step_the_window_and_its_documents(one_bad_document, tm
     dataset, bad, step = one_bad_document
     done = run(dataset, tmp_path, "loss", 2)
     lines, seen = message(done, tmp_path, dataset, step=step)
-    # On the CPU the numbers have arrived at once, and the ranks agree on the next point.
+    # On the CPU the copies arrive at once. The ranks agree on the next point for a stop.
     assert step <= seen <= step + 2
     assert lines[1:] == [
         f"  window {bad} of {dataset.folder}: 1 document, 64 tokens from '11 12 13{' 250' * 9}'",
-        f"  all of its text: exact-titan window {dataset.folder} {bad}",
+        f"  all text of the window: exact-titan window {dataset.folder} {bad}",
     ]
 
 
@@ -145,7 +145,7 @@ def test_a_gradient_names_the_step_and_all_of_its_windows(one_bad_document, tmp_
 
 
 @pytest.mark.slow
-def test_where_torchtitan_reads_the_loss_it_is_seen_after_the_step_itself(one_bad_document, tmp_path):
+def test_a_nonfinite_loss_of_a_step_that_logs_is_found_in_the_step(one_bad_document, tmp_path):
     dataset, _, step = one_bad_document
     done = run(dataset, tmp_path, "loss", 2, "--metrics.log_freq", "1")
     assert message(done, tmp_path, dataset, step=step)[1] == step

@@ -1,4 +1,4 @@
-"""The overrides on the configs that torchtitan ships; that they train the same is in test_training.py."""
+"""The overrides on torchtitan's own configs. test_training.py tests the training with overrides."""
 
 import pytest
 from torchtitan.config.override import OverrideConfig, apply_overrides
@@ -27,7 +27,7 @@ def test_loss_and_dataloaders_of_a_shipped_config_are_replaced(recipe):
     assert isinstance(config.loss, ExactLoss.Config)
     assert (config.loss.alpha, config.loss.num_chunks, config.loss.dataset_path) == (0.25, chunks, "packed")
     assert isinstance(config.dataloader, PackedDataLoader.Config)
-    # Whatever else the dataloader yields, torchtitan's trainer hands to the model, which does not know it.
+    # torchtitan's trainer passes all other tensors of the dataloader to the model. The model does not take them.
     assert (config.dataloader.seed, config.dataloader.split, config.dataloader.varlen_metadata) == (3, "train", False)
     validation = config.validator.dataloader
     assert (validation.split, validation.infinite, validation.varlen_metadata) == ("val", False, False)

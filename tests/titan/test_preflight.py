@@ -21,7 +21,7 @@ from tests.titan.test_training import argv
 
 @pytest.fixture(scope="module")
 def folders(dataset, tmp_path_factory) -> tuple[Path, Path, Path]:
-    """Three datasets; the last has no windows to validate on."""
+    """Three datasets. The last dataset has no validation split."""
     folder = tmp_path_factory.mktemp("preflight")
     other = pack_lengths(folder / "other", [100] * 20, seq_len=64, val_fraction=0.2, seed=3)
     bare = pack_lengths(folder / "bare", [100] * 20, seq_len=64, seed=4)
@@ -42,13 +42,13 @@ def test_the_whole_validation_split_of_every_dataset_that_has_one(folders):
     assert complete(config).validator.dataloader == config.validator.dataloader
 
 
-def test_validation_that_is_cut_short_is_mixed_by_weight(folders):
+def test_validation_with_a_fixed_number_of_steps_is_mixed_by_weight(folders):
     path = ",".join(f"{folder}={weight}" for folder, weight in zip(folders, (3, 1.5, 1), strict=True))
     config = completed(path, "--validator.steps", "2")
     assert config.validator.dataloader.dataset_path == f"{folders[0]}=3,{folders[1]}=3/2"
 
 
-def test_validation_on_a_dataset_of_its_own(folders):
+def test_validation_on_a_separate_dataset(folders):
     config = completed(f"{folders[0]}=3,{folders[2]}=1", "--validator.dataloader.dataset_path", str(folders[1]))
     assert config.validator.dataloader.dataset_path == str(folders[1])
 
@@ -66,7 +66,7 @@ def test_the_loss_weighs_by_the_mixtures_counts(folders):
     assert not torch.equal(expected, other)
 
 
-def test_the_tokenizer_is_that_of_the_first_dataset_named(folders):
+def test_the_tokenizer_is_from_the_first_dataset(folders):
     config = completed(f"{folders[1]}=3,{folders[0]}=1")
     assert packed_tokenizer(config) == folders[1] / "tokenizer"
     assert config.hf_assets_path == str(folders[1] / "tokenizer")
@@ -80,7 +80,7 @@ def test_the_log_says_how_often_each_dataset_is_read(folders, dataset, caplog):
 
 
 def test_a_start_completes_the_config_once_and_opens_each_dataset_once(folders, tmp_path):
-    """On each rank of a run with two datasets, two validations and weights from the counts of both."""
+    """The run has two ranks, two datasets, two validations, and weights from the counts of both datasets."""
     path = f"{folders[0]}=3,{folders[1]}=1"
     validated = ["--validator.enable", "--validator.freq", "2", "--dataloader.dataset_path", path]
     options = argv(PackedDataset(folders[0]), tmp_path / "out", *validated, steps=4)
@@ -95,13 +95,13 @@ def test_a_start_completes_the_config_once_and_opens_each_dataset_once(folders, 
         assert calls["shard"] == dict.fromkeys(shards, 1)
 
 
-def test_the_open_datasets_are_no_part_of_the_config_on_the_disk(folders):
+def test_the_open_datasets_are_not_in_the_saved_config(folders):
     config = completed(f"{folders[0]}=3,{folders[1]}=1")
     assert config.dataloader._mixture is config.loss._mixture is not None
     assert "_mixture" not in json.dumps(config.to_dict(), default=str)
 
 
-def test_another_path_than_that_of_the_open_datasets_is_opened(folders):
+def test_a_changed_path_is_opened(folders):
     config = completed(str(folders[0]))
     other = replace(config.dataloader, dataset_path=str(folders[1]))
     assert open_mixture(other, 64).datasets[0].folder == folders[1]

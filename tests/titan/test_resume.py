@@ -1,4 +1,4 @@
-"""What a run goes on with: on any number of ranks, and only with the data, order and steps of its checkpoint."""
+"""A run resumes on any number of ranks, but only with the data, order and step size of its checkpoint."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.titan.test_training import argv, losses, record
 
 
 def options(dataset, folder: Path, *more: str, steps: int = 12) -> list[str]:
-    """Refreshed weights and a learning rate that falls; logged at 1, 4, 8 and 12, and saved at 6 and 12."""
+    """Return options for refreshed weights, a falling learning rate, logs at steps 1, 4, 8, 12, and saves at 6, 12."""
     saved = ["--checkpoint.enable", "--checkpoint.interval", "6", "--loss.refresh_steps", "4"]
     schedule = ["--lr_scheduler.decay_ratio", "0.8", "--metrics.log_freq", "4"]
     return argv(dataset, folder, *saved, *schedule, *more, steps=steps)
@@ -28,8 +28,8 @@ def refusal(folder: Path, arguments: list[str]) -> str:
     return line
 
 
-def test_it_goes_on_on_any_number_of_ranks(dataset, tmp_path):
-    """Stopped in the middle of a log interval and of a refresh interval."""
+def test_a_run_resumes_on_any_number_of_ranks(dataset, tmp_path):
+    """The run stops inside a log interval and inside a refresh interval."""
     unbroken = run(2, tmp_path, options(dataset, tmp_path / "unbroken"))
     first = run(2, tmp_path, options(dataset, tmp_path / "broken", steps=12), end_after=6)
     assert first["windows"] == 6 * 4
@@ -53,7 +53,7 @@ def test_it_goes_on_on_any_number_of_ranks(dataset, tmp_path):
 
 
 @pytest.mark.slow
-def test_another_dataset_seed_batch_or_window_is_refused_by_name_and_let_in_by_name(dataset, tmp_path):
+def test_another_dataset_seed_batch_or_window_is_refused_unless_allowed_by_name(dataset, tmp_path):
     other = pack_lengths(tmp_path / "other", [100] * 30, seq_len=128, seed=3)
     first = run(1, tmp_path, options(dataset, tmp_path / "out", steps=12), end_after=6)
     changed = [
@@ -65,21 +65,21 @@ def test_another_dataset_seed_batch_or_window_is_refused_by_name_and_let_in_by_n
         assert part in line
     assert (tmp_path / "out/exit_code").read_text() == "2\n"
     names = "dataset,seed,global_batch_size,seq_len"
-    assert line.endswith(f"or allow it with --dataloader.allow_changed {names}")
+    assert line.endswith(f"or allow the change with --dataloader.allow_changed {names}")
     allowed = [*changed, "--dataloader.allow_changed", names]
     resumed = run(1, tmp_path, options(dataset, tmp_path / "out", *allowed))
-    # Its first window on, in steps 7 to 12, and with weights of its own.
+    # Steps 7 to 12 read the new dataset from its first window, with the weights of the new dataset.
     assert first["windows"] == 6 * 4
     assert resumed["windows"] == 6 * 8
     assert len(resumed["weights"]) == len(other.buckets) != len(dataset.buckets)
-    # Its own checkpoints need no leave.
+    # The run may resume from its own new checkpoint without allow_changed.
     again = run(1, tmp_path, options(dataset, tmp_path / "out", *changed, steps=14))
     assert again["windows"] == 8 * 8
 
 
 @pytest.mark.slow
-def test_where_the_data_end_before_the_steps_do_the_last_step_is_saved(dataset, tmp_path):
-    """And run again there is nothing more to do."""
+def test_the_last_step_is_saved_when_the_dataset_ends_early(dataset, tmp_path):
+    """The same command again trains no step."""
     once = options(dataset, tmp_path / "out", "--dataloader.no-infinite", "--checkpoint.interval", "1000", steps=1000)
     steps = len(dataset) // 4
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Signals of one process, real ones; no torch in it."""
+"""Real signals to one process, without torch."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ with signals.StopSignals() as stop:
         sys.stdin.readline()
     stop.on_first(lambda name: print("asked by", name, flush=True))
     if sys.argv[1] == "busy":
-        # In C for minutes, without the interpreter's lock: no handler in Python gets its turn.
+        # This call runs in C for minutes, without the interpreter's lock. No Python handler runs in this time.
         hashlib.pbkdf2_hmac("sha256", b"x", b"x", 10**9)
     if sys.argv[1] == "ignoring":
         stop.ignore()
@@ -43,19 +43,19 @@ def program(request):
         process.kill()
 
 
-def go_on(process: subprocess.Popen[str]) -> None:
+def send_line(process: subprocess.Popen[str]) -> None:
     process.stdin.write("\n")
     process.stdin.flush()
 
 
 @pytest.mark.parametrize("program", ["busy"], indirect=True)
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
-def test_the_first_asks_and_a_second_exits_at_once_even_from_a_call_into_c(program, name):
+def test_the_first_signal_asks_and_the_second_exits_even_inside_a_c_call(program, name):
     program.send_signal(signal.Signals[name])
     assert program.stdout.readline() == f"asked by {name}\n"
     program.send_signal(signal.Signals[name])
     time.sleep(0.2)
-    assert program.poll() is None, "the same signal again in no time is the same one"
+    assert program.poll() is None, "a repeat of the same signal within SAME_SECONDS does not count"
     time.sleep(0.5)
     program.send_signal(signal.Signals[name])
     assert program.wait(5) == 128 + signal.Signals[name]
@@ -71,28 +71,28 @@ def test_another_signal_exits_without_delay(program):
 
 
 @pytest.mark.parametrize("program", ["late"], indirect=True)
-def test_one_that_came_before_anybody_listened_is_handed_over(program):
+def test_an_early_signal_is_reported_to_a_later_listener(program):
     program.send_signal(signal.SIGTERM)
     time.sleep(0.2)
-    go_on(program)
+    send_line(program)
     assert program.stdout.readline() == "asked by SIGTERM\n"
 
 
 @pytest.mark.parametrize("program", ["ignoring"], indirect=True)
-def test_when_ignored_none_does_anything_to_the_end(program):
+def test_ignored_signals_have_no_effect(program):
     assert program.stdout.readline() == "waits\n"
     for _ in range(2):
         program.send_signal(signal.SIGTERM)
         program.send_signal(signal.SIGINT)
-        go_on(program)
+        send_line(program)
     assert program.wait(5) == 0
     assert program.stdout.read() == "left\n"
 
 
 @pytest.mark.parametrize("program", ["plain"], indirect=True)
-def test_behind_it_they_are_what_they_were(program):
+def test_the_former_handlers_are_restored(program):
     assert program.stdout.readline() == "waits\n"
-    go_on(program)
+    send_line(program)
     assert program.stdout.readline() == "left\n"
     program.send_signal(signal.SIGTERM)
     assert program.wait(5) == -signal.SIGTERM

@@ -1,4 +1,4 @@
-"""What a run starts from, when something is wrong with it: one line that names it, before anything is started."""
+"""The model and the first weights of a run: one line names each error, before the run starts."""
 
 import dataclasses
 import json
@@ -38,7 +38,7 @@ def test_a_folder_tells_the_checkpointer_where_the_weights_are(dataset, model):
     assert config.checkpoint.initial_load_path == str(model)
     assert config.checkpoint.initial_load_in_hf
     assert config.model_spec.model.dim == 64
-    # The trainer completes a config too, and one that is complete already stays as it is.
+    # The trainer may complete the config again. A complete config does not change.
     again = complete(config)
     assert dataclasses.asdict(again.checkpoint) == dataclasses.asdict(config.checkpoint)
 
@@ -54,7 +54,7 @@ def test_a_preset_without_its_weights_says_how_to_get_them(dataset):
     assert "hf download meta-llama/Llama-3.1-8B" in refusal(dataset, "--model", "Llama-3.1-8B")
 
 
-def test_a_folder_of_a_presets_name_is_taken(dataset, model, monkeypatch):
+def test_a_folder_with_the_name_of_a_preset_is_used(dataset, model, monkeypatch):
     monkeypatch.chdir(model.parent)
     model.rename("Qwen2.5-0.5B")
     assert complete(config_of(dataset, "--model", "Qwen2.5-0.5B")).model_spec.model.dim == 64
@@ -65,17 +65,20 @@ def test_a_folder_of_a_presets_name_is_taken(dataset, model, monkeypatch):
     [
         (["--model", "nowhere"], "model is 'nowhere': there is no such folder, and the known models are Qwen2.5-0.5B"),
         (["--model", "{model}", "--architecture.dim", "64"], "and architecture is set too: give one of them"),
-        (["--model", "{model}", "--checkpoint.no-enable"], "checkpoint.enable is off, and weights are read by it"),
-        (["--model", "{model}", "--checkpoint.initial-load-path", "/other"], "names weights too: give one"),
+        (
+            ["--model", "{model}", "--checkpoint.no-enable"],
+            "checkpoint.enable is off, but the checkpointer reads the weights",
+        ),
+        (["--model", "{model}", "--checkpoint.initial-load-path", "/other"], "names weights too: give one of them"),
         (["--start_from", "nowhere"], "nowhere: no such folder"),
         (["--start_from", "{empty}"], "checkpoint has no complete checkpoint: the run has not saved one yet"),
         (["--start_from", "outputs", "--dump_folder", "outputs"], "start_from is outputs, this run's own dump_folder"),
         (["--export", "{model}"], "exists already: choose another folder"),
-        (["--export", "new", "--checkpoint.no-enable"], "export is set, which reads the last checkpoint"),
-        (["--export", "new", "--checkpoint.load_only"], "export is set, which reads the last checkpoint"),
+        (["--export", "new", "--checkpoint.no-enable"], "export is set and reads the last checkpoint"),
+        (["--export", "new", "--checkpoint.load_only"], "export is set and reads the last checkpoint"),
     ],
 )
-def test_options_that_do_not_go_together_are_named(dataset, model, tmp_path, options, message):
+def test_conflicting_options_are_named(dataset, model, tmp_path, options, message):
     (tmp_path / "empty").mkdir()
     filled = [option.format(model=model, empty=tmp_path / "empty") for option in options]
     assert message in refusal(dataset, *filled)
@@ -99,11 +102,11 @@ def test_a_vocabulary_that_is_too_small_is_refused(dataset, tmp_path):
     assert line.startswith("the model's vocabulary has 200 ids, but the dataset's tokenizer 256: pack with the model's")
 
 
-def test_a_dataset_of_another_tokenizer_is_refused_by_its_first_other_token(dataset, model):
+def test_a_dataset_of_another_tokenizer_is_refused_with_the_first_different_token(dataset, model):
     file = model / "tokenizer.json"
     shutil.copyfile(dataset.folder / "tokenizer/tokenizer.json", file)
     complete(config_of(dataset, "--model", str(model)))
-    # The same tokens, written otherwise.
+    # The same tokens in a file with another layout.
     tokenizer = json.loads(file.read_text())
     file.write_text(json.dumps(tokenizer, indent=3))
     complete(config_of(dataset, "--model", str(model)))
@@ -112,11 +115,11 @@ def test_a_dataset_of_another_tokenizer_is_refused_by_its_first_other_token(data
     words["17"], words["18"] = words["18"], words["17"]
     file.write_text(json.dumps(tokenizer))
     line = refusal(dataset, "--model", str(model))
-    assert f"with another tokenizer than that of {model}: '1" in line
+    assert f"the tokenizer of the dataset is not the tokenizer of {model}: '1" in line
     assert f"pack with --tokenizer {model}" in line
 
 
-def test_the_rule_stands_in_the_names_of_folders(dataset, model):
+def test_folder_names_contain_the_rule(dataset, model):
     options = ["--dump_folder", "outputs/a-{rule}", "--loss.rule", "standard", "--export", "hf/{rule}"]
     config = complete(config_of(dataset, "--model", str(model), *options))
     assert (config.dump_folder, config.export) == ("outputs/a-standard", "hf/standard")

@@ -7,7 +7,7 @@ from exact_titan.titan.step_clock import PARTS, StepClock
 
 
 class Time:
-    """Stands in for the host's clock, and for those who sleep by it."""
+    """A replacement for the clock of the host. Its ``sleep`` only advances the clock."""
 
     now = 5.0
 
@@ -22,7 +22,7 @@ time = Time()
 
 
 class FakeEvent:
-    """Stands in for a device's event: its time is that of a device which is 100 seconds behind the host."""
+    """A replacement for an event of a device. The device is 100 seconds later than the host."""
 
     read = 0
 
@@ -52,7 +52,7 @@ def clock(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> St
     return StepClock(torch.device(request.param))
 
 
-def test_parts_are_seconds_a_step_and_the_device_is_asked_when_they_are_taken(clock: StepClock) -> None:
+def test_parts_are_seconds_per_step_and_only_take_waits_for_the_device(clock: StepClock) -> None:
     for _ in range(2):
         clock.steps += 1
         with clock.host("data"):
@@ -66,7 +66,7 @@ def test_parts_are_seconds_a_step_and_the_device_is_asked_when_they_are_taken(cl
             time.sleep(0.05)
         time.sleep(0.02)
         clock.end()
-        time.sleep(0.05)  # nobody's
+        time.sleep(0.05)  # this time belongs to no part
         clock.end()
     assert FakeEvent.read == 0
     seconds = dict(zip(PARTS, clock.take(), strict=True))
@@ -75,7 +75,7 @@ def test_parts_are_seconds_a_step_and_the_device_is_asked_when_they_are_taken(cl
     assert clock.take() == [0, 0, 0, 0]
 
 
-def test_a_checkpoint_in_the_making_is_not_the_optimizers_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_of_a_checkpoint_does_not_belong_to_the_optimizer(monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoints = object.__new__(ResumableCheckpoints)
     checkpoints.enable, checkpoints.clock = True, StepClock(torch.device("cpu"))
     monkeypatch.setattr(
@@ -87,4 +87,4 @@ def test_a_checkpoint_in_the_making_is_not_the_optimizers_time(monkeypatch: pyte
     checkpoints.clock.end()
     seconds = dict(zip(PARTS, checkpoints.clock.take(), strict=True))
     assert seconds == pytest.approx({"data": 0, "forward_backward": 0, "optimizer": 0, "checkpoint": 0.1})
-    checkpoints.enable = False  # it is nothing that could be closed
+    checkpoints.enable = False  # __del__ must not close this incomplete object

@@ -1,4 +1,4 @@
-"""Where ranks agree to stop: threads stand in for ranks, over a real store."""
+"""The agreement of ranks on the step of a stop. Threads replace the ranks, over a real store."""
 
 import random
 import threading
@@ -14,7 +14,7 @@ from exact_titan.titan.stop import StopAgreement, Stopped
 
 @pytest.fixture
 def agreements(tmp_path) -> Iterator[Callable[[int], list[StopAgreement]]]:
-    """Makes the agreements of so many ranks; the store is served until the test ends."""
+    """A function that makes the agreements of ``ranks`` ranks. The server of the store runs until the test ends."""
     servers = []
 
     def make(ranks: int) -> list[StopAgreement]:
@@ -28,13 +28,13 @@ def agreements(tmp_path) -> Iterator[Callable[[int], list[StopAgreement]]]:
 
 
 def walk(agreement: StopAgreement, points: int, rng: random.Random, ended: list, index: int, barrier=None) -> None:
-    """Pass points as a training run does, and note at which one it ended."""
+    """Pass the points as a training run does. Record the reason of the end and the number of passed points."""
     passed = 0
     try:
         for _ in range(points):
             agreement.check()
             passed += 1
-            # Collectives hold the ranks together, now and then.
+            # The barrier stands for the collectives of a training run.
             if barrier is not None and passed % 5 == 0:
                 barrier.wait(10)
             time.sleep(rng.random() * 0.004)
@@ -45,7 +45,7 @@ def walk(agreement: StopAgreement, points: int, rng: random.Random, ended: list,
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_all_ranks_stop_at_the_same_point_whoever_is_asked_and_when(agreements, seed):
+def test_all_ranks_stop_at_the_same_point(agreements, seed):
     rng = random.Random(seed)
     ranks = rng.choice([1, 2, 3, 5])
     group = agreements(ranks)
@@ -66,7 +66,7 @@ def test_all_ranks_stop_at_the_same_point_whoever_is_asked_and_when(agreements, 
     assert ended[0] == ("finished", 60) or ended[0][0] == f"SIGTERM on rank {askers[0]}"
 
 
-def test_a_stop_asked_for_before_the_first_point_lets_nobody_begin(agreements):
+def test_a_stop_before_the_first_point_prevents_the_first_step(agreements):
     group = agreements(2)
     group[1].ask("SIGUSR1")
     time.sleep(0.3)
@@ -90,7 +90,7 @@ def test_the_stop_file_asks_and_is_removed(agreements, tmp_path):
     assert not (tmp_path / "stop").exists()
 
 
-def test_nothing_is_left_running_behind_it(agreements):
+def test_close_leaves_no_thread(agreements):
     before = threading.active_count()
     begin = time.monotonic()
     group = agreements(3)

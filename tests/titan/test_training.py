@@ -65,10 +65,10 @@ def losses(result: dict) -> list[tuple[float, float]]:
 
 @pytest.fixture(scope="module")
 def two_ranks(dataset, tmp_path_factory) -> dict:
-    """One launch of two ranks that trains every config the tests below compare."""
+    """The records of one launch of two ranks. The launch trains every config that the tests below compare."""
     folder = tmp_path_factory.mktemp("two_ranks")
     own = ["--override.imports", "exact_titan.titan.overrides.document_attention"]
-    # torchtitan's trainer does not say what a step is, so there the windows go round in their order.
+    # torchtitan's trainer does not tell the loader the step size, so its windows stay in their order.
     in_order = "--dataloader.no-balance"
     packed = f'exact_titan.titan.overrides.packed_dataloader={{"dataset_path": "{dataset.folder}"}}'
     exact = f'exact_titan.titan.overrides.exact_loss={{"dataset_path": "{dataset.folder}"}}'
@@ -104,19 +104,19 @@ def test_weights_of_1_train_bit_for_bit_like_torchtitans_own_trainer_and_loss(tw
     assert two_ranks[name]["steps"] == two_ranks["stock"]["steps"]
 
 
-def test_exact_trains_otherwise(two_ranks):
+def test_exact_and_standard_train_differently(two_ranks):
     assert two_ranks["exact"]["steps"] != two_ranks["standard"]["steps"]
     first, last = losses(two_ranks["exact"])[0][0], losses(two_ranks["exact"])[-1][0]
     assert last < first - 0.1
 
 
-def test_balanced_steps_give_the_losses_of_those_in_order(two_ranks):
+def test_balanced_steps_give_the_losses_of_steps_in_order(two_ranks):
     assert two_ranks["balanced"]["steps"] != two_ranks["exact"]["steps"]
     for one, other in zip(losses(two_ranks["balanced"]), losses(two_ranks["exact"]), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
 
-def test_replicated_parameters_give_the_losses_of_sharded_ones(two_ranks):
+def test_replicated_parameters_give_the_losses_of_sharded_parameters(two_ranks):
     for one, other in zip(losses(two_ranks["replicated"]), losses(two_ranks["exact"]), strict=True):
         assert one == pytest.approx(other, rel=1e-4)
 
@@ -126,7 +126,7 @@ def test_overrides_in_an_unmodified_trainer_give_the_losses_of_this_packages_tra
 
 
 def test_a_step_that_does_not_refresh_adds_no_collective_and_no_read_by_the_host(two_ranks):
-    """Against torchtitan's trainer, in steps that do not log; exact starts a refresh at the end of step 3."""
+    """The reference is torchtitan's trainer. The steps do not log. Exact starts a refresh at the end of step 3."""
     stock = two_ranks["quiet stock"]["operators"]
     for name in ("quiet exact", "quiet standard"):
         for step in ("2", "5"):
@@ -134,7 +134,7 @@ def test_a_step_that_does_not_refresh_adds_no_collective_and_no_read_by_the_host
             assert collectives(theirs)
             assert collectives(ours) == collectives(theirs)
             assert reads(ours) <= reads(theirs)
-            # torchtitan looks for the document borders on the device; the loader knew them.
+            # torchtitan searches the document borders on the device. Here the loader provides the borders.
             assert "aten.nonzero.default" in theirs
             assert "aten.nonzero.default" not in ours
     refreshing = collectives(two_ranks["quiet exact"]["operators"]["3"]) - collectives(stock["3"])
@@ -156,7 +156,7 @@ def test_counters_over_two_ranks_equal_a_count_of_the_dataset_by_hand(two_ranks,
         return counts
 
     assert result["windows"] == 5 * 4
-    # Summed over the ranks after step 3; what rank 0 counted since is its own until the next refresh.
+    # The refresh summed the counts over the ranks after step 3. Later counts of rank 0 wait for the next refresh.
     refreshed = by_hand(3 * 4)
     assert [a <= b for a, b in zip(refreshed, result["counts"], strict=True)] == [True] * len(bounds)
     assert sum(refreshed) < sum(result["counts"]) < sum(by_hand(5 * 4))
@@ -186,19 +186,19 @@ def test_tensorboard_shows_exposure_weights_and_plain_cross_entropy_per_bucket(t
             assert standard[f"exposure/weight/{label}"][step] == 1
         mass = [count * weight for count, weight in zip(counts, weights, strict=True)]
         assert exact["exposure/tail_loss_mass"][step] == pytest.approx(sum(mass[2:]) / sum(mass), rel=1e-6)
-        # The plain loss is its own cross-entropy, in total and as the mean over the buckets.
+        # With plain loss, the loss equals the cross-entropy in total, and the mean over the buckets.
         plain = standard["loss_metrics/cross_entropy"][step]
         assert plain == pytest.approx(standard["loss_metrics/global_avg_loss"][step], rel=1e-5)
         pairs = zip(labels, counts, strict=True)
         by_context = sum(standard[f"loss_by_context/{label}"][step] * count for label, count in pairs)
         assert plain == pytest.approx(by_context / sum(counts), rel=1e-5)
-    # Both runs start from the same weights and see the same windows: the first step's plain loss is the same.
+    # Both runs start from the same weights and read the same windows, so the plain loss of the first step is equal.
     assert exact["loss_metrics/cross_entropy"][1] == standard["loss_metrics/cross_entropy"][1]
     assert exact["loss_metrics/global_avg_loss"][1] > exact["loss_metrics/cross_entropy"][1]
 
 
 def flops_per_token(windows: list[dict[str, torch.Tensor]]) -> float:
-    """By hand, for MODEL and these windows: a token at position p of its document attends to p + 1."""
+    """Return the FLOPs per token for MODEL and these windows, by hand. Position p attends to p + 1 tokens."""
     layer = 32 * (4 + 2 * 2) * 8 + 32 * 32 + 3 * 32 * 64 + 2 * 32
     parameters = 2 * layer + 32 + VOCAB * 32
     positions = torch.stack([window["positions"] for window in windows])
@@ -206,7 +206,7 @@ def flops_per_token(windows: list[dict[str, torch.Tensor]]) -> float:
     return 6 * parameters + 3 * forward
 
 
-def test_flops_are_those_of_the_documents_that_all_ranks_saw(two_ranks, dataset):
+def test_flops_count_the_documents_of_all_ranks(two_ranks, dataset):
     logged = scalars(two_ranks["folder"] / "shown_exact")
     order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
     for step in (1, 2, 3):
@@ -214,7 +214,7 @@ def test_flops_are_those_of_the_documents_that_all_ranks_saw(two_ranks, dataset)
         found = logged["tflops"][step] * 1e12 / logged["throughput(tps)"][step]
         assert found == pytest.approx(flops_per_token(windows), rel=1e-6)
         assert found != pytest.approx(flops_per_token(windows[::2]), rel=1e-6)
-    # No GPU, no peak to compare with.
+    # The CPU has no known peak FLOP/s.
     assert set(logged["mfu(%)"].values()) == {0}
 
 
@@ -239,7 +239,7 @@ def test_tensorboard_shows_the_health_of_the_run(two_ranks, dataset):
         assert logged["imbalance/attention"][step] == pytest.approx(waited)
         assert 0 <= logged["imbalance/data(s)"][step] <= parts["data"][step] / 2
         assert logged["progress/tokens_left"][step] == (3 - step) * 4 * dataset.window
-    # Logged at every step here, so the parts are of the step alone; the slowest ranks' together may exceed one rank's.
+    # Every step logs, so the parts belong to one step. The sum of the slowest parts may exceed the time of one rank.
     for step in (2, 3):
         assert sum(part[step] for part in parts.values()) < 1.5 * logged["time_metrics/end_to_end(s)"][step]
     assert set(logged["progress/hours_left"]) == {2, 3}
@@ -247,8 +247,8 @@ def test_tensorboard_shows_the_health_of_the_run(two_ranks, dataset):
     assert logged["progress/hours_left"][3] == 0
 
 
-def test_flops_are_counted_anew_after_a_log_and_a_validation(dataset, tmp_path):
-    """As torchtitan's tokens are. Logged at steps 1 and 4, validated after step 3."""
+def test_flops_restart_after_a_log_and_a_validation(dataset, tmp_path):
+    """torchtitan's token count does the same. The run logs at steps 1 and 4, and validates after step 3."""
     options = ["--metrics.enable-tensorboard", "--metrics.log_freq", "4", "--validator.enable", "--validator.freq", "3"]
     record(1, tmp_path, {"name": "run", "trainer": "exact", "argv": argv(dataset, tmp_path, *options, steps=4)})
     logged = scalars(tmp_path)
@@ -261,7 +261,7 @@ def test_flops_are_counted_anew_after_a_log_and_a_validation(dataset, tmp_path):
 
 
 def test_validation_is_the_plain_cross_entropy_of_every_validation_window_once(two_ranks, dataset, tmp_path):
-    """On 2 ranks, which do not share the windows evenly, as on 1; in total and over the buckets."""
+    """2 ranks give the values of 1 rank, in total and per bucket. 2 ranks cannot divide the windows evenly."""
     val = PackedDataset(dataset.folder, "val")
     assert len(val) % 2 == 1
     one = ["--metrics.enable-tensorboard", "--validator.enable", "--validator.freq", "3"]
@@ -274,8 +274,8 @@ def test_validation_is_the_plain_cross_entropy_of_every_validation_window_once(t
     assert double.total == pytest.approx(mean, rel=1e-5)
 
 
-def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_it_all(tmp_path):
-    """Four windows, the last nearly empty: on 2 ranks with and without accumulation and balance, and on 1."""
+def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank(tmp_path):
+    """Four windows, the last nearly empty. 2 ranks run with and without accumulation and balance. 1 rank also runs."""
     dataset = pack_lengths(tmp_path, [60, 70, 40, 30, 8], seq_len=64)
     assert len(dataset) == 4
     supervised = [int((dataset[k]["labels"] != -100).sum()) for k in range(4)]
@@ -295,7 +295,7 @@ def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_
     in_order = "--dataloader.no-balance"
     two = [spec("2x2", 2), spec("2x1x2", 1), spec("2x2 in order", 2, in_order), spec("2x1x2 in order", 1, in_order)]
     record(2, tmp_path / "two", *two)
-    # Otherwise balance would have had nothing to do.
+    # The order is not balanced already.
     order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
     work = [attention_work(dataset, order[place]) for place in range(4)]
     for batch in (1, 2):
@@ -311,8 +311,8 @@ def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank_that_sees_
     ("refresh", "mixed"),
     [pytest.param(0, False, marks=pytest.mark.slow), (2, False), (2, True)],
 )
-def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
-    """Killed without a word after step 5, saved after step 3 (in the middle of a refresh interval)."""
+def test_a_killed_run_resumes_bit_for_bit(dataset, tmp_path, refresh, mixed):
+    """SIGKILL ends the run after step 5. The checkpoint is from step 3, inside a refresh interval."""
     datasets = []
     if mixed:
         other = pack_lengths(tmp_path / "other", [100] * 20, seq_len=64, seed=3)
@@ -341,7 +341,7 @@ def test_a_killed_run_goes_on_bit_for_bit(dataset, tmp_path, refresh, mixed):
     if refresh:
         assert resumed["counts"] == unbroken["counts"]
         assert sum(unbroken["counts"]) > 0
-        # On one rank the sums are taken in another order, so the losses agree in float32 and the counts exactly.
+        # One rank sums in another order. The losses are therefore close, and the counts are equal.
         alone = record(1, tmp_path, {"name": "run", "trainer": "exact", "argv": options("alone")})["run"]
         for one, other in zip(losses(alone), losses(unbroken)[3:], strict=True):
             assert one == pytest.approx(other, rel=1e-4)

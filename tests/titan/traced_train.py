@@ -1,9 +1,9 @@
-"""``exact_titan.train`` that writes down what every step trained on, at once, so that a kill loses nothing of it.
+"""``exact_titan.train`` that records the windows of every step. A kill loses no record of a finished step.
 
     tests.titan.traced_train FOLDER [options of exact_titan.train]
 
-FOLDER gets ``<process>-<rank>.jsonl``, a line for every finished step: ``step``, ``places`` of the run that this rank
-trained on, and on rank 0 ``loss``; and at the end of the run ``final.json``.
+Each rank writes ``<process>-<rank>.jsonl`` into FOLDER, one line for every finished step: ``step``, the ``places`` that
+this rank trained, and ``loss`` on rank 0. The end of the run adds ``final.json``.
 """
 
 import json

@@ -22,16 +22,16 @@ from torchtitan.tools.logging import logger, warn_once
 from exact_titan.errors import InputError
 
 Implementation = Literal["auto", "fa3", "fa2", "torch"]
-"""Attention kernels to ask for:
+"""Values of the option ``attention``:
 
-* ``auto``: on CUDA the first of the kernels below that is installed; on the CPU torch's SDPA, one document at a time;
+* ``auto``: on CUDA the first installed kernel of this list; on the CPU torch's SDPA, one document at a time;
 * ``fa3``: FlashAttention 3, for Hopper GPUs: the module ``flash_attn_interface``, through torch's own switch;
 * ``fa2``: FlashAttention 2 of the package ``flash-attn``;
 * ``torch``: the FlashAttention 2 inside torch.
 """
 
 Kernel = Literal["fa3", "fa2", "torch", "sdpa"]
-"""The kernel behind an :data:`Implementation`. ``sdpa`` is torch's SDPA, one document at a time, on any device."""
+"""The kernel of an :data:`Implementation`. ``sdpa`` is torch's SDPA, one document at a time, on any device."""
 
 _PACKAGES = {
     "fa3": ("flash_attn_interface", "build it from the folder hopper of github.com/Dao-AILab/flash-attention"),
@@ -43,7 +43,7 @@ _OPERATORS = {"fa3": "flash_attn_3::bwd", "fa2": "flash_attn::_flash_attn_varlen
 
 
 def unavailable(kernel: Kernel) -> str | None:
-    """Return the reason why a kernel does not run on this machine and the way out, on one line. None if it runs."""
+    """Return one line: why a kernel does not run on this machine, and the way out. None if the kernel runs."""
     if kernel == "sdpa":
         return None
     if not torch.cuda.is_available():
@@ -54,14 +54,14 @@ def unavailable(kernel: Kernel) -> str | None:
     if not _installed(kernel):
         return f"{module} is not installed: {remedy}"
     if kernel == "fa3" and (torch.version.hip or torch.cuda.get_device_capability()[0] != 9):
-        return "FlashAttention 3 is for Hopper GPUs, and this GPU is not a Hopper: take fa2 or torch"
+        return "FlashAttention 3 is for Hopper GPUs, and this GPU is not a Hopper: use fa2 or torch"
     try:
         importlib.import_module(module)
-    # The errors of a package that was built for another torch or CUDA.
+    # These errors come from a package that was built for another torch or CUDA.
     except (ImportError, OSError, RuntimeError) as error:
         return f"{module} cannot be imported ({' '.join(str(error).split())}): {remedy}"
     if not hasattr(*_operator(kernel)):
-        return f"{module} is too old, it does not register {_OPERATORS[kernel]}: {remedy}"
+        return f"{module} is too old, and does not register {_OPERATORS[kernel]}: {remedy}"
     return None
 
 
@@ -79,7 +79,7 @@ def choose(implementation: Implementation) -> Kernel:
     """Return the kernel for this machine. The call needs no process group and no device.
 
     Raises:
-        InputError: if a kernel is asked for by name and does not run on this machine.
+        InputError: if the option names a kernel that does not run on this machine.
     """
     if implementation != "auto":
         reason = unavailable(implementation)
@@ -113,7 +113,7 @@ def set_implementation(config: Decoder.Config, implementation: Implementation) -
     """Write the kernel of :func:`choose` into every document attention of a model.
 
     Raises:
-        InputError: as :func:`choose`. Also for a model with another attention, if a kernel is asked for by name.
+        InputError: as :func:`choose`. Also if the option names a kernel, and the model has another attention.
     """
     kernel = choose(implementation)
     for layer in config.layers:
@@ -128,7 +128,7 @@ def set_implementation(config: Decoder.Config, implementation: Implementation) -
 
 
 def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int, host_offsets: tuple[int, ...] | None) -> VarlenMetadata:
-    """Return torchtitan's varlen metadata from the values of the loader. No search for borders runs on the device.
+    """Return torchtitan's varlen metadata from the values of the loader. The device does not search for borders.
 
     Args:
         cu_seqlens: int32 ``[n+1]``, document borders in the flattened batch, 0 to B*L, on the device of the inputs.
@@ -141,7 +141,7 @@ def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int, host_offsets: tup
 
 
 def forward_ops() -> dict[Kernel, Any]:
-    """The operator that the forward pass of each loaded kernel dispatches."""
+    """Return the operator of each loaded kernel in the forward pass."""
     ops: dict[Kernel, Any] = {
         "fa3": torch.ops.torch_attn._varlen_attn.default,
         "torch": torch.ops.torch_attn._varlen_attn.default,
@@ -165,7 +165,7 @@ class DocumentAttention(VarlenAttention):
         """Kernel on CUDA, see :data:`Implementation`."""
 
     def __init__(self, config: Config) -> None:
-        # Not VarlenAttention's __init__: it asks for FlashAttention 3 or 4 by the GPU, and fails without the package.
+        # VarlenAttention's __init__ does not run: it chooses FlashAttention 3 or 4 by the GPU, and fails without them.
         super(VarlenAttention, self).__init__()
         self.window_size = config.window_size
         self.kernel: Kernel = "sdpa" if config.implementation == "sdpa" else choose(config.implementation)
@@ -215,7 +215,7 @@ class DocumentAttention(VarlenAttention):
             raise NotImplementedError(f"attention window {self.window_size}: SDPA supports only causal (-1, 0)")
         offsets = masks.cu_seq_q_host or tuple(masks.cu_seq_q.tolist())
         lengths = [end - start for start, end in pairwise(offsets)]
-        # SDPA takes [N, T, H]. One call a document.
+        # SDPA takes [N, T, H]. One call per document.
         documents = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (q_TNH, k_TNH, v_TNH)), strict=True)
         out = [
             F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, **options)[0]
@@ -233,8 +233,8 @@ class DocumentAttention(VarlenAttention):
         scale: float | None,
         enable_gqa: bool,
     ) -> torch.Tensor:
-        # In bfloat16 for every input dtype, as in torchtitan. The kernel sees by itself that there are fewer key heads
-        # than query heads.
+        # bfloat16 for every input dtype, as in torchtitan. The kernel needs no enable_gqa: it compares the numbers of
+        # key heads and query heads.
         out_TNH = self.flash_attn_varlen_func(
             *(x.to(torch.bfloat16) for x in (q_TNH, k_TNH, v_TNH)),
             masks.cu_seq_q,
@@ -244,7 +244,7 @@ class DocumentAttention(VarlenAttention):
             softmax_scale=scale,
             causal=self.window_size[1] == 0,
             window_size=self.window_size,
-            # torch's own kernel reads this setting by itself.
+            # flash-attn does not read this setting, but torch's own kernel does.
             deterministic=torch.are_deterministic_algorithms_enabled(),
         )
         return out_TNH.to(q_TNH.dtype)

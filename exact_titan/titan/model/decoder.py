@@ -40,10 +40,10 @@ class LlamaSizes:
     """Number of transformer blocks."""
 
     n_heads: int = 8
-    """Attention heads. The number must divide dim."""
+    """Attention heads. n_heads must divide dim."""
 
     n_kv_heads: int = 4
-    """Key and value heads (grouped-query attention). The number must divide n_heads."""
+    """Key and value heads (grouped-query attention). n_kv_heads must divide n_heads."""
 
     ffn_dim: int = 768
     """Inner width of the feed-forward (SwiGLU)."""
@@ -77,8 +77,8 @@ class LlamaSizes:
             raise InputError(f"architecture.rope_theta is {self.rope_theta}: it must be more than 0")
         if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
             raise InputError(
-                f"architecture.n_heads is {self.n_heads}: architecture.dim ({self.dim}) over it must be an even "
-                f"whole number"
+                f"architecture.n_heads is {self.n_heads}: architecture.dim ({self.dim}) divided by it must be "
+                f"an even whole number"
             )
         if self.n_heads % self.n_kv_heads:
             raise InputError(
@@ -109,14 +109,14 @@ def check_vocabulary(model: Decoder.Config, *, tokenizer_vocab: int) -> None:
     if model.vocab_size < tokenizer_vocab:
         raise InputError(
             f"the model's vocabulary has {model.vocab_size} ids, but the dataset's tokenizer {tokenizer_vocab}: pack "
-            f"with the model's own tokenizer (from scratch: set architecture.vocab_size to 0 to take the tokenizer's)"
+            f"with the model's own tokenizer (from scratch: set architecture.vocab_size to 0, the tokenizer's size)"
         )
 
 
 def decoder_spec(architecture: Architecture) -> ModelSpec:
-    """Return the model spec of an architecture. The initialisation is that of torchtitan's Llama 3.
+    """Return the model spec of an architecture. The initialisation equals torchtitan's Llama 3.
 
-    A tied output layer has a smaller initialisation.
+    Only a tied output layer has a smaller initialisation.
     """
     rope = HalfRoPE.Config(
         dim=architecture.head_dim, max_seq_len=architecture.max_positions, theta=architecture.rope_theta

@@ -1,7 +1,7 @@
-"""A stand-in for the package flash-attn, which needs a GPU: dense attention behind the names and signatures of 2.8.3.
+"""A replacement for the GPU package flash-attn: dense attention with the names and signatures of version 2.8.3.
 
-It shows that the calls fit, with what masks and dtypes, and how often the operator runs; nothing about the kernels.
-Its names and signatures are those of flash_attn/flash_attn_interface.py at the tag v2.8.3.
+Tests with the replacement check the calls, the masks, the dtypes and the number of operator runs. They do not check the
+kernels. The names and signatures are from flash_attn/flash_attn_interface.py at the tag v2.8.3.
 """
 
 import functools
@@ -13,7 +13,7 @@ import torch
 
 
 def dense(q_TNH, k_TNH, v_TNH, cu_seqlens, scale):
-    """Causal attention of every document by itself, with an explicit mask, in float32."""
+    """Return the causal attention within each document, with an explicit mask, in float32."""
     group = q_TNH.shape[1] // k_TNH.shape[1]
     k_TNH, v_TNH = (x.repeat_interleave(group, dim=1).float() for x in (k_TNH, v_TNH))
     out = []
@@ -27,7 +27,7 @@ def dense(q_TNH, k_TNH, v_TNH, cu_seqlens, scale):
 
 @functools.cache
 def module() -> types.ModuleType:
-    """The package, for ``sys.modules["flash_attn"]``; its operator stays registered for the life of the process."""
+    """Return the module for ``sys.modules["flash_attn"]``. Its operator stays registered until the process ends."""
 
     @torch.library.custom_op("flash_attn::_flash_attn_varlen_forward", mutates_args=(), device_types="cpu")
     def forward(

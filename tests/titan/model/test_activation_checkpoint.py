@@ -30,7 +30,7 @@ class Operators(TorchDispatchMode):
 
 
 def train_once(policy, spec_config) -> tuple[Counter[str], list[torch.Tensor]]:
-    """The operators of a forward and a backward pass over one window of three documents, and the gradients."""
+    """Return the operators and the gradients of a forward and a backward pass over one window of three documents."""
     model = spec_config.build()
     torch.manual_seed(0)
     model.init_states()
@@ -51,7 +51,7 @@ def small_llama():
 
 @pytest.fixture
 def flash_attn_2(monkeypatch):
-    """A small Llama on the stand-in of flash-attn, which takes CPU tensors."""
+    """A small Llama with the replacement for flash-attn. The replacement takes CPU tensors."""
     monkeypatch.setitem(sys.modules, "flash_attn", flash_attn_stand_in.module())
     monkeypatch.setattr(DocumentAttention, "_sdpa", DocumentAttention._flash_attn_2)
     config = small_llama()
@@ -80,7 +80,7 @@ def test_selective_checkpointing_runs_the_cpus_attention_once(policy, runs):
     ids=["none", "ours", "full", "torchtitan"],
 )
 def test_selective_checkpointing_runs_flash_attn_once(flash_attn_2, policy, runs):
-    """With a stand-in for the package: that its operator's name is the one that is saved."""
+    """The replacement for the package checks that checkpointing saves the output of the right operator name."""
     counts, gradients = train_once(policy, flash_attn_2)
     assert counts[FLASH_ATTN] == runs * LAYERS
     assert counts[SDPA] == 0
@@ -96,6 +96,6 @@ def test_the_operator_of_torchs_own_kernel_and_flash_attention_3_is_saved():
 
 
 @pytest.mark.parametrize("options", [[], ["activation_checkpoint:selective"]])
-def test_selective_is_ours_in_recipes_and_on_the_command_line(options):
+def test_selective_checkpointing_saves_attention_in_recipes_and_on_the_command_line(options):
     config = load_config(["--config", "from_scratch", *options])
     assert type(config.activation_checkpoint) is AttentionSavingAC.Config

@@ -16,12 +16,12 @@ from tests.titan.model import flash_attn_stand_in
 
 
 def positions_of(rows: list[list[int]]) -> torch.Tensor:
-    """``positions`` [B, L] of rows of document lengths."""
+    """Return ``positions`` [B, L] for rows of document lengths."""
     return torch.stack([torch.cat([torch.arange(length) for length in row]) for row in rows])
 
 
 def dense_reference(q, k, v, positions):
-    """Softmax over a dense mask, in float64: same document, not later."""
+    """Return attention with a dense mask, in float64: the keys of the same document that are not later."""
     repeat = q.shape[2] // k.shape[2]
     k, v = (x.repeat_interleave(repeat, dim=2).double() for x in (k, v))
     document = (positions == 0).cumsum(1)
@@ -101,8 +101,8 @@ def test_a_packed_window_equals_each_document_alone(model):
         torch.testing.assert_close(packed[:, start:end], alone, rtol=1e-5, atol=1e-5)
 
 
-def test_positions_reset_without_the_mask_would_be_noticed(model):
-    """With one document's mask over both, the second document's logits move: the tests above can fail."""
+def test_a_missing_mask_changes_the_logits(model):
+    """The tests above can fail: with one mask over both documents, the logits of the second document change."""
     positions = positions_of([[25, 39]])
     tokens = torch.randint(256, (1, 64), generator=torch.Generator().manual_seed(1))
     packed = logits(model, tokens, positions)
@@ -113,7 +113,7 @@ def test_positions_reset_without_the_mask_would_be_noticed(model):
 
 @pytest.fixture
 def gpu(monkeypatch):
-    """Makes torch report a GPU of this capability, and flash_attn be importable (a stand-in) or not; no kernel runs."""
+    """A function that makes torch report a GPU, and flash_attn importable (a replacement) or not. No kernel runs."""
 
     def report(capability: tuple[int, int], *, flash_attn: bool) -> None:
         monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -129,7 +129,7 @@ def gpu(monkeypatch):
 
 @pytest.fixture
 def flash_attn_3(gpu, monkeypatch):
-    """Stands in for FlashAttention 3 and torch's switch to it: notes what torch is switched to."""
+    """A replacement for FlashAttention 3 and for torch's switch: the list of the implementations switched to."""
     switched: list[str | None] = [None]
     package = types.ModuleType("flash_attn_interface")
     package.__spec__ = ModuleSpec("flash_attn_interface", None)
@@ -152,7 +152,7 @@ def test_on_hopper_flash_attention_3_is_taken_when_it_is_installed(gpu, flash_at
         assert DocumentAttention.Config().build().kernel == "fa3"
     assert flash_attn_3 == [None, "FA3"]
     assert said(caplog) == ["Attention: FlashAttention 3 (flash_attn_interface)"]
-    # torch's switch is for the whole process: another choice puts it back.
+    # torch's switch applies to the whole process. Another choice resets the switch.
     assert DocumentAttention.Config(implementation="torch").build().kernel == "torch"
     assert flash_attn_3 == [None, "FA3", None]
 
@@ -167,7 +167,7 @@ def test_on_other_gpus_flash_attn_2_is_taken_when_it_is_installed(gpu, flash_att
 
 
 @pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
-def test_with_nothing_installed_it_is_torchs_own(gpu, caplog, capability):
+def test_without_packages_torchs_own_kernel_is_taken(gpu, caplog, capability):
     caplog.set_level("INFO")
     gpu(capability, flash_attn=False)
     assert choose("auto") == "torch"
@@ -175,7 +175,7 @@ def test_with_nothing_installed_it_is_torchs_own(gpu, caplog, capability):
     assert said(caplog) == ["Attention: torch's built-in FlashAttention 2"]
 
 
-def test_a_flash_attn_that_does_not_load_is_named_and_passed_over(gpu, monkeypatch, caplog, tmp_path):
+def test_a_flash_attn_that_does_not_load_is_named_and_skipped(gpu, monkeypatch, caplog, tmp_path):
     gpu((8, 0), flash_attn=False)
     monkeypatch.delitem(sys.modules, "flash_attn")
     (tmp_path / "flash_attn.py").write_text("raise ImportError('flash_attn_2_cuda.so: undefined\\nsymbol')\n")
@@ -202,18 +202,18 @@ def test_a_flash_attn_without_operators_is_refused(gpu, monkeypatch):
         ("fa3", r"attention is fa3, but flash_attn_interface is not installed: build it .*hopper"),
     ],
 )
-def test_a_kernel_that_is_asked_for_by_name_must_be_installed(gpu, name, message):
+def test_a_kernel_given_by_name_must_be_installed(gpu, name, message):
     gpu((9, 0), flash_attn=False)
     with pytest.raises(InputError, match=message) as caught:
         choose(name)
     assert "\n" not in str(caught.value)
 
 
-def test_a_flash_attention_3_that_torch_cannot_switch_to_is_passed_over(gpu, flash_attn_3, monkeypatch, caplog):
+def test_a_flash_attention_3_that_torch_cannot_switch_to_is_skipped(gpu, flash_attn_3, monkeypatch, caplog):
     gpu((9, 0), flash_attn=False)
     monkeypatch.setitem(attention_module._OPERATORS, "fa3", "flash_attn_3::bwd")
     assert choose("auto") == "torch"
-    assert "not fa3: flash_attn_interface is too old, it does not register flash_attn_3::bwd" in caplog.text
+    assert "not fa3: flash_attn_interface is too old, and does not register flash_attn_3::bwd" in caplog.text
 
 
 def test_flash_attention_3_is_refused_on_another_gpu(gpu, flash_attn_3):
@@ -223,14 +223,14 @@ def test_flash_attention_3_is_refused_on_another_gpu(gpu, flash_attn_3):
 
 
 @pytest.mark.parametrize("name", ["fa3", "fa2", "torch"])
-def test_without_a_gpu_only_auto_is_there(monkeypatch, name):
+def test_without_a_gpu_only_auto_works(monkeypatch, name):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose("auto") == "sdpa"
     with pytest.raises(InputError, match=f"attention is {name}, but that needs a CUDA GPU.* set it to auto"):
         choose(name)
 
 
-def test_a_model_with_an_attention_of_its_own_is_left_as_it_is_or_refused(gpu):
+def test_a_model_with_another_attention_is_unchanged_or_refused(gpu):
     gpu((8, 0), flash_attn=True)
     own = SimpleNamespace(attention=SimpleNamespace(inner_attention=VarlenAttention.Config()))
     ours = SimpleNamespace(attention=SimpleNamespace(inner_attention=DocumentAttention.Config()))
@@ -242,7 +242,7 @@ def test_a_model_with_an_attention_of_its_own_is_left_as_it_is_or_refused(gpu):
 
 @pytest.fixture
 def flash_attn_2(gpu, monkeypatch):
-    """Document attention through the stand-in of flash-attn, on CPU tensors."""
+    """Document attention through the replacement for flash-attn, on CPU tensors."""
     gpu((8, 0), flash_attn=True)
     attention = DocumentAttention.Config(implementation="fa2").build()
     monkeypatch.undo()
@@ -253,7 +253,7 @@ def flash_attn_2(gpu, monkeypatch):
 @pytest.mark.parametrize("rows", [[[64]], [[30, 34], [64]], [[7] * 9 + [1], [1] * 64]])
 @pytest.mark.parametrize("kv_heads", [1, 4])
 def test_flash_attn_2_is_called_for_the_same_attention(flash_attn_2, rows, kv_heads):
-    """With a stand-in for the package: that the arguments fit, not what its kernels compute."""
+    """The replacement for the package checks the arguments. It does not check the values of the kernels."""
     torch.manual_seed(0)
     positions = positions_of(rows)
     q = torch.randn(*positions.shape, 4, 8, requires_grad=True)

@@ -26,7 +26,7 @@ def test_a_document_as_long_as_the_window_costs_the_causal_half_of_what_torchtit
     window = 64
     (_, whole), (_, without) = (config.get_nparams_and_flops(built(config), length) for length in (window, 0))
     ours = attention_flops(attention_pairs([window]), **attention_shape(config))
-    # The diagonal makes it (L + 1) / 2L.
+    # With the diagonal, the causal half is (L + 1) / 2L.
     assert ours * 2 * window == (whole - without) * window * (window + 1)
 
 
@@ -39,7 +39,7 @@ def test_a_token_costs_6_for_every_parameter_that_is_multiplied(tied):
     assert matmul_flops_per_token(config, built(config)) == 6 * parameters
 
 
-def test_head_dim_is_taken_where_it_is_set():
+def test_a_given_head_dim_is_used():
     config = llama()
     assert attention_shape(config) == {"n_layers": 3, "n_heads": 4, "head_dim": 8}
     config.layers[0].attention.head_dim = 16

@@ -1,4 +1,4 @@
-"""Logits equal to those of transformers on the same weights: an implementation that shares no line with ours."""
+"""The logits equal the logits of transformers on the same weights. transformers is an independent implementation."""
 
 import itertools
 
@@ -22,18 +22,18 @@ def logits(model, tokens_BL: torch.Tensor, lengths: list[int]) -> torch.Tensor:
 
 @torch.no_grad()
 def reference_logits(model, tokens_BL: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """Each document alone."""
+    """Return the logits of transformers, for each document alone."""
     return torch.cat([model(document).logits for document in tokens_BL.split(lengths, dim=1)], dim=1)
 
 
 @pytest.mark.parametrize("name", CHECKPOINTS)
-def test_logits_of_tiny_checkpoints_equal_those_of_transformers(name, tmp_path):
+def test_logits_of_tiny_checkpoints_equal_transformers(name, tmp_path):
     reference = transformers_model(name)
     reference.save_pretrained(tmp_path)
     model = load_decoder(tmp_path)
     tokens = torch.randint(256, (1, 200), generator=torch.Generator().manual_seed(1))
     expected = reference_logits(reference, tokens, [200])
-    # Otherwise the comparison would say little.
+    # With very small logits the comparison could not fail.
     assert expected.std() > 0.5
     torch.testing.assert_close(logits(model, tokens, [200]), expected, rtol=0, atol=1e-4)
 
@@ -49,7 +49,7 @@ def test_a_packed_window_equals_each_document_alone(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["llama with scaled RoPE", "qwen2"])
-def test_gradients_equal_those_of_transformers(name, tmp_path):
+def test_gradients_equal_transformers(name, tmp_path):
     reference = transformers_model(name)
     reference.save_pretrained(tmp_path)
     model = load_decoder(tmp_path)
@@ -69,8 +69,8 @@ def test_gradients_equal_those_of_transformers(name, tmp_path):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_without_the_scaling_of_rope_the_logits_would_differ(tmp_path):
-    """The checkpoint's positions reach into the frequencies that are scaled: the tests above can fail."""
+def test_without_rope_scaling_the_logits_differ(tmp_path):
+    """The tests above can fail: the positions of the checkpoint are long enough for the scaled frequencies."""
     scaled, plain = transformers_model("llama with scaled RoPE"), transformers_model("llama")
     plain.load_state_dict(scaled.state_dict())
     tokens = torch.randint(256, (1, 200), generator=torch.Generator().manual_seed(1))
@@ -79,10 +79,10 @@ def test_without_the_scaling_of_rope_the_logits_would_differ(tmp_path):
 
 
 @pytest.mark.slow
-def test_logits_of_a_real_model_on_real_text_equal_those_of_transformers(smollm2, book_chapters):
+def test_logits_of_a_real_model_on_real_text_equal_transformers(smollm2, book_chapters):
     from transformers import AutoTokenizer
 
-    # In float64, for at logits of 40 transformers' own float32 is off by more than 1e-4.
+    # In float64, because for logits of 40 transformers' own float32 error is more than 1e-4.
     reference = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float64)
     tokenizer, model = AutoTokenizer.from_pretrained(smollm2), load_decoder(smollm2)
     for chapter, lengths in {3: [1000], 5: [400, 1, 199, 400]}.items():

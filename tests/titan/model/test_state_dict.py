@@ -17,7 +17,7 @@ from tests.checkpoints import CHECKPOINTS, transformers_model
 
 
 class CountingReader(HuggingFaceStorageReader):
-    """Counts the numbers that are read."""
+    """Counts the values that the reader reads."""
 
     numbers = 0
 
@@ -28,14 +28,14 @@ class CountingReader(HuggingFaceStorageReader):
 
 @pytest.fixture
 def checkpoint(request, tmp_path):
-    """One of CHECKPOINTS; saved first, because transformers saves on rank 0 alone."""
+    """A folder with one of CHECKPOINTS. The save comes before ``mesh``, because transformers saves only on rank 0."""
     transformers_model(request.param).save_pretrained(tmp_path)
     return tmp_path
 
 
 @pytest.fixture
 def mesh(checkpoint):
-    """Rank 1 of 4, without the others."""
+    """The device mesh of rank 1 of 4. The other ranks do not run."""
     dist.init_process_group("fake", rank=1, world_size=4, store=FakeStore())
     yield init_device_mesh("cpu", (4,))
     dist.destroy_process_group()
@@ -43,7 +43,7 @@ def mesh(checkpoint):
 
 @pytest.mark.parametrize("checkpoint", CHECKPOINTS, indirect=True)
 def test_a_rank_reads_its_own_rows_and_nothing_else(checkpoint, mesh):
-    # 2 key heads of 16 over 4 ranks: half a head each, which a permutation of the rows would have to gather first.
+    # 2 key heads of size 16 over 4 ranks give half a head per rank. A permutation of the rows would need whole heads.
     spec = decoder_spec(read_architecture(checkpoint))
     with torch.device("meta"):
         model = spec.model.build()
