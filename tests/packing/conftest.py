@@ -88,8 +88,6 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def finished(folder: Path) -> dict[int, Path]:
     """Return the shards of the finished parts, by inode. A shard keeps its inode when it is moved."""
-    return {
-        file.stat().st_ino: file
-        for file in folder.glob(".out.partial/parts/*/*.safetensors")
-        if "." not in file.parent.name
-    }
+    # A part in progress has a dot in its name, and its folder may vanish at any time.
+    parts = [part for part in folder.glob(".out.partial/parts/*") if "." not in part.name]
+    return {file.stat().st_ino: file for part in parts for file in part.glob("*.safetensors")}
