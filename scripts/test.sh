@@ -18,4 +18,5 @@ if [ "${1:-}" = -- ]; then shift; fi
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m mypy
-if [ "$tests" = yes ]; then "$python" -m pytest "${marks[@]}" "$@"; fi
+# Two test files run at a time. Many tests wait: for a process, for Slurm, or for a single thread.
+if [ "$tests" = yes ]; then "$python" -m pytest -n 2 --dist loadfile "${marks[@]}" "$@"; fi

@@ -54,7 +54,7 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """``slurm.conf`` of a running Slurm with two nodes, n1 and n2. Both nodes are this host.
 
