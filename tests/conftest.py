@@ -20,6 +20,15 @@ from tests.support import ROOT, pack_lengths
 SHARED = ROOT.parent / "shared"
 
 
+@pytest.fixture(autouse=True)
+def environment() -> Iterator[None]:
+    """Restore the environment after each test. A training command in the test process sets RANK and MASTER_PORT."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     """About 100 training windows and 11 validation windows of 64 tokens. Two ranks cannot divide 11 evenly."""

@@ -60,6 +60,18 @@ def pack_texts(folder: Path, texts: Sequence[str], *, seq_len: int, val_fraction
     return PackedDataset(out_folder)
 
 
+def run_benchmark(module: str, *arguments: object) -> str:
+    """Run ``python -m module arguments…`` on the CPU in a fresh process, and return its standard output.
+
+    The process is not forked from a warm process, because torch's profiler crashes in a fork now and then.
+    """
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    environment = _environment() | {"CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
 def torchrun_command(nproc: int, *arguments: str) -> list[str]:
     """Return ``torchrun --nproc_per_node=nproc arguments…``, with the signal options of docs/operations.md."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={nproc}"]

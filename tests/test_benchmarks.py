@@ -6,14 +6,11 @@ import pytest
 
 from benchmarks.synthetic import mixed_lengths, write_dataset
 from exact_titan.dataset import PackedDataset
-from tests import warm_ranks
-from tests.support import ROOT
+from tests.support import run_benchmark
 
 
 def run(module: str, *arguments: str, small: tuple[str, ...] = ("--small",)) -> str:
-    done = warm_ranks.run(0, module, *small, *arguments, cwd=ROOT)
-    assert done.codes == [0], done.stdout + done.stderr
-    return done.stdout
+    return run_benchmark(module, *small, *arguments)
 
 
 def test_the_random_dataset_is_a_packed_dataset(tmp_path):

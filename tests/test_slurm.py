@@ -52,9 +52,11 @@ class Cluster:
         return file.read_text() if file.exists() else ""
 
     def wait(self, job: str, until: Callable[[], bool], seconds: int = LONG) -> None:
-        """Wait until a condition of a job is true."""
+        """Wait until a condition of a job is true. A failed job ends the wait."""
         deadline = time.monotonic() + seconds
         while not until():
+            ended_early = self.job(job)["JobState"] == "FAILED" and not until()
+            assert not ended_early, self.log(job)
             assert time.monotonic() < deadline, (self.job(job), self.log(job))
             time.sleep(0.5)
 

@@ -14,7 +14,7 @@ from exact_titan.config_registry import from_scratch
 from exact_titan.planning import kernels
 from exact_titan.planning.memory import MemoryPlan, plan_memory
 from exact_titan.titan.model.decoder import LlamaSizes, decoder_spec
-from tests import warm_ranks
+from tests.support import run_benchmark
 
 SIZES = LlamaSizes(dim=128, n_layers=3, n_heads=8, n_kv_heads=2, ffn_dim=320, vocab_size=1024, tie_embeddings=False)
 SEQ_LEN = 512
@@ -46,9 +46,7 @@ def plan(
 def measured(tmp_path_factory) -> list[dict]:
     """Measure and plan real steps in one CPU process with ``benchmarks.plan``."""
     out = tmp_path_factory.mktemp("measured") / "plan.json"
-    options = ("--small", "--dtypes", "bfloat16", "--json", out)
-    done = warm_ranks.run(0, "benchmarks.plan", *options, cwd=out.parent)
-    assert done.codes == [0], done.stdout + done.stderr
+    run_benchmark("benchmarks.plan", "--small", "--dtypes", "bfloat16", "--json", out)
     return json.loads(out.read_text())
 
 
