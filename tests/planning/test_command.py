@@ -1,14 +1,9 @@
 """``exact-titan plan``, also with every TOML in train_configs."""
 
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
-
 import pytest
 
 from exact_titan.cli import _run_options_last, main
 from exact_titan.config import load_config
-from tests import warm_ranks
 from tests.support import ROOT
 
 TOMLS = sorted((ROOT / "train_configs").glob("*.toml"))
@@ -25,31 +20,16 @@ def window(file):
     return int(file.stem.rpartition("-")[2].removesuffix("k"))
 
 
-@pytest.fixture(scope="module")
-def plans(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[dict[Path, Future[warm_ranks.Finished]]]:
-    """The plan of every TOML that a test of this session asks for. Two plans are made at one time."""
-    # In this folder the folders that a TOML names do not exist.
-    folder = tmp_path_factory.mktemp("plans")
-    tests = [item for item in request.session.items if "plans" in getattr(item, "fixturenames", ())]
-    pool, made = ThreadPoolExecutor(2), {}
-    for file in (item.callspec.params["file"] for item in tests):
-        config = load_config(["--config", str(file)])
-        nproc = 8 if config.training.global_batch_size in (-1, *range(8, 1024, 8)) else 2
-        # Without a model name the vocabulary size comes from the dataset, and there is no dataset here.
-        options = [] if config.model else ["--architecture.vocab_size", "32768"]
-        command = ["plan", "--config", file, "--nproc", nproc, "--memory", "80GiB", *options]
-        made[file] = pool.submit(warm_ranks.run, 0, "exact_titan.cli", *command, cwd=folder)
-    yield made
-    pool.shutdown(cancel_futures=True)
-
-
 @pytest.mark.parametrize("file", map(longest_is_quick, TOMLS))
-def test_every_toml_can_be_planned(plans, file):
-    done = plans[file].result()
-    assert done.codes == [0], done.stderr
-    assert done.stdout.endswith("fits\n")
+def test_every_toml_can_be_planned(file, tmp_path, monkeypatch, capsys):
+    # In this folder the folders that a TOML names do not exist.
+    monkeypatch.chdir(tmp_path)
+    config = load_config(["--config", str(file)])
+    nproc = 8 if config.training.global_batch_size in (-1, *range(8, 1024, 8)) else 2
+    # Without a model name the vocabulary size comes from the dataset, and there is no dataset here.
+    options = [] if config.model else ["--architecture.vocab_size", "32768"]
+    assert main(["plan", "--config", str(file), "--nproc", str(nproc), "--memory", "80GiB", *options]) == 0
+    assert capsys.readouterr().out.endswith("fits\n")
 
 
 def test_options_of_the_run_override_the_config_at_any_position(capsys):
