@@ -52,8 +52,9 @@ class Validated:
 class ExposureMetrics(MetricsProcessor):
     """torchtitan's metrics, and exposure, weight and plain cross-entropy per bucket since the last log step.
 
-    torchtitan counts full windows without a mask in ``tflops`` and MFU. Here these two values count the attention inside
-    the documents of all ranks. Like torchtitan, the class restarts the count of tokens and time after a validation.
+    torchtitan counts full windows without a mask in ``tflops`` and MFU. Here these two values count the attention
+    inside the documents of all ranks. Like torchtitan, the class restarts the count of tokens and time after a
+    validation.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -78,7 +79,8 @@ class ExposureMetrics(MetricsProcessor):
         super().__init__(config, dump_folder=dump_folder, **kwargs)
         self.attention_pairs = 0
         self._first = dist.get_rank() == 0
-        self._metrics_log = MetricsLog(Path(dump_folder))
+        self.run = Path(dump_folder)
+        self._metrics_log = MetricsLog(self.run)
 
     def _build_metric_logger(
         self, *, config: MetricsProcessor.Config, dump_folder: str, config_dict: dict | None = None, **kwargs: Any
@@ -138,6 +140,7 @@ class ExposureMetrics(MetricsProcessor):
         flops = self.num_flops_per_token * tokens / seconds / dist.get_world_size()
         weights_n = loss.weights_n.cpu()
         labels = loss.buckets.labels()
+        rates = {name.removeprefix("lr/"): rate for name, rate in extra.items() if name.startswith("lr/")}
         self._show(
             TrainRecord(
                 step=step,
@@ -148,9 +151,7 @@ class ExposureMetrics(MetricsProcessor):
                 losses=self._losses(sums_2n),
                 weights=dict(zip(labels, weights_n.tolist(), strict=True)),
                 tail_loss_mass=tail_mass(sums_2n[1], weights_n, loss.buckets.lower_bounds, threshold=loss.threshold),
-                learning_rates={
-                    name.removeprefix("lr/"): rate for name, rate in extra.items() if name.startswith("lr/")
-                },
+                learning_rates=rates,
                 grad_norm=grad_norm,
                 tokens_seen=int(extra.get("n_tokens_seen", 0)),
                 seconds_per_step=seconds * self.health.tokens_per_step / tokens,

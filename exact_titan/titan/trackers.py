@@ -129,15 +129,14 @@ class WandB(BaseLogger):
 
 
 def _train_scalars(record: TrainRecord) -> dict[str, float]:
+    targets = record.losses.targets
     counts = {label: bucket.targets for label, bucket in record.losses.buckets.items()}
     tags = {
         "loss_metrics/cross_entropy": record.losses.cross_entropy,
         "loss_metrics/global_avg_loss": record.loss,
         "loss_metrics/global_max_loss": record.max_loss,
         **_by_context(record.losses, "loss_by_context"),
-        **{
-            f"exposure/share/{label}": n / record.losses.targets for label, n in counts.items() if record.losses.targets
-        },
+        **{f"exposure/share/{label}": n / targets for label, n in counts.items() if targets},
         **{f"exposure/weight/{label}": weight for label, weight in record.weights.items()},
         "exposure/tail_loss_mass": record.tail_loss_mass,
         "grad_norm": record.grad_norm,
