@@ -1,5 +1,6 @@
 """Runs side by side: a table and a figure of the last validation of each, per bucket of effective context."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +41,7 @@ def read_validation(run: Path) -> Validation:
     for folder in sorted({file.parent for file in run.rglob("events.out.tfevents.*")}):
         events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
         for tag in events.Tags()["scalars"]:
-            if tag == _TOTAL or tag.startswith(_TAG):
+            if tag == _TOTAL or re.fullmatch(rf"{_TAG}\d+-\d+", tag):
                 found = max((scalar.step, scalar.wall_time, scalar.value) for scalar in events.Scalars(tag))
                 latest[tag] = max(found, latest.get(tag, found))
     if _TOTAL not in latest:
