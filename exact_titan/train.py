@@ -12,6 +12,7 @@ from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write
 from exact_titan.titan.signals import StopSignals
 
 if TYPE_CHECKING:
+    from exact_titan.titan.agreement import Agreement
     from exact_titan.titan.run_config import RunConfig
 
 _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}

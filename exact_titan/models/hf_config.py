@@ -90,11 +90,11 @@ def read_architecture(folder: Path) -> Architecture:
     )
 
 
-def make_config(architecture: Architecture, *, eos_token_id: int) -> dict[str, Any]:
+def make_config(architecture: Architecture, *, eos_token_id: int | None) -> dict[str, Any]:
     """Return a ``config.json`` for a model that has no such file yet. transformers 4 and 5 both read its keys.
 
     Args:
-        eos_token_id: the token that ends a document. Generation stops at this token.
+        eos_token_id: the token that ends a document. Generation stops at this token. None: not known.
     """
     scaling = architecture.rope_scaling
     name = next(name for name, family in _FAMILIES.items() if family == architecture.family)

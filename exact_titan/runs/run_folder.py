@@ -13,7 +13,7 @@ from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, find_checkpoints, why_incomplete
+from exact_titan.runs.checkpoint_manifest import DCP_METADATA, OTHER_CHECKPOINT, find_checkpoints, why_incomplete
 
 MODEL_FOLDER = "model"
 """The folder in the run's folder that holds config.json and the tokenizer. An export needs only this folder and the
@@ -26,15 +26,16 @@ TOKENIZER_FILES = (
 
 
 def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> None:
-    """Write ``run/model`` if it does not exist: ``config`` as config.json, and the tokenizer of ``files_from``."""
-    folder = run / MODEL_FOLDER
-    if folder.is_dir():
-        return
-    partial = run / f".{MODEL_FOLDER}.{os.getpid()}"
+    """Write ``run/model``: ``config`` as config.json, and the tokenizer of ``files_from``. Replace an older folder."""
+    folder, partial, old = (run / name for name in (MODEL_FOLDER, f".{MODEL_FOLDER}.{os.getpid()}", f".{MODEL_FOLDER}.old"))
     partial.mkdir(parents=True)
     hf_config.write_config(partial, config)
     copy_tokenizer(files_from, partial)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
     partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -91,19 +92,27 @@ def run_of(checkpoint: Path) -> Path:
     return checkpoint.parent.parent
 
 
+def stored_names(checkpoint: Path) -> dict[str, Any]:
+    """Return the metadata of every stored value of a distributed checkpoint, by name.
+
+    Raises:
+        InputError: if the metadata cannot be read.
+    """
+    try:
+        return FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    except Exception as error:  # unpickling a damaged file can raise any exception
+        raise InputError(
+            f"{checkpoint / DCP_METADATA} cannot be read ({error}): {OTHER_CHECKPOINT}"
+        ) from None
+
+
 def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:
     """Refuse a distributed checkpoint whose weights do not match the architecture.
 
     Raises:
         InputError: if a tensor is missing or has another shape. The message names the tensor and both shapes.
     """
-    try:
-        stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except Exception as error:  # unpickling a damaged file can raise any exception
-        raise InputError(
-            f"{checkpoint / DCP_METADATA} is damaged ({error}): "
-            f"remove {checkpoint}, and the previous checkpoint is used"
-        ) from None
+    stored = stored_names(checkpoint)
     for name, shape in architecture.tensors().items():
         native = native_name(name)
         tensor = stored.get(native)

@@ -19,6 +19,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_manifest import find_checkpoints, reading_checkpoint, why_incomplete, write_manifest
+from exact_titan.runs.run_record import RunRecord
 from exact_titan.titan.step_clock import StepClock
 
 _VALIDATED = "validated"
@@ -50,6 +51,9 @@ class ResumableCheckpoints(CheckpointManager):
 
     before_save: Callable[[], None] | None = None
     """Called on every rank before each save. An exception prevents the save."""
+
+    record: RunRecord | None = None
+    """The identity of the run. Every checkpoint gets a copy. Set by the trainer on rank 0."""
 
     @torch.no_grad()
     def save_now(self, step: int) -> bool:
@@ -140,7 +144,7 @@ class ResumableCheckpoints(CheckpointManager):
         """Load as torchtitan does.
 
         Raises:
-            InputError: on all ranks, if a file of the checkpoint is damaged.
+            InputError: on all ranks, if a file of the checkpoint cannot be read.
         """
         remedy = {"remedy": "download it again"} if from_hf else {}
         with reading_checkpoint(Path(checkpoint_id), **remedy):
@@ -175,6 +179,8 @@ class ResumableCheckpoints(CheckpointManager):
 
     def _complete(self, checkpoint: Path) -> None:
         """Mark the checkpoint as complete after all ranks have written, and remove the checkpoints that it replaces."""
+        if self.record is not None:
+            self.record.write(checkpoint)
         write_manifest(checkpoint)
         if self.keep_latest_k:
             complete, incomplete = find_checkpoints(Path(self.folder))

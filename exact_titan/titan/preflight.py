@@ -18,10 +18,11 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest
 from exact_titan.errors import InputError
+from exact_titan.models.architecture import Architecture
 from exact_titan.runs.export import check_out
 from exact_titan.sampling.dataset_path import Entry, join, parse
 from exact_titan.sampling.mixture import Mixture
-from exact_titan.titan import start
+from exact_titan.titan import resume, start
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.titan.loss import ExactLoss, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
@@ -41,6 +42,7 @@ def complete(config: RunConfig) -> RunConfig:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     config = check_options(config, ranks=ranks)
     _check_assets(config)
+    config = replace(config, _resume=resume.find_resume(config))
     loader = config.dataloader
     if loader.dataset:
         raise InputError(
@@ -62,6 +64,7 @@ def complete(config: RunConfig) -> RunConfig:
         start.check_tokenizer(config, dataset_tokenizer=tokenizer)
         _check_export(config)
         config = start.with_initial_weights(config, architecture)
+        config = _with_model_changes(config, architecture)
         model_spec = decoder_spec(architecture)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
     set_implementation(model_spec.model, config.attention)
@@ -73,7 +76,21 @@ def complete(config: RunConfig) -> RunConfig:
         hf_assets_path=config.hf_assets_path or str(tokenizer),
     )
     completed.model_spec = model_spec
-    return completed
+    return _with_option_changes(completed)
+
+
+def _with_model_changes(config: RunConfig, architecture: Architecture) -> RunConfig:
+    if config._resume is None:
+        return config
+    changes = resume.compare_model(config, architecture)
+    return replace(config, _resume=replace(config._resume, changes=tuple(changes), model_changed=bool(changes)))
+
+
+def _with_option_changes(config: RunConfig) -> RunConfig:
+    if config._resume is None or config._resume.record is None:
+        return config
+    changes = resume.compare_options(config._resume.record, config, loss_data=config.loss._mixture.fingerprint)
+    return replace(config, _resume=replace(config._resume, changes=(*config._resume.changes, *changes)))
 
 
 def is_complete(config: RunConfig) -> bool:
@@ -115,7 +132,7 @@ def packed_tokenizer(config: RunConfig) -> Path:
 
 
 def _check_export(config: RunConfig) -> None:
-    if not config.export:
+    if not config.export or resume.is_finished(config):
         return
     check_out(Path(config.export))
     saves = config.checkpoint.enable and not config.checkpoint.load_only
@@ -245,12 +262,25 @@ def _check_assets(config: RunConfig) -> None:
             f"hf_assets_path is {config.hf_assets_path!r}: there is no such folder; leave it empty for the dataset's "
             f"tokenizer"
         )
-    if config.checkpoint.initial_load_in_hf and not config.checkpoint.initial_load_path:
-        raise InputError(
-            "checkpoint.initial_load_in_hf is on, and no initial_load_path is set: name the folder with --model"
-        )
+    _check_initial_load(config)
     if config.training.enable_cpu_offload and not torch.accelerator.is_available():
         raise InputError("training.enable_cpu_offload is on, but there is no GPU to offload from")
+
+
+def _check_initial_load(config: RunConfig) -> None:
+    """Refuse torchtitan's own options for first weights. Only a config.json has the RoPE and the norm of a model."""
+    checkpoint = config.checkpoint
+    if config.model or config.start_from:
+        return  # with_initial_weights compares the paths
+    for name in ("initial_load_in_hf", "initial_load_path"):
+        value = getattr(checkpoint, name)
+        if value and (config.model_spec is None or checkpoint.initial_load_in_hf and not checkpoint.initial_load_path):
+            raise InputError(
+                f"checkpoint.{name} is {value}, and the model is from scratch: name the folder with --model, or the "
+                f"run with --start_from; RoPE and norm come from its config.json"
+            )
+    if checkpoint.initial_load_path and not Path(checkpoint.initial_load_path).is_dir():
+        raise InputError(f"checkpoint.initial_load_path is {checkpoint.initial_load_path}: there is no such folder")
 
 
 _REFUSED = {

@@ -15,12 +15,14 @@ from exact_titan.reports.window import window_summary
 from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.health import Health
+from exact_titan.titan.identity import record_of
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
 from exact_titan.titan.model.attention import varlen_metadata
 from exact_titan.titan.model.flops import attention_pairs
 from exact_titan.titan.nonfinite import NonFinite, NonFiniteDetector
+from exact_titan.titan.optimizer import apply_options
 from exact_titan.titan.preflight import complete, is_complete, packed_tokenizer
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.start import write_model_copy
@@ -68,6 +70,7 @@ class ExactTrainer(Trainer):
         if dist.get_rank() == 0:
             eos_id = self.dataloader.mixture.datasets[0].manifest.tokenizer.eos_id
             write_model_copy(config, dataset_tokenizer=packed_tokenizer(config), eos_id=eos_id)
+            self._write_record()
         self.dataloader.rounds_per_step = self.gradient_accumulation_steps
         self.loss_fn.to(self.device)
         self.metrics_processor.exact_loss = self.loss_fn
@@ -158,8 +161,23 @@ class ExactTrainer(Trainer):
             self.stop.check()
         return more
 
+    def _write_record(self) -> None:
+        """Write ``run.json``, and hand the record to the checkpoints. Rank 0 calls this method."""
+        resume = self.config._resume
+        record = record_of(self.config, resume.record if resume else None)
+        record.write(Path(self.config.dump_folder))
+        self.checkpointer.record = record
+        if resume is None:
+            return
+        if resume.record is None:
+            logger.warning(f"{resume.checkpoint} has no run.json: its options are not known and not compared")
+        for change in resume.changes:
+            logger.info(f"from step {resume.step + 1} on: {change}")
+
     def _begin(self) -> None:
-        """Start the logs after the load of the checkpoint, and repeat an interrupted validation."""
+        """Apply the options, start the logs after the load of the checkpoint, and repeat an interrupted validation."""
+        if self.step > 0:
+            apply_options(self.optimizers, self.lr_schedulers, self.config.optimizer)
         repeat = self.step > 0 and self.config.validator.enable and self.validator.should_validate(self.step)
         repeat = repeat and not self.checkpointer.is_validated(self.step)
         self.metrics_processor.begin(self.step, validated=not repeat)
