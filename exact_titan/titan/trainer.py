@@ -12,6 +12,7 @@ from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
 from exact_titan.reports.window import window_summary
+from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.health import Health
 from exact_titan.titan.loader import PackedDataLoader
@@ -26,6 +27,10 @@ from exact_titan.titan.start import write_model_copy
 from exact_titan.titan.step_clock import StepClock
 from exact_titan.titan.stop import StopAgreement, Stopped
 from exact_titan.titan.validate import ExposureValidator
+
+# torchtitan's own command also builds this trainer (--module exact_titan), without exact_titan.train.
+torch_versions.install()
+cpu.install()
 
 _NAMED_WINDOWS = 4
 """Number of windows whose documents the message about a non-finite value names."""
