@@ -1,6 +1,5 @@
 """The command ``torchrun --nproc_per_node=N -m exact_titan.train --config NAME_OR_TOML [--section.option value …]``."""
 
-import logging
 import os
 import sys
 import time
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from exact_titan.errors import InputError
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
+from exact_titan.titan.logs import start_logging
 from exact_titan.titan.signals import StopSignals
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in _ONE_PROCESS.items():
         os.environ.setdefault(name, value)
 
+    start_logging(int(os.environ["RANK"]))
     with StopSignals() as signals:
         if os.environ["RANK"] == "0":
             print("Loading torch and torchtitan", flush=True)
@@ -78,15 +79,13 @@ def _train(argv: list[str], signals: StopSignals) -> "tuple[RunConfig, int]":
 def _run(config: "RunConfig", signals: StopSignals) -> int:
     import torch.distributed as dist
     from torchtitan.observability import structured_logger
-    from torchtitan.tools.logging import init_logger, logger
 
+    from exact_titan.titan.logs import open_log_file
     from exact_titan.titan.preflight import complete
 
-    init_logger()
     first = os.environ["RANK"] == "0"
-    if not first:
-        logger.setLevel(logging.ERROR)
     config = complete(config)
+    open_log_file(Path(config.dump_folder), int(os.environ["RANK"]))
     structured_logger.init_structured_logger(
         source="training", output_dir=config.dump_folder, enable=config.debug.enable_structured_logging
     )

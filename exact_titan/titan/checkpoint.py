@@ -176,6 +176,7 @@ class ResumableCheckpoints(CheckpointManager):
     def _complete(self, checkpoint: Path) -> None:
         """Mark the checkpoint as complete after all ranks have written, and remove the checkpoints that it replaces."""
         write_manifest(checkpoint)
+        logger.info(f"checkpoint {checkpoint} saved")
         if self.keep_latest_k:
             complete, incomplete = find_checkpoints(Path(self.folder))
             for one in [*list(complete.values())[: -self.keep_latest_k], *incomplete]:

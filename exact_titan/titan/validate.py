@@ -14,6 +14,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.reports.figures import Bars, bucket_figure
 from exact_titan.runs.records import ValidationSet
+from exact_titan.titan.console import FILE_ONLY
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import BucketSums, ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, Validated
@@ -79,7 +80,7 @@ class ExposureValidator(Validator):
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         """Validate on the validation windows and log the result. Every rank calls this method."""
-        logger.info("Validating")
+        logger.info("Validating", extra=FILE_ONLY)
         self._begun = time.perf_counter()
         self.sums = BucketSums(len(self.exact_loss.buckets), self.exact_loss.weights_n.device)
         super().validate(model_parts, step)
