@@ -66,7 +66,7 @@ def summary(trainer: "ExactTrainer", *, seconds: float, tokens: int, finished: b
             rows.append(("export", f"exact-titan export {quoted} --out MODEL_FOLDER"))
         rows.append(("compare", f"exact-titan compare {quoted} OTHER_RUN"))
     if config.metrics.enable_tensorboard:
-        rows.append(("look", f"tensorboard --logdir {quoted}"))
+        rows.append(("tensorboard", f"tensorboard --logdir {quoted}"))
     if not finished:
         rows.append(("resume", _command()))
     width = max(len(name) for name, _ in rows) if rows else 0
@@ -128,8 +128,8 @@ def _data(trainer: "ExactTrainer") -> list[tuple[str, str]]:
         rows.append(
             (
                 "data" if not rows else "",
-                f"{dataset.folder}: {windows:,} windows of {dataset.window:,} tokens, {windows / len(dataset):.3g} epochs "
-                f"of its {len(dataset):,}, {dataset.manifest.fingerprint[:8]}",
+                f"{dataset.folder}: {windows:,} windows of {dataset.window:,} tokens, "
+                f"{windows / len(dataset):.3g} epochs of its {len(dataset):,}, {dataset.manifest.fingerprint[:8]}",
             )
         )
     return rows
