@@ -80,7 +80,8 @@ class ExposureMetrics(MetricsProcessor):
         super().__init__(config, dump_folder=dump_folder, **kwargs)
         self.attention_pairs = 0
         self._first = dist.get_rank() == 0
-        self._metrics_log = MetricsLog(Path(dump_folder))
+        self.run = Path(dump_folder)
+        self._metrics_log = MetricsLog(self.run)
 
     def _build_metric_logger(
         self, *, config: MetricsProcessor.Config, dump_folder: str, config_dict: dict | None = None, **kwargs: Any

@@ -6,13 +6,16 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from exact_titan.dataset import PackedDataset
+from exact_titan.dataset.lengths import read_lengths
 from exact_titan.exposure import bucket_weights
-from exact_titan.reports.runs import read_validation
+from exact_titan.runs.metrics_log import read_records
+from exact_titan.runs.target_losses import read_target_losses
 from exact_titan.sampling.balance import attention_work, deal
 from exact_titan.sampling.order import WindowOrder
 from exact_titan.titan.loader import PackedDataLoader
@@ -269,12 +272,39 @@ def test_validation_is_the_plain_cross_entropy_of_every_validation_window_once(t
     assert len(val) % 2 == 1
     one = ["--metrics.enable-tensorboard", "--validator.enable", "--validator.freq", "3"]
     record(1, tmp_path, {"name": "one", "trainer": "exact", "argv": argv(dataset, tmp_path, *one, steps=3)})
-    single, double = read_validation(tmp_path), read_validation(two_ranks["folder"] / "shown_exact")
-    assert double.total == pytest.approx(single.total, rel=1e-5)
-    assert double.by_context == pytest.approx(single.by_context, rel=1e-5)
+    folders = [tmp_path, two_ranks["folder"] / "shown_exact"]
+    (single,), (double,) = (read_records(folder, "validation") for folder in folders)
+    assert double["cross_entropy"] == pytest.approx(single["cross_entropy"], rel=1e-5)
+    assert double["windows"] == single["windows"]
     counts = dict(zip(dataset.buckets.labels(), val.counts.tolist(), strict=True))
-    mean = sum(double.by_context[label] * count for label, count in counts.items()) / sum(counts.values())
-    assert double.total == pytest.approx(mean, rel=1e-5)
+    for label, count in counts.items():
+        assert double["buckets"][label]["targets"] == count
+        assert double["buckets"][label] == pytest.approx(single["buckets"][label], rel=1e-5)
+    mean = sum(double["buckets"][label]["cross_entropy"] * count for label, count in counts.items())
+    assert double["cross_entropy"] == pytest.approx(mean / sum(counts.values()), rel=1e-5)
+    tail = {label: count for label, count in counts.items() if int(label.split("-")[0]) >= 16}
+    assert double["tail"]["targets"] == sum(tail.values())
+    mean = sum(double["buckets"][label]["cross_entropy"] * count for label, count in tail.items())
+    assert double["tail"]["cross_entropy"] == pytest.approx(mean / sum(tail.values()), rel=1e-5)
+    assert double["below_tail"]["targets"] == sum(counts.values()) - sum(tail.values())
+
+    # The cross-entropy of every target.
+    one, two = (read_target_losses(folder, 3) for folder in folders)
+    assert one is not None
+    assert two is not None
+    assert (one.windows, one.threshold, one.step) == (two.windows, 16, 3)
+    assert one.windows.fingerprint == dataset.manifest.fingerprint
+    for name in ("bucket", "document", "place"):
+        assert np.array_equal(getattr(one, name), getattr(two, name))
+    np.testing.assert_allclose(one.cross_entropy, two.cross_entropy, rtol=1e-3)
+    assert two.cross_entropy.mean() == pytest.approx(double["cross_entropy"], rel=1e-5)
+    assert np.bincount(two.bucket).tolist() == val.counts.tolist()
+    # Every target of every window once, in order. A document that is cut by a border keeps its number.
+    windows = [val[k] for k in range(len(val))]
+    places = [k * val.window + np.flatnonzero(window["labels"] != -100) for k, window in enumerate(windows)]
+    assert two.place.tolist() == np.concatenate(places).tolist()
+    lengths = read_lengths(dataset.folder, "val", val.record.documents)
+    assert np.bincount(two.document).tolist() == (lengths - 1).tolist()
 
 
 def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank(tmp_path):
