@@ -182,6 +182,7 @@ class ResumableCheckpoints(CheckpointManager):
         if self.record is not None:
             self.record.write(checkpoint)
         write_manifest(checkpoint)
+        logger.info(f"checkpoint {checkpoint} saved")
         if self.keep_latest_k:
             complete, incomplete = find_checkpoints(Path(self.folder))
             for one in [*list(complete.values())[: -self.keep_latest_k], *incomplete]:

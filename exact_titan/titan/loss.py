@@ -203,9 +203,9 @@ class ExactLoss(ChunkedLossWrapper):
         self.lower_bounds_n = self.buckets.lower_bounds
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
-        counts_n = torch.from_numpy(mixture.counts)
-        self.weights_n = self._weights(counts_n)
-        self.prior_n = prior_counts(counts_n, window=mixture.window)
+        self.counts_n = torch.from_numpy(mixture.counts)
+        self.weights_n = self._weights(self.counts_n)
+        self.prior_n = prior_counts(self.counts_n, window=mixture.window)
         self._refresh_due = False
 
     def to(self, device: torch.device) -> None:

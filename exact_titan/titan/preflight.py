@@ -23,6 +23,7 @@ from exact_titan.runs.export import check_out
 from exact_titan.sampling.dataset_path import Entry, join, parse
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan import resume, start
+from exact_titan.titan.console import FILE_ONLY
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.titan.loss import ExactLoss, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
@@ -152,7 +153,8 @@ def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:
     for dataset, turns in zip(mixture.datasets, mixture.shares.turns(training.steps * batch), strict=True):
         logger.info(
             f"{dataset.folder}: {turns:,} of the run's {training.steps * batch:,} windows, "
-            f"{turns / len(dataset):.3g} epochs of its {len(dataset):,}"
+            f"{turns / len(dataset):.3g} epochs of its {len(dataset):,}",
+            extra=FILE_ONLY,
         )
         if turns > len(dataset):
             short.append(

@@ -15,6 +15,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.reports.figures import Bars, bucket_figure
 from exact_titan.runs.records import ValidationSet
+from exact_titan.titan.console import FILE_ONLY
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import BucketSums, ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, Validated
@@ -92,7 +93,7 @@ class ExposureValidator(Validator):
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         """Validate on the validation windows and log the result. Every rank calls this method."""
-        logger.info("Validating")
+        logger.info("Validating", extra=FILE_ONLY)
         self._begun = time.perf_counter()
         self._step = step
         self.sums = self._sums()
