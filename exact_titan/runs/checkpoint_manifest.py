@@ -78,9 +78,7 @@ def why_incomplete(checkpoint: Path) -> str | None:
 
 
 @contextmanager
-def reading_checkpoint(
-    checkpoint: Path, remedy: str = OTHER_CHECKPOINT
-) -> Iterator[None]:
+def reading_checkpoint(checkpoint: Path, remedy: str = OTHER_CHECKPOINT) -> Iterator[None]:
     """Turn PyTorch's errors about damaged checkpoint files into one :class:`InputError`.
 
     A file of a complete checkpoint may still contain damaged bytes, because the manifest lists only sizes.

@@ -27,7 +27,9 @@ TOKENIZER_FILES = (
 
 def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> None:
     """Write ``run/model``: ``config`` as config.json, and the tokenizer of ``files_from``. Replace an older folder."""
-    folder, partial, old = (run / name for name in (MODEL_FOLDER, f".{MODEL_FOLDER}.{os.getpid()}", f".{MODEL_FOLDER}.old"))
+    folder, partial, old = (
+        run / name for name in (MODEL_FOLDER, f".{MODEL_FOLDER}.{os.getpid()}", f".{MODEL_FOLDER}.old")
+    )
     partial.mkdir(parents=True)
     hf_config.write_config(partial, config)
     copy_tokenizer(files_from, partial)
@@ -101,9 +103,7 @@ def stored_names(checkpoint: Path) -> dict[str, Any]:
     try:
         return FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     except Exception as error:  # unpickling a damaged file can raise any exception
-        raise InputError(
-            f"{checkpoint / DCP_METADATA} cannot be read ({error}): {OTHER_CHECKPOINT}"
-        ) from None
+        raise InputError(f"{checkpoint / DCP_METADATA} cannot be read ({error}): {OTHER_CHECKPOINT}") from None
 
 
 def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
@@ -28,7 +28,7 @@ def record_of(config: RunConfig, earlier: RunRecord | None) -> RunRecord:
     ranks = int(os.environ["WORLD_SIZE"])
     replicas = config.parallelism.data_parallel_replicate_degree
     start = Start(
-        time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        time=datetime.now(UTC).isoformat(timespec="seconds"),
         resumed_from=resume.step if resume else 0,
         version=version("exact-titan"),
         commit=code_commit(),

@@ -111,9 +111,7 @@ def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunCo
         )
     return replace(
         config,
-        checkpoint=replace(
-            checkpoint, initial_load_path=path, initial_load_in_hf=in_hf, initial_load_model_only=True
-        ),
+        checkpoint=replace(checkpoint, initial_load_path=path, initial_load_in_hf=in_hf, initial_load_model_only=True),
         _first_weights={**weights, "digest": sampled_digest(files)},
     )
 
