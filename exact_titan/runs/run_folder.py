@@ -27,9 +27,8 @@ TOKENIZER_FILES = (
 
 def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> None:
     """Write ``run/model``: ``config`` as config.json, and the tokenizer of ``files_from``. Replace an older folder."""
-    folder, partial, old = (
-        run / name for name in (MODEL_FOLDER, f".{MODEL_FOLDER}.{os.getpid()}", f".{MODEL_FOLDER}.old")
-    )
+    folder = run / MODEL_FOLDER
+    partial, old = run / f".{MODEL_FOLDER}.{os.getpid()}", run / f".{MODEL_FOLDER}.old"
     partial.mkdir(parents=True)
     hf_config.write_config(partial, config)
     copy_tokenizer(files_from, partial)

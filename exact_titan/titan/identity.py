@@ -1,4 +1,4 @@
-"""The identity of a start, from its completed config: the record of ``run.json``, and the values all ranks must share."""
+"""The identity of a start, from its completed config: the record of ``run.json``, and the values that ranks share."""
 
 import os
 import platform
@@ -44,7 +44,7 @@ def record_of(config: RunConfig, earlier: RunRecord | None) -> RunRecord:
     model = config.model_spec.model if config.model_spec else None
     return RunRecord(
         config=config_dict(config),
-        data=_data(config.dataloader._mixture),
+        data=_data(config.dataloader._mixture) or {},
         validation=_data(getattr(config.validator.dataloader, "_mixture", None)) if config.validator.enable else None,
         loss_data=config.loss._mixture.fingerprint,
         weights=weights,

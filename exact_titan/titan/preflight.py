@@ -276,9 +276,7 @@ def _check_initial_load(config: RunConfig) -> None:
         return  # with_initial_weights compares the paths
     for name in ("initial_load_in_hf", "initial_load_path"):
         value = getattr(checkpoint, name)
-        if value and (
-            config.model_spec is None or (checkpoint.initial_load_in_hf and not checkpoint.initial_load_path)
-        ):
+        if value and (config.model_spec is None or not checkpoint.initial_load_path):
             raise InputError(
                 f"checkpoint.{name} is {value}, and the model is from scratch: name the folder with --model, or the "
                 f"run with --start_from; RoPE and norm come from its config.json"

@@ -224,11 +224,10 @@ def config_dict(config: RunConfig) -> dict[str, Any]:
     options = config.to_dict()
     options.pop("model_spec", None)
     # The options of selective and full checkpointing have the same names.
-    kind = "none" if config.activation_checkpoint is None else type(config.activation_checkpoint).__qualname__
-    options["activation_checkpoint"] = {
-        **(options["activation_checkpoint"] or {}),
-        "kind": kind.removesuffix(".Config"),
-    }
+    kind = "none"
+    if config.activation_checkpoint is not None:
+        kind = type(config.activation_checkpoint).__qualname__.removesuffix(".Config")
+    options["activation_checkpoint"] = {**(options["activation_checkpoint"] or {}), "kind": kind}
     return options
 
 
