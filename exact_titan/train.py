@@ -70,7 +70,10 @@ def _train(argv: list[str], signals: StopSignals, agreement: "Agreement") -> "tu
     try:
         code = _run(config, signals, agreement)
     except InputError:
-        # Any rank writes the code: rank 0 may wait in a collective call, until torchrun ends it.
+        # Any rank writes the code: rank 0 may wait in a collective call until torchrun ends rank 0. Bad input makes no
+        # new folder. A batch system that looks for the code of a large job must find a complaint of a single rank.
+        if agreement.is_disputed:
+            folder.mkdir(parents=True, exist_ok=True)
         if folder.is_dir():
             write_exit_code(folder, ExitCode.INPUT_ERROR)
         raise

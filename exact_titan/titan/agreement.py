@@ -42,6 +42,8 @@ class Agreement:
 
     def __init__(self, store: dist.Store | None, rank: int, ranks: int) -> None:
         self._store, self._rank, self._ranks = store, rank, ranks
+        self.is_disputed = False
+        """Whether a check has failed on some ranks and passed on the others."""
 
     @classmethod
     def of_environment(cls) -> "Agreement":
@@ -84,6 +86,7 @@ class Agreement:
         host, text = json.loads(store.get(f"complaint/{first}"))
         if complaints == self._ranks:
             raise InputError(text) from mine
+        self.is_disputed = True
         others = f" and {complaints - 1} more" if complaints > 1 else ""
         raise InputError(f"rank {first} on {host}{others}: {text}") from mine
 
