@@ -9,6 +9,7 @@
    of the first side. The error of a difference is half of Student's 95 % interval over the pairs.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -312,6 +313,8 @@ def _notes(sides: Sequence[Side], step: int, missing: Sequence[Path]) -> list[st
 
 
 def _cell(estimate: Estimate, number_format: str) -> str:
+    if math.isnan(estimate.value):  # no targets
+        return "-"
     error = "" if estimate.error is None else f" ±{estimate.error:.4f}"
     return f"{estimate.value:{number_format}}{error}"
 
