@@ -199,6 +199,12 @@ def _last_common(runs: Sequence[Path]) -> tuple[int, dict[Path, dict[str, Any]]]
                 f"{run / FILE_NAME} has no validation: train with --validator.enable and a dataset packed with "
                 f"--val-fraction"
             )
+        for record in records:
+            if missing := {"windows", "buckets", "threshold"} - record.keys():
+                raise InputError(
+                    f"{run / FILE_NAME}: the validation of step {record['step']} has no {min(missing)}: the file is not "
+                    f"from this version of exact_titan"
+                )
     windows = found[runs[0]][-1]["windows"]
     if windows is None:
         raise InputError(f"{runs[0]} was not validated on a packed dataset: compare needs equal validation windows")
