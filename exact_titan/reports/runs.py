@@ -202,8 +202,8 @@ def _last_common(runs: Sequence[Path]) -> tuple[int, dict[Path, dict[str, Any]]]
         for record in records:
             if missing := {"windows", "buckets", "threshold"} - record.keys():
                 raise InputError(
-                    f"{run / FILE_NAME}: the validation of step {record['step']} has no {min(missing)}: the file is not "
-                    f"from this version of exact_titan"
+                    f"{run / FILE_NAME}: the validation of step {record['step']} has no {min(missing)}: the file is "
+                    f"not from this version of exact_titan"
                 )
     windows = found[runs[0]][-1]["windows"]
     if windows is None:
