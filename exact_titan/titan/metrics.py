@@ -106,7 +106,7 @@ class ExposureMetrics(MetricsProcessor):
         if self._first and (moved := self._metrics_log.begin(step, validated=validated)):
             logger.warning(moved)
         for tracker in self._trackers:
-            tracker.begin(step)
+            tracker.begin(step, self.exact_loss.buckets.labels())
 
     def count_flops(self, config: Decoder.Config, model: nn.Module) -> None:
         """Take the sizes of the model for the FLOPs of a step. ``model`` is built from ``config``."""
