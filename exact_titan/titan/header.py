@@ -12,6 +12,7 @@ from torch.distributed.fsdp import FSDPModule
 from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 
+from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_manifest import find_checkpoints
 from exact_titan.runs.metrics_log import read_records
 from exact_titan.titan.checkpoint import ResumableCheckpoints
@@ -60,7 +61,8 @@ def header(trainer: Run) -> list[str]:
         ("folder", config.dump_folder),
     ]
     width = max(len(name) for name, _ in rows)
-    first = f"exact_titan: step {step + 1:,} of {config.training.steps:,}"
+    steps = config.training.steps
+    first = f"exact_titan: step {step + 1:,} of {steps:,}" if step < steps else f"exact_titan: {steps:,} steps are done"
     return [first, *(f"  {name:<{width}}  {value}" for name, value in rows)]
 
 
@@ -106,7 +108,10 @@ def _command() -> str:
 
 def _validations(run: Path) -> list[tuple[str, str]]:
     """Return the best and the last validation of the run, with the tail."""
-    found = [record for record in read_records(run, "validation") if record["cross_entropy"] is not None]
+    try:
+        found = [record for record in read_records(run, "validation") if record["cross_entropy"] is not None]
+    except InputError as error:  # the end of a training must not depend on a file of numbers
+        return [("validations", str(error))]
     if not found:
         return []
 
