@@ -4,23 +4,45 @@ import os
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+import torch
+from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 
+from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_manifest import find_checkpoints
 from exact_titan.runs.metrics_log import read_records
+from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.console import duration
+from exact_titan.titan.loader import PackedDataLoader
+from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.model.attention import DocumentAttention, describe
-
-if TYPE_CHECKING:
-    from exact_titan.titan.trainer import ExactTrainer
+from exact_titan.titan.run_config import RunConfig
+from exact_titan.titan.validate import ExposureValidator
 
 _TORCHRUN = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1 --shutdown-timeout=600"
 
 
-def header(trainer: "ExactTrainer") -> list[str]:
+class Run(Protocol):
+    """The parts of a trainer that the header and the summary describe."""
+
+    config: RunConfig
+    step: int
+    loss_fn: ExactLoss
+    dataloader: PackedDataLoader
+    validator: ExposureValidator
+    checkpointer: ResumableCheckpoints
+    model_parts: list[nn.Module]
+    parallel_dims: ParallelDims
+    device: torch.device
+    gradient_accumulation_steps: int
+    windows_per_step: int
+
+
+def header(trainer: Run) -> list[str]:
     """Return the aligned lines that describe a run after the load of its checkpoint. All values are in force."""
     config, step = trainer.config, trainer.step
     rows = [("rule", _rule(trainer)), ("weights", _weights(trainer)), *_data(trainer)]
@@ -39,11 +61,12 @@ def header(trainer: "ExactTrainer") -> list[str]:
         ("folder", config.dump_folder),
     ]
     width = max(len(name) for name, _ in rows)
-    first = f"exact_titan: step {step + 1:,} of {config.training.steps:,}"
+    steps = config.training.steps
+    first = f"exact_titan: step {step + 1:,} of {steps:,}" if step < steps else f"exact_titan: {steps:,} steps are done"
     return [first, *(f"  {name:<{width}}  {value}" for name, value in rows)]
 
 
-def summary(trainer: "ExactTrainer", *, seconds: float, tokens: int, finished: bool) -> list[str]:
+def summary(trainer: Run, *, seconds: float, tokens: int, finished: bool) -> list[str]:
     """Return the lines at the end of a run: results, and the next commands.
 
     Args:
@@ -85,7 +108,10 @@ def _command() -> str:
 
 def _validations(run: Path) -> list[tuple[str, str]]:
     """Return the best and the last validation of the run, with the tail."""
-    found = [record for record in read_records(run, "validation") if record["cross_entropy"] is not None]
+    try:
+        found = [record for record in read_records(run, "validation") if record["cross_entropy"] is not None]
+    except InputError as error:  # the end of a training must not depend on a file of numbers
+        return [("validations", str(error))]
     if not found:
         return []
 
@@ -98,7 +124,7 @@ def _validations(run: Path) -> list[tuple[str, str]]:
     return [("best validation", text(best)), ("last validation", text(found[-1]))]
 
 
-def _rule(trainer: "ExactTrainer") -> str:
+def _rule(trainer: Run) -> str:
     loss = trainer.loss_fn
     options, counts_n = loss.config, loss.counts_n
     share = float(counts_n[loss.buckets.lower_bounds >= loss.threshold].sum() / counts_n.sum().clamp(min=1))
@@ -109,7 +135,7 @@ def _rule(trainer: "ExactTrainer") -> str:
     return f"{options.rule}, alpha {options.alpha:g}, gamma {options.gamma:g}, {tail}{refresh}"
 
 
-def _weights(trainer: "ExactTrainer") -> str:
+def _weights(trainer: Run) -> str:
     loss = trainer.loss_fn
     rows = zip(loss.buckets.labels(), loss.buckets.lower_bounds.tolist(), loss.weights_n.tolist(), strict=True)
     tail = [f"{label} {weight:.3f}" for label, bound, weight in rows if bound >= loss.threshold]
@@ -118,7 +144,7 @@ def _weights(trainer: "ExactTrainer") -> str:
     return f"1 below the tail, {', '.join(tail)}"
 
 
-def _data(trainer: "ExactTrainer") -> list[tuple[str, str]]:
+def _data(trainer: Run) -> list[tuple[str, str]]:
     """Return one row a dataset: windows, share of the run, epochs, fingerprint."""
     mixture = trainer.dataloader.mixture
     total = trainer.config.training.steps * trainer.windows_per_step
@@ -135,7 +161,7 @@ def _data(trainer: "ExactTrainer") -> list[tuple[str, str]]:
     return rows
 
 
-def _validation(trainer: "ExactTrainer") -> str:
+def _validation(trainer: Run) -> str:
     validator, windows = trainer.validator, trainer.validator.windows
     every = f"every {validator.config.freq:,} steps"
     if windows is None:
@@ -145,7 +171,7 @@ def _validation(trainer: "ExactTrainer") -> str:
     return f"{name}: {windows.windows:,} windows of {windows.split}, {every}, {windows.fingerprint[:8]}"
 
 
-def _start(trainer: "ExactTrainer") -> str:
+def _start(trainer: Run) -> str:
     checkpoint = trainer.config.checkpoint
     if trainer.step:
         return f"resumed from step {trainer.step:,}, {trainer.checkpointer.folder}/step-{trainer.step}"
@@ -155,7 +181,7 @@ def _start(trainer: "ExactTrainer") -> str:
     return f"random weights, {'no seed' if seed is None else f'seed {seed}'}"
 
 
-def _steps(trainer: "ExactTrainer") -> str:
+def _steps(trainer: Run) -> str:
     training = trainer.config.training
     tokens = trainer.windows_per_step * training.seq_len
     return (
@@ -165,14 +191,14 @@ def _steps(trainer: "ExactTrainer") -> str:
     )
 
 
-def _layout(trainer: "ExactTrainer") -> str:
+def _layout(trainer: Run) -> str:
     dims = trainer.parallel_dims
     layout = f"sharded over {dims.dp_shard} (FSDP2)" if dims.dp_shard > 1 else "not sharded"
     replicas = f", {dims.dp_replicate} replicas" if dims.dp_replicate > 1 else ""
     return f"{dims.world_size} on {trainer.device.type}, parameters {layout}{replicas}"
 
 
-def _precision(trainer: "ExactTrainer") -> str:
+def _precision(trainer: Run) -> str:
     model = trainer.model_parts[0]
     stored = str(next(model.parameters()).dtype).removeprefix("torch.")
     policy = model._get_fsdp_state()._mp_policy if isinstance(model, FSDPModule) else None
@@ -181,7 +207,7 @@ def _precision(trainer: "ExactTrainer") -> str:
     return f"parameters {stored}, compute {computed}, gradients reduced in {reduced}"
 
 
-def _recomputation(trainer: "ExactTrainer") -> str:
+def _recomputation(trainer: Run) -> str:
     chosen = trainer.config.activation_checkpoint
     if chosen is None:
         return "no"
@@ -189,12 +215,12 @@ def _recomputation(trainer: "ExactTrainer") -> str:
     return next((name for kind, name in names.items() if isinstance(chosen, kind)), "memory-budget")
 
 
-def _attention(trainer: "ExactTrainer") -> str:
+def _attention(trainer: Run) -> str:
     kernels = {describe(m.kernel) for m in trainer.model_parts[0].modules() if isinstance(m, DocumentAttention)}
     return ", ".join(sorted(kernels)) or "the attention of the model"
 
 
-def _checkpoints(trainer: "ExactTrainer") -> str:
+def _checkpoints(trainer: Run) -> str:
     checkpoint = trainer.config.checkpoint
     if not checkpoint.enable:
         return "none: checkpoint.enable is off, a stopped run starts again from step 1"

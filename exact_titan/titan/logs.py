@@ -41,14 +41,15 @@ def start_logging(rank: int) -> None:
 def open_log_file(folder: Path, rank: int) -> Path:
     """Open the log file of the rank in the run's folder, and write a start marker and the held messages.
 
-    NCCL writes into the same folder, unless ``NCCL_DEBUG_FILE`` is set.
+    NCCL writes into the same folder, unless ``NCCL_DEBUG_FILE`` is set. NCCL overwrites a file, so the name of its file
+    has the process id.
 
     Returns:
         The log file.
     """
     file = folder / LOGS_FOLDER / f"rank_{rank}.log"
     file.parent.mkdir(parents=True, exist_ok=True)
-    os.environ.setdefault("NCCL_DEBUG_FILE", str(file.parent.resolve() / f"nccl_rank_{rank}.log"))
+    os.environ.setdefault("NCCL_DEBUG_FILE", str(file.parent.resolve() / f"nccl_rank_{rank}.%p.log"))
     ranks, command = os.environ.get("WORLD_SIZE", "1"), shlex.join(sys.argv)
     now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
     with file.open("a", encoding="utf-8") as marker:

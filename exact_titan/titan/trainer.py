@@ -113,9 +113,9 @@ class ExactTrainer(Trainer):
         begun = time.monotonic()
         try:
             self._train()
-            self._summarize(begun)
+            self._summarize(begun, finished=True)
         except Stopped:
-            self._summarize(begun)
+            self._summarize(begun, finished=False)
             raise
         except NonFinite as found:
             self.checkpointer.maybe_wait_for_saving()
@@ -123,11 +123,10 @@ class ExactTrainer(Trainer):
                 print("\n".join(self._explain(found)), file=sys.stderr, flush=True)
             raise
 
-    def _summarize(self, begun: float) -> None:
+    def _summarize(self, begun: float, *, finished: bool) -> None:
         """Show the results and the next commands. A collective call. ``begun``: ``time.monotonic()`` of the start."""
         tokens = self._tokens()
         if dist.get_rank() == 0 and self.step:
-            finished = self.step >= self.config.training.steps
             for line in summary(self, seconds=time.monotonic() - begun, tokens=tokens, finished=finished):
                 logger.info(line)
 
@@ -140,7 +139,12 @@ class ExactTrainer(Trainer):
                 if self._progress is not None:
                     self._progress.close()
             self.nonfinite.check()
-            if 0 < self.step < self.config.training.steps:  # the dataset has no more windows
+            if 0 < self.step < self.config.training.steps:
+                # torchtitan's own message goes into the log file.
+                logger.warning(
+                    f"{self.dataloader.config.dataset_path} has no more windows: the run ends after step {self.step} "
+                    f"of {self.config.training.steps}; --dataloader.infinite repeats the windows"
+                )
                 self.checkpointer.save_now(self.step)
             self.checkpointer.maybe_wait_for_saving()
         except Stopped as stopped:
