@@ -34,6 +34,11 @@ class ExposureValidator(Validator):
             default_factory=lambda: PackedDataLoader.Config(split="val", infinite=False)
         )
 
+        def __post_init__(self) -> None:
+            # torchtitan's message names no option.
+            if self.steps < 1 and self.steps != -1:
+                raise ValueError(f"validator.steps is {self.steps}: it must be 1 or more, or -1 for all windows")
+
     stop: StopAgreement
     """Set by the trainer, because torchtitan builds the validator first."""
 
