@@ -6,6 +6,9 @@
 - ``export``: the weights of a checkpoint as a Hugging Face folder.
 - ``export_tokenizer``: the tokenizer and the token ids of an export.
 - ``destinations``: folders that are tried before the work starts.
+- ``records``: the values of a log step and of a validation.
+- ``metrics_log``: the records of the run, in ``metrics.jsonl``.
+- ``target_losses``: the cross-entropy of every target of a validation.
 - ``exit_codes``: the exit codes, and the file that holds the exit code.
 
 This room may import the rooms exposure, documents, dataset, packing, sampling and models. The room

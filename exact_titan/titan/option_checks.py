@@ -88,6 +88,7 @@ _RANGES: dict[str, _Range] = {
     "validator.dataloader.seed": _SEED,
     "validator.freq": _COUNT,
     "validator.steps": _Range(1, math.inf, "1 or more, or -1 for all validation windows", also=(-1,)),
+    "validator.keep_targets": _Range(0, math.inf, "a number of validations, or 0 for none"),
     "metrics.log_freq": _COUNT,
     "checkpoint.interval": _COUNT,
     "checkpoint.keep_latest_k": _Range(2, math.inf, "2 or more, or 0 to keep all", also=(0,)),

@@ -28,6 +28,7 @@ from exact_titan.titan.model.decoder import check_vocabulary, decoder_spec
 from exact_titan.titan.option_checks import check_machine, check_values
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.torch_versions import SPMD_BACKEND
+from exact_titan.titan.trackers import check_wandb
 from exact_titan.titan.validate import ExposureValidator
 
 
@@ -89,6 +90,7 @@ def check_options(config: RunConfig, *, ranks: int) -> RunConfig:
     check_values(config, ranks=ranks)
     _check_sizes(config, ranks)
     _check_parallelism(config, ranks)
+    check_wandb(config.metrics)
     return config
 
 
