@@ -53,9 +53,15 @@ def main(argv: list[str] | None = None) -> None:
     if code != ExitCode.FINISHED:
         sys.exit(code)
     if os.environ["RANK"] == "0":
-        if config.export:
-            _export(config)
+        try:
+            if config.export:
+                _export(config)
+        except InputError as error:
+            print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            code = ExitCode.INPUT_ERROR
         write_exit_code(Path(config.dump_folder), code)
+        if code != ExitCode.FINISHED:
+            sys.exit(code)
 
 
 def _train(argv: list[str], signals: StopSignals, agreement: "Agreement") -> "tuple[RunConfig, int]":

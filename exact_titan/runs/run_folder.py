@@ -14,6 +14,7 @@ from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
 from exact_titan.runs.checkpoint_manifest import DCP_METADATA, OTHER_CHECKPOINT, find_checkpoints, why_incomplete
+from exact_titan.runs.locations import checkpoints_of
 
 MODEL_FOLDER = "model"
 """The folder in the run's folder that holds config.json and the tokenizer. An export needs only this folder and the
@@ -49,7 +50,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 def find_checkpoint(
     path: Path,
     *,
-    checkpoints: str = "checkpoint",
+    checkpoints: str | None = None,
     step: int | None = None,
     on_skipped: Callable[[str], None] = lambda line: None,
 ) -> Path:
@@ -59,7 +60,8 @@ def find_checkpoint(
 
     Args:
         path: the output folder of a run, or one checkpoint in it.
-        checkpoints: the folder of the checkpoints inside the output folder, ``checkpoint.folder`` of the run.
+        checkpoints: ``checkpoint.folder`` of the run. None: the folder that the run has recorded
+            (:mod:`exact_titan.runs.locations`).
         step: the step of the wanted checkpoint.
         on_skipped: a function that receives one line for every incomplete checkpoint, because the search skips it.
 
@@ -72,25 +74,21 @@ def find_checkpoint(
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
-    complete, incomplete = find_checkpoints(path / checkpoints)
+    folder = checkpoints_of(path) if checkpoints is None else path / checkpoints
+    complete, incomplete = find_checkpoints(folder)
     for checkpoint, why in incomplete.items():
         on_skipped(f"{checkpoint} is not complete and is skipped: {why}")
     if step is not None and step not in complete:
         steps = ", ".join(map(str, sorted(complete))) or "none"
-        raise InputError(f"{path / checkpoints} has no complete checkpoint of step {step}: there are {steps}")
+        raise InputError(f"{folder} has no complete checkpoint of step {step}: there are {steps}")
     if not complete:
-        raise InputError(f"{path / checkpoints} has no complete checkpoint: the run has not saved one yet")
+        raise InputError(f"{folder} has no complete checkpoint: the run has not saved one yet")
     chosen = complete[max(complete) if step is None else step]
     if not (chosen / DCP_METADATA).is_file():
         raise InputError(
             f"{chosen} contains Hugging Face weights, not a distributed checkpoint: use that folder without an export"
         )
     return chosen
-
-
-def run_of(checkpoint: Path) -> Path:
-    """Return the output folder of the run that saved a checkpoint."""
-    return checkpoint.parent.parent
 
 
 def stored_names(checkpoint: Path) -> dict[str, Any]:

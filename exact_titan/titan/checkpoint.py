@@ -39,7 +39,15 @@ class ResumableCheckpoints(CheckpointManager):
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
-        pass
+        def __post_init__(self) -> None:
+            # torchtitan's messages name no option.
+            if self.interval < 1:
+                raise ValueError(f"checkpoint.interval is {self.interval}: it must be 1 or more")
+            if self.keep_latest_k < 0 or self.keep_latest_k == 1:
+                raise ValueError(
+                    f"checkpoint.keep_latest_k is {self.keep_latest_k}: keep at least 2 checkpoint replicas, or 0 (all)"
+                )
+            CheckpointManager.Config.__post_init__(self)
 
     clock: StepClock | None = None
     """The clock gets the time that the run waits for its checkpoints. Set by the trainer."""

@@ -1,5 +1,6 @@
 """AdamW with command line options. torchtitan keeps AdamW's options in a dictionary that has no command line option."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -28,19 +29,19 @@ class AdamW(OptimizersContainer):
         """Decoupled weight decay of all parameters."""
 
     def __init__(self, config: Config, *, model_parts: list[nn.Module]) -> None:
-        config.param_groups = [
-            ParamGroupConfig(
-                pattern=".*",
-                optimizer_name="AdamW",
-                optimizer_kwargs={
-                    "lr": config.lr,
-                    "betas": (config.beta1, config.beta2),
-                    "eps": config.eps,
-                    "weight_decay": config.weight_decay,
-                },
-            )
-        ]
-        super().__init__(config, model_parts=model_parts)
+        group = ParamGroupConfig(
+            pattern=".*",
+            optimizer_name="AdamW",
+            optimizer_kwargs={
+                "lr": config.lr,
+                "betas": (config.beta1, config.beta2),
+                "eps": config.eps,
+                "weight_decay": config.weight_decay,
+            },
+        )
+        own = copy.copy(config)
+        own.param_groups = [group]
+        super().__init__(own, model_parts=model_parts)
 
 
 def apply_options(

@@ -8,7 +8,7 @@ from torchtitan.components.checkpointer import BaseCheckpointManager
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss
 from torchtitan.components.metrics import MetricsProcessor
-from torchtitan.components.optimizer import OptimizersContainer
+from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer
 from torchtitan.components.validate import Validator
 from torchtitan.trainer import Trainer
 
@@ -21,6 +21,7 @@ from exact_titan.titan.model.activation_checkpoint import ActivationCheckpointin
 from exact_titan.titan.model.attention import Implementation
 from exact_titan.titan.model.decoder import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
+from exact_titan.titan.schedule import HeldSchedule
 from exact_titan.titan.validate import ExposureValidator
 
 
@@ -64,6 +65,7 @@ class RunConfig(Trainer.Config):
     validator: Validator.Config = field(default_factory=ExposureValidator.Config)
     checkpoint: BaseCheckpointManager.Config = field(default_factory=ResumableCheckpoints.Config)
     optimizer: OptimizersContainer.Config = field(default_factory=AdamW.Config)
+    lr_scheduler: LRSchedulersContainer.Config = field(default_factory=HeldSchedule.Config)
     activation_checkpoint: ActivationCheckpointingConfig = field(default_factory=AttentionSavingAC.Config)
 
     # torchtitan leaves names with an underscore out when it writes a config down.

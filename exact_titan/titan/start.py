@@ -11,13 +11,8 @@ from exact_titan.models import hf_config
 from exact_titan.models.architecture import PRESETS, REPOSITORIES, Architecture
 from exact_titan.models.hf_weights import check_weights
 from exact_titan.runs.checkpoint_manifest import DCP_METADATA
-from exact_titan.runs.run_folder import (
-    MODEL_FOLDER,
-    check_checkpoint,
-    find_checkpoint,
-    run_of,
-    write_model_folder,
-)
+from exact_titan.runs.locations import run_of
+from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint, write_model_folder
 from exact_titan.runs.run_record import sampled_digest
 from exact_titan.titan.model.decoder import DecoderModel, LlamaSizes
 from exact_titan.titan.run_config import RunConfig
@@ -181,7 +176,7 @@ def _previous_checkpoint(config: RunConfig) -> Path:
             f"start_from is {config.start_from}, this run's own dump_folder: leave start_from out; the run resumes "
             f"from its own checkpoint"
         )
-    return find_checkpoint(Path(config.start_from), checkpoints=config.checkpoint.folder, on_skipped=logger.info)
+    return find_checkpoint(Path(config.start_from), on_skipped=logger.info)
 
 
 def _previous_model(config: RunConfig) -> Path:

@@ -14,6 +14,7 @@ from torchtitan.trainer import Trainer
 from tqdm import tqdm
 
 from exact_titan.reports.window import window_summary
+from exact_titan.runs.locations import record_locations
 from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.console import progress_bar
@@ -77,6 +78,8 @@ class ExactTrainer(Trainer):
         if dist.get_rank() == 0:
             eos_id = self.dataloader.mixture.datasets[0].manifest.tokenizer.eos_id
             write_model_copy(config, dataset_tokenizer=packed_tokenizer(config), eos_id=eos_id)
+            if config.checkpoint.enable and not config.checkpoint.load_only:
+                record_locations(Path(config.dump_folder), Path(self.checkpointer.folder))
             self._write_record()
         self.dataloader.rounds_per_step = self.gradient_accumulation_steps
         self.loss_fn.to(self.device)

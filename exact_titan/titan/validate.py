@@ -45,6 +45,11 @@ class ExposureValidator(Validator):
         """Number of validations whose cross-entropy of every target stays in <dump_folder>/validation, counted from
         the last validation. 0: none. A target takes 17 bytes. exact-titan compare needs these files for its errors."""
 
+        def __post_init__(self) -> None:
+            # torchtitan's message names no option.
+            if self.steps < 1 and self.steps != -1:
+                raise ValueError(f"validator.steps is {self.steps}: it must be 1 or more, or -1 for all windows")
+
     stop: StopAgreement
     """Set by the trainer, because torchtitan builds the validator first."""
 
