@@ -1,4 +1,4 @@
-"""The command ``torchrun --nproc_per_node=N -m exact_titan.train --config NAME_OR_TOML [--section.option value …]``."""
+"""The command ``torchrun --nproc_per_node=N -m exact_titan.train --config CONFIG [--section.option value …]``."""
 
 import logging
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exact_titan.errors import InputError
+from exact_titan.launch import arguments, help_pages
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
 from exact_titan.titan.signals import StopSignals
 
@@ -20,7 +21,7 @@ _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR"
 def main(argv: list[str] | None = None) -> None:
     """Train, and exit with an :class:`~exact_titan.runs.exit_codes.ExitCode`. Wrong input prints one line.
 
-    1. Handle stop signals, before the import of torch.
+    1. Check the arguments, and handle stop signals, before the import of torch.
     2. Read the config, and complete and check it (:func:`exact_titan.titan.preflight.complete`).
     3. Build the trainer and train to the last step, or to the step where the run is stopped.
     4. Export the weights, if ``export`` is set, and write the exit code into the run's folder.
@@ -31,6 +32,15 @@ def main(argv: list[str] | None = None) -> None:
         os.environ.setdefault(name, value)
 
     with StopSignals() as signals:
+        try:
+            given = arguments.read(sys.argv[1:] if argv is None else argv)
+        except InputError as error:
+            _report(error)
+            sys.exit(ExitCode.INPUT_ERROR)
+        if os.environ["RANK"] == "0":
+            print(help_pages.page(given, help_pages.MODULE) if given.help else f"Config: {given.source}", flush=True)
+        if given.help:
+            return
         if os.environ["RANK"] == "0":
             print("Loading torch and torchtitan", flush=True)
 
@@ -39,14 +49,9 @@ def main(argv: list[str] | None = None) -> None:
         torch_versions.install()
         cpu.install()
         try:
-            config, code = _train(sys.argv[1:] if argv is None else argv, signals)
+            config, code = _train(given, signals)
         except InputError as error:
-            # All ranks read the same input and have the same error. Rank 0 prints the error. The other ranks wait,
-            # because torchrun ends rank 0 after the exit of another rank.
-            if os.environ["RANK"] == "0":
-                print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-            else:
-                time.sleep(2)
+            _report(error)
             code = ExitCode.INPUT_ERROR
     if code != ExitCode.FINISHED:
         sys.exit(code)
@@ -56,12 +61,23 @@ def main(argv: list[str] | None = None) -> None:
         write_exit_code(Path(config.dump_folder), code)
 
 
-def _train(argv: list[str], signals: StopSignals) -> "tuple[RunConfig, int]":
+def _report(error: InputError) -> None:
+    """Print one line on rank 0. All ranks read the same input and have the same error.
+
+    The other ranks wait, because torchrun ends rank 0 after the exit of another rank.
+    """
+    if os.environ["RANK"] == "0":
+        print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    else:
+        time.sleep(2)
+
+
+def _train(given: arguments.Arguments, signals: StopSignals) -> "tuple[RunConfig, int]":
     """Train to the end, or until the run is stopped. Return the config and the exit code."""
-    from exact_titan.config import load_config
+    from exact_titan.config import config_of
     from exact_titan.titan.preflight import with_rule
 
-    config = with_rule(load_config(argv))
+    config = with_rule(config_of(given))
     folder = Path(config.dump_folder)
     first = os.environ["RANK"] == "0"
     if first:
