@@ -262,27 +262,34 @@ def verify(folder: Positional[Path]) -> None:
 
 
 def compare(
-    runs: Annotated[Positional[tuple[Path, ...]], arg(metavar="RUNS…", help_behavior_hint="")],
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUNS…", help_behavior_hint="")],
     *,
     png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no figure)")] = None,
-    threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
+    threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: of the runs)")] = None,
 ) -> None:
-    """Compare runs by the plain cross-entropy of their last validation, per bucket of effective context.
+    """Compare runs by the plain cross-entropy of their last common validation, per bucket of effective context.
+
+    With one run a side, the errors are standard errors over documents. With several runs a side, the errors of the
+    differences are 95 % intervals over pairs of runs.
 
     Example: exact-titan compare outputs/standard outputs/exact --png compare.png
 
+    Example: exact-titan compare standard=outputs/s0,outputs/s1 exact=outputs/e0,outputs/e1
+
     Args:
-        runs: The dump folders of the runs. Differences are from the first run.
+        runs: The dump folders of the runs. Differences are from the first run. For several runs of one side that differ
+            in the seed: NAME=FOLDER,FOLDER. The first run of each side forms a pair, the second run of each side forms
+            a pair, and so on.
         png: Also draw the table into this file.
-        threshold: First context length of the tail, in tokens. The figure shades the tail.
+        threshold: First context length of the tail, in tokens.
     """
     from exact_titan.reports import runs as report
     from exact_titan.reports.figures import save_png
 
-    validations = report.read_validations(runs)
+    comparison = report.compare(report.parse_sides(runs), threshold=threshold)
     if png is not None:
-        save_png(report.figure(validations, threshold=threshold), png)
-    print(report.table(validations))
+        save_png(report.figure(comparison), png)
+    print(report.table(comparison))
 
 
 def export(

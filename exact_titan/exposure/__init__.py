@@ -20,7 +20,7 @@ from exact_titan.exposure.allocation import (
     tail_mass,
 )
 from exact_titan.exposure.context import Buckets, effective_context
-from exact_titan.exposure.counter import ExposureCounter
+from exact_titan.exposure.counter import ExposureCounter, prior_counts
 
 __all__ = [
     "Buckets",
@@ -30,6 +30,7 @@ __all__ = [
     "check_allocation",
     "default_threshold",
     "effective_context",
+    "prior_counts",
     "rule_weights",
     "tail_mass",
 ]

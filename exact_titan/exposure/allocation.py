@@ -28,7 +28,7 @@ this type.
 ALPHA = 0.15
 GAMMA = 0.5
 EPS = 1e-6
-# The minimum in training. Without a minimum, eps alone would give a bucket without counts the largest weight of all.
+# Without a minimum, eps alone would give a bucket without counts the largest weight of all.
 MIN_COUNT = 1
 
 
@@ -41,7 +41,7 @@ def default_threshold(window: int) -> int:
     return min(window // 4, int(Buckets(window).lower_bounds[-1]))
 
 
-def check_allocation(*, alpha: float, gamma: float, eps: float, threshold: int, min_count: int = 0) -> None:
+def check_allocation(*, alpha: float, gamma: float, eps: float, threshold: int, min_count: int = MIN_COUNT) -> None:
     """Raise a ``ValueError`` that names the option if the rule is not defined for a value."""
     if not alpha >= 0:
         raise ValueError(f"alpha is {alpha}: the tail's extra weight must be 0 or more")
@@ -63,7 +63,7 @@ def bucket_weights(
     alpha: float = ALPHA,
     gamma: float = GAMMA,
     eps: float = EPS,
-    min_count: int = 0,
+    min_count: int = MIN_COUNT,
 ) -> torch.Tensor:
     """Return the weight of a target in each bucket under ``exact``.
 
@@ -71,7 +71,7 @@ def bucket_weights(
     holds over the other tail buckets. If the tail has no counts, all tail buckets keep ``1 + alpha``.
 
     Args:
-        counts: supervised targets per bucket, integer ``[n]``.
+        counts: supervised targets per bucket, integer or float64 ``[n]``.
         lower_bounds: lower bound of each bucket, int64 ``[n]`` (:attr:`Buckets.lower_bounds`).
         threshold: first context length of the tail (the paper's tau), in tokens.
         alpha: mean extra weight of the tail's targets.

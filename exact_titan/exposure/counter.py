@@ -1,4 +1,4 @@
-"""The bucket counters on the training device: count, all-reduce, checkpoint."""
+"""The bucket counters on the training device: prior, count, all-reduce, checkpoint."""
 
 from typing import Any
 
@@ -6,6 +6,29 @@ import torch
 import torch.distributed as dist
 
 from exact_titan.exposure.context import Buckets
+
+PRIOR_WINDOWS = 1000
+"""Largest weight of the packed dataset in refreshed weights, in windows of training."""
+
+
+def prior_counts(counts: torch.Tensor, *, window: int) -> torch.Tensor:
+    """Return the counts that refreshed weights start from: a packed dataset's counts, as much as 1,000 windows.
+
+    All targets of a long document fall into few buckets. A few windows of training therefore say little about the tail:
+    a bucket of every tenth window may have no target in the first ten windows, and its weight would be far too large or
+    too small. The prior is the dataset's distribution. The targets of the training are added to the prior. The weights
+    move to the distribution of the training after some thousand windows, for any number of ranks and any number of
+    steps between two refreshes.
+
+    Args:
+        counts: supervised targets per bucket of the dataset, integer ``[n]``.
+        window: window length, in tokens.
+
+    Returns:
+        float64 ``[n]``. The sum is at most ``PRIOR_WINDOWS * window``. The counts of a smaller dataset do not change.
+    """
+    counts_n = counts.to(torch.float64)
+    return counts_n * (PRIOR_WINDOWS * window / counts_n.sum()).clamp(max=1.0)
 
 
 class ExposureCounter:

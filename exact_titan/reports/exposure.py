@@ -8,7 +8,6 @@ import torch
 from exact_titan.dataset.manifest import SplitRecord
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets, bucket_weights, tail_mass
-from exact_titan.exposure.allocation import MIN_COUNT
 from exact_titan.reports.figures import Bars, bucket_figure
 
 if TYPE_CHECKING:
@@ -50,9 +49,7 @@ class ExposureReport:
     @property
     def weights(self) -> torch.Tensor:
         """float32 ``[n]``: weight of a target in each bucket under ``exact``."""
-        return bucket_weights(
-            self.counts, Buckets(self.window).lower_bounds, threshold=self.threshold, min_count=MIN_COUNT
-        )
+        return bucket_weights(self.counts, Buckets(self.window).lower_bounds, threshold=self.threshold)
 
     @property
     def tail_masses(self) -> tuple[float, float]:

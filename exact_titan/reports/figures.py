@@ -3,11 +3,12 @@
 matplotlib is imported when a figure is drawn. A rank that draws nothing does not import matplotlib.
 """
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from exact_titan.errors import InputError
 
@@ -34,6 +35,7 @@ class Bars:
         from_zero: whether the axis starts at 0. Otherwise the axis starts just below the lowest value, for values that
             differ by a small part of their height.
         first_color: place of the first series' color in the palette, so that a series keeps its color in all panels.
+        errors: half the length of the error bars by the name of their series. None: no error bar at this place.
     """
 
     ylabel: str
@@ -41,13 +43,14 @@ class Bars:
     number_format: str
     from_zero: bool = True
     first_color: int = 0
+    errors: dict[str, list[float | None]] = field(default_factory=dict)
 
 
 def bucket_figure(labels: Sequence[str], panels: Sequence[Bars], *, threshold: int, title: str) -> "Figure":
     """Draw panels of bars, one below the other, over the same buckets.
 
     Args:
-        labels: ``<lo>-<hi>`` of the buckets, ascending.
+        labels: ``<lo>-<hi>`` of the buckets, ascending. Other names may follow, for sums over buckets.
         panels: at least one.
         threshold: first context length of the tail, in tokens.
         title: text above the figure.
@@ -59,9 +62,12 @@ def bucket_figure(labels: Sequence[str], panels: Sequence[Bars], *, threshold: i
     figure = Figure(figsize=size, dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-    first_of_tail = sum(int(label.split("-")[0]) < threshold for label in labels)
+    bounds = [int(label.split("-")[0]) for label in labels if label[0].isdigit()]
+    first_of_tail = sum(bound < threshold for bound in bounds)
     for axes, panel in zip(all_axes, panels, strict=True):
-        axes.axvspan(first_of_tail - 0.5, len(labels) - 0.5, color=_TAIL_COLOR, zorder=0)
+        axes.axvspan(first_of_tail - 0.5, len(bounds) - 0.5, color=_TAIL_COLOR, zorder=0)
+        if len(bounds) < len(labels):
+            axes.axvline(len(bounds) - 0.5, color="0.3", linewidth=0.8, zorder=3)
         _draw(axes, panel)
         axes.set_ylabel(panel.ylabel)
         axes.set_xlim(-0.5, len(labels) - 0.5)
@@ -94,10 +100,15 @@ def _draw(axes: "Axes", panel: Bars) -> None:
     show_numbers = len(panel.series) * max(len(panel.number_format % value) for value in values) <= _CHARACTERS
     for number, (name, heights) in enumerate(panel.series.items()):
         left = [bucket - 0.4 + width * (number + 0.5) for bucket in range(len(heights))]
-        bars = axes.bar(left, heights, width, color=next(colors), label=name, zorder=2)
+        errors = [math.nan if error is None else error for error in panel.errors.get(name, [])]
+        shown: dict[str, Any] = (
+            {"yerr": errors, "error_kw": {"elinewidth": 0.8, "capsize": 1.5, "zorder": 4}} if errors else {}
+        )
+        bars = axes.bar(left, heights, width, color=next(colors), label=name, zorder=2, **shown)
         if show_numbers:
             axes.bar_label(bars, fmt=panel.number_format, fontsize=7, padding=1)
-    low, high = min(values), max(values)
+    reach = [error or 0 for errors in panel.errors.values() for error in errors] or [0]
+    low, high = min(values) - max(reach), max(values) + max(reach)
     if panel.from_zero:
         axes.axhline(0, color="0.3", linewidth=0.8, zorder=3)
         axes.margins(y=0.15)

@@ -1,123 +1,328 @@
-"""Runs side by side: a table and a figure of the last validation of each, per bucket of effective context."""
+"""Runs side by side: the last common validation of each, per bucket of effective context, with errors.
+
+1. :func:`parse_sides` reads the arguments: a run, or a name with several runs that differ in the seed.
+2. :func:`compare` finds the last step at which all runs have validated. The function refuses runs whose validation
+   windows or thresholds differ.
+3. With one run a side, the errors are standard errors over documents. The error of a difference is the paired error.
+   These errors describe the two checkpoints, not the training: another seed moves the values as well.
+4. With several runs a side, the values are means over the runs. The n-th run of a side forms a pair with the n-th run
+   of the first side. The error of a difference is half of Student's 95 % interval over the pairs.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from exact_titan.errors import InputError
-from exact_titan.exposure import default_threshold
+from exact_titan.exposure import Buckets
 from exact_titan.reports.figures import Bars, bucket_figure
+from exact_titan.reports.statistics import Estimate, mean_over_documents, mean_over_pairs
+from exact_titan.runs.metrics_log import FILE_NAME, read_records
+from exact_titan.runs.target_losses import TargetLosses, read_target_losses, target_losses_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_TAG = "validation_loss_by_context/"
-_TOTAL = "validation_metrics/loss"
+BELOW_TAIL, TAIL, ALL = "below the tail", "tail", "all"
 
 
 @dataclass(frozen=True)
-class Validation:
-    """The last validation of a run: plain cross-entropy in nats, in total and by bucket (``<lo>-<hi>``, ascending)."""
+class Side:
+    """One run, or several runs that differ in the seed."""
 
     name: str
+    runs: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the table.
+
+    Attributes:
+        name: a bucket ``<lo>-<hi>``, or one of ``below the tail``, ``tail`` and ``all``.
+        targets: number of targets.
+        values: plain cross-entropy of each side in nats.
+        differences: difference of each side from the first side. The first side has none.
+    """
+
+    name: str
+    targets: int
+    values: list[Estimate]
+    differences: list[Estimate]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The last common validation of all runs.
+
+    Attributes:
+        sides: the sides. Differences are from the first side.
+        step: the step of the validation.
+        windows: the validation windows, as in ``metrics.jsonl``.
+        threshold: first effective context of the tail, in tokens.
+        rows: the buckets with targets in ascending order, then below the tail, tail and all.
+        notes: sentences about the errors.
+    """
+
+    sides: list[Side]
     step: int
-    total: float
-    by_context: dict[str, float]
+    windows: dict[str, Any]
+    threshold: int
+    rows: list[Row]
+    notes: list[str]
 
 
-def read_validation(run: Path) -> Validation:
-    """Read the last validation from the TensorBoard files below the ``dump_folder`` of a run.
+def parse_sides(arguments: Sequence[str]) -> list[Side]:
+    """Return the sides of a comparison: ``FOLDER``, or ``NAME=FOLDER,FOLDER,…`` for several runs of one side.
 
-    A resumed run has several TensorBoard files. For a step that stands in several files, the latest value counts.
-
-    Raises:
-        InputError: if no file has a validation.
-    """
-    from tensorboard.backend.event_processing.event_accumulator import SCALARS, EventAccumulator
-
-    latest: dict[str, tuple[int, float, float]] = {}
-    for folder in sorted({file.parent for file in run.rglob("events.out.tfevents.*")}):
-        events = EventAccumulator(str(folder), size_guidance={SCALARS: 0}).Reload()
-        for tag in events.Tags()["scalars"]:
-            if tag == _TOTAL or tag.startswith(_TAG):
-                found = max((scalar.step, scalar.wall_time, scalar.value) for scalar in events.Scalars(tag))
-                latest[tag] = max(found, latest.get(tag, found))
-    if _TOTAL not in latest:
-        raise InputError(
-            f"{run} has no validation in its TensorBoard files: train with --metrics.enable-tensorboard and "
-            f"--validator.enable, and a dataset packed with --val-fraction"
-        )
-    buckets = sorted(
-        (tag.removeprefix(_TAG) for tag in latest if tag != _TOTAL), key=lambda label: int(label.split("-")[0])
-    )
-    step, _, total = latest[_TOTAL]
-    return Validation(run.name, step, total, {label: latest[_TAG + label][2] for label in buckets})
-
-
-def read_validations(runs: Sequence[Path]) -> list[Validation]:
-    """Read the last validation of every run.
+    A side without a name gets the part of its path that differs from the paths of the other sides.
 
     Raises:
-        InputError: if no run is given, a run has no validation, or the windows of two validations differ in length.
+        InputError: if there is no run, if a run stands twice, or if the sides have different numbers of runs.
     """
-    if not runs:
+    if not arguments:
         raise InputError("no run given: name the dump folders of the runs to compare")
-    validations = [read_validation(run) for run in runs]
-    for other in validations[1:]:
-        if other.by_context.keys() != validations[0].by_context.keys():
+    named: list[tuple[str, tuple[Path, ...]]] = []
+    for argument in arguments:
+        name, equals, folders = argument.partition("=")
+        # A folder may have a comma or an equals sign in its name.
+        whole = Path(argument).is_dir() or not (equals or "," in argument)
+        names = [argument] if whole else (folders if equals else argument).split(",")
+        named.append((name if equals and not whole else "", tuple(Path(one) for one in names if one)))
+    runs = [run for _, side in named for run in side]
+    twice = next((run for run in runs if sum(run.resolve() == other.resolve() for other in runs) > 1), None)
+    if twice is not None:
+        raise InputError(f"{twice} is named twice: name every run once")
+    short = iter(_short_names([side[0] for name, side in named if side and not name]))
+    sides = [Side(name or next(short, ""), side) for name, side in named]
+    for side in sides:
+        if not side.runs or not side.name:
+            raise InputError(f"{arguments[sides.index(side)]!r} names no run: write FOLDER, or NAME=FOLDER,FOLDER")
+        if len(side.runs) != len(sides[0].runs):
             raise InputError(
-                f"{other.name} was validated in other buckets than {validations[0].name}: compare like with like"
+                f"{sides[0].name} has {len(sides[0].runs)} runs and {side.name} has {len(side.runs)}: every run of a "
+                f"side needs a partner, so give every side the same number of runs"
             )
-    return validations
+    return sides
 
 
-def table(runs: list[Validation]) -> str:
-    """The plain cross-entropy per bucket, one column a run, and the differences from the first run."""
-    others = runs[1:]
-    head = [run.name for run in runs] + [f"{run.name} - {runs[0].name}" for run in others]
-    width = max(12, *(len(text) + 2 for text in head))
-    lines = [
-        "Plain cross-entropy on the validation windows (nats per target), step "
-        + ", ".join(str(run.step) for run in runs),
-        f"{'context':>14}" + "".join(f"{text:>{width}}" for text in head),
-    ]
-    rows = {label: [run.by_context[label] for run in runs] for label in runs[0].by_context}
-    for label, values in (rows | {"all": [run.total for run in runs]}).items():
-        cells = [f"{value:>{width}.4f}" for value in values]
-        cells += [f"{value - values[0]:>+{width}.4f}" for value in values[1:]]
-        lines.append(f"{label:>14}" + "".join(cells))
-    return "\n".join(lines)
-
-
-def figure(runs: list[Validation], *, threshold: int | None = None) -> "Figure":
-    """Draw the cross-entropy per bucket of every run. A second panel has the differences from the first run.
+def compare(sides: Sequence[Side], *, threshold: int | None = None) -> Comparison:
+    """Compare the last validation that all runs have in common.
 
     Args:
-        runs: the validations, of at least one run.
-        threshold: first context length of the tail, in tokens. None: a quarter of the window.
+        sides: the sides, each with the same number of runs.
+        threshold: first effective context of the tail, in tokens. None: the threshold of the runs.
+
+    Raises:
+        InputError: if a run has no validation, if the validation windows or the thresholds differ, or if no step has a
+            validation of all runs.
     """
-    labels = list(runs[0].by_context)
-    if threshold is None:
-        threshold = default_threshold(int(labels[-1].split("-")[1]))
-    first, others = runs[0], runs[1:]
-    panels = [
-        Bars(
-            "cross-entropy (nats)",
-            {run.name: list(run.by_context.values()) for run in runs},
-            "%.3f",
-            from_zero=False,
-            first_color=0 if others else 1,
-        )
-    ]
-    if others:
-        differences = {
-            run.name: [run.by_context[label] - first.by_context[label] for label in labels] for run in others
-        }
-        panels.append(Bars(f"difference from {first.name}", differences, "%+.4f", first_color=1))
-    return bucket_figure(
-        labels,
-        panels,
-        threshold=threshold,
-        title="Plain cross-entropy on the validation windows by effective context",
+    runs = [run for side in sides for run in side.runs]
+    step, records = _last_common(runs)
+    first = records[runs[0]]
+    threshold = _threshold(records, threshold)
+    targets = {run: read_target_losses(run, step) for run in runs}
+    missing = [run for run, one in targets.items() if one is None]
+    for run, one in targets.items():
+        if one is not None and vars(one.windows) != first["windows"]:
+            file = target_losses_file(run, step)
+            raise InputError(f"{file} has other windows than {run / FILE_NAME}: remove the file, or copy the run again")
+    rows = []
+    for name, buckets in _rows(first, threshold).items():
+        count = sum(first["buckets"][label]["targets"] for label in buckets)
+        if not count and name not in (BELOW_TAIL, TAIL, ALL):
+            continue
+        if len(sides[0].runs) > 1:
+            rows.append(_row_over_pairs(name, count, sides, records, buckets))
+        else:
+            rows.append(_row_over_documents(name, count, sides, records, targets, buckets))
+    return Comparison(list(sides), step, first["windows"], threshold, rows, _notes(sides, step, missing))
+
+
+def table(comparison: Comparison) -> str:
+    """Return the comparison as text."""
+    sides = comparison.sides
+    windows = comparison.windows
+    cells = [["context", "targets", *(side.name for side in sides)]]
+    cells[0] += [f"{side.name} - {sides[0].name}" for side in sides[1:]]
+    for row in comparison.rows:
+        values = [_cell(value, ".4f") for value in row.values] + [_cell(value, "+.4f") for value in row.differences]
+        cells.append([row.name, f"{row.targets:,}", *values])
+    widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in cells]
+    return "\n".join(
+        [
+            f"Plain cross-entropy on the validation windows (nats per target), step {comparison.step}",
+            f"{windows['windows']:,} windows of {windows['window']:,} tokens, split {windows['split']}, fingerprint "
+            f"{windows['fingerprint'][:12]}; tail: context of {comparison.threshold:,} or more",
+            *lines,
+            *comparison.notes,
+        ]
     )
+
+
+def figure(comparison: Comparison) -> "Figure":
+    """Draw the cross-entropy of every side per bucket. A second panel has the differences from the first side."""
+    sides = comparison.sides
+    rows = [row for row in comparison.rows if row.targets]
+    series = {side.name: [row.values[number].value for row in rows] for number, side in enumerate(sides)}
+    errors = {side.name: [row.values[number].error for row in rows] for number, side in enumerate(sides)}
+    first_color = 1 if len(sides) == 1 else 0
+    panels = [Bars("cross-entropy (nats)", series, "%.3f", from_zero=False, first_color=first_color, errors=errors)]
+    if len(sides) > 1:
+        names = [side.name for side in sides[1:]]
+        differences = {name: [row.differences[number].value for row in rows] for number, name in enumerate(names)}
+        errors = {name: [row.differences[number].error for row in rows] for number, name in enumerate(names)}
+        panels.append(Bars(f"difference from {sides[0].name}", differences, "%+.4f", first_color=1, errors=errors))
+    return bucket_figure(
+        [row.name for row in rows],
+        panels,
+        threshold=comparison.threshold,
+        title=f"Plain cross-entropy on the validation windows by effective context, step {comparison.step}",
+    )
+
+
+def _last_common(runs: Sequence[Path]) -> tuple[int, dict[Path, dict[str, Any]]]:
+    """Return the last step with a validation of every run, and the record of each run.
+
+    The validations of a run may have different windows, after a resume with another dataset. Only validations on the
+    windows of the first run's last validation count.
+    """
+    found = {run: read_records(run, "validation") for run in runs}
+    for run, records in found.items():
+        if not records:
+            raise InputError(
+                f"{run / FILE_NAME} has no validation: train with --validator.enable and a dataset packed with "
+                f"--val-fraction"
+            )
+    windows = found[runs[0]][-1]["windows"]
+    if windows is None:
+        raise InputError(f"{runs[0]} was not validated on a packed dataset: compare needs equal validation windows")
+    by_step = {run: {one["step"]: one for one in found[run] if one["windows"] == windows} for run in runs}
+    for run in runs:
+        if not by_step[run]:
+            other = found[run][-1]["windows"]
+            raise InputError(
+                f"{run} and {runs[0]} have different validation windows: {_difference(other, windows)}: validate both "
+                f"runs on one dataset"
+            )
+    common = set.intersection(*(set(steps) for steps in by_step.values()))
+    if not common:
+        steps = "; ".join(f"{run}: {', '.join(map(str, by_step[run]))}" for run in runs)
+        raise InputError(f"the runs have no step with a validation of every run ({steps}): use one validator.freq")
+    step = max(common)
+    return step, {run: by_step[run][step] for run in runs}
+
+
+def _difference(other: dict[str, Any] | None, windows: dict[str, Any]) -> str:
+    if other is None:
+        return "a dataset that is not packed"
+    return "; ".join(f"{name} {other[name]}, not {value}" for name, value in windows.items() if other[name] != value)
+
+
+def _threshold(records: dict[Path, dict[str, Any]], wanted: int | None) -> int:
+    run, first = next(iter(records.items()))
+    if wanted is not None:
+        highest = int(Buckets(first["windows"]["window"]).lower_bounds[-1])
+        if not 0 < wanted <= highest:
+            raise InputError(
+                f"--threshold is {wanted}: it must be between 1 and {highest}, the start of the last bucket"
+            )
+        return wanted
+    for other, record in records.items():
+        if record["threshold"] != first["threshold"]:
+            raise InputError(
+                f"the tail of {run} starts at {first['threshold']}, and the tail of {other} at {record['threshold']} "
+                f"(loss.threshold): name the start of the tail with --threshold"
+            )
+    return first["threshold"]
+
+
+def _rows(record: dict[str, Any], threshold: int) -> dict[str, list[str]]:
+    """Return the buckets of each row, by the name of the row."""
+    labels = list(record["buckets"])
+    tail = [label for label in labels if int(label.split("-")[0]) >= threshold]
+    below = [label for label in labels if label not in tail]
+    return {label: [label] for label in labels} | {BELOW_TAIL: below, TAIL: tail, ALL: labels}
+
+
+def _mean(record: dict[str, Any], buckets: Sequence[str]) -> float:
+    rows = [record["buckets"][label] for label in buckets if record["buckets"][label]["targets"]]
+    total = sum(row["targets"] for row in rows)
+    return sum(row["cross_entropy"] * row["targets"] for row in rows) / total if total else float("nan")
+
+
+def _row_over_pairs(
+    name: str, count: int, sides: Sequence[Side], records: dict[Path, dict[str, Any]], buckets: Sequence[str]
+) -> Row:
+    means = [[_mean(records[run], buckets) for run in side.runs] for side in sides]
+    values = [Estimate(mean_over_pairs(side).value, None) for side in means]
+    pairs = [[one - other for one, other in zip(side, means[0], strict=True)] for side in means[1:]]
+    return Row(name, count, values, [mean_over_pairs(differences) for differences in pairs])
+
+
+def _row_over_documents(
+    name: str,
+    count: int,
+    sides: Sequence[Side],
+    records: dict[Path, dict[str, Any]],
+    targets: dict[Path, TargetLosses | None],
+    buckets: Sequence[str],
+) -> Row:
+    runs = [side.runs[0] for side in sides]
+    means = [_mean(records[run], buckets) for run in runs]
+    kept = [targets[run] for run in runs]
+    labels = list(records[runs[0]]["buckets"])
+    wanted = np.isin(np.arange(len(labels)), [labels.index(label) for label in buckets])
+
+    def estimate(mean: float, losses: TargetLosses | None, other: TargetLosses | None = None) -> Estimate:
+        if losses is None:
+            return Estimate(mean, None)
+        row_T = wanted[losses.bucket]
+        values_T = losses.cross_entropy[row_T].astype(np.float64)
+        if other is not None:
+            values_T -= other.cross_entropy[row_T]
+        return Estimate(mean, mean_over_documents(values_T, losses.document[row_T]).error)
+
+    values = [estimate(mean, losses) for mean, losses in zip(means, kept, strict=True)]
+    differences = [
+        Estimate(mean - means[0], None if kept[0] is None or losses is None else estimate(0, losses, kept[0]).error)
+        for mean, losses in zip(means[1:], kept[1:], strict=True)
+    ]
+    return Row(name, count, values, differences)
+
+
+def _notes(sides: Sequence[Side], step: int, missing: Sequence[Path]) -> list[str]:
+    if len(sides[0].runs) > 1:
+        pairs = len(sides[0].runs)
+        return [f"values: means over {pairs} runs; ± is half of Student's 95 % interval over {pairs} pairs of runs"]
+    notes = [
+        "± is the standard error over documents; for a difference, the paired error. It does not contain the noise of "
+        "training: compare several seeds for that"
+    ]
+    notes += [
+        f"no standard error: {target_losses_file(run, step)} is missing; a run keeps the targets of its last "
+        f"validations (validator.keep_targets)"
+        for run in missing
+    ]
+    return notes[len(missing) == len(sides) :]
+
+
+def _cell(estimate: Estimate, number_format: str) -> str:
+    error = "" if estimate.error is None else f" ±{estimate.error:.4f}"
+    return f"{estimate.value:{number_format}}{error}"
+
+
+def _short_names(runs: Sequence[Path]) -> list[str]:
+    """Return for each path the parts that differ from the other paths, as short as possible."""
+    parts = [list(run.resolve().parts) for run in runs]
+    if len(parts) == 1:
+        return [parts[0][-1]]
+    for end in (-1, 0):  # the common parts at the end, then at the beginning
+        while all(len(one) > 1 for one in parts) and len({one[end] for one in parts}) == 1:
+            for one in parts:
+                one.pop(end)
+    return ["/".join(one) for one in parts]

@@ -3,6 +3,9 @@
 - ``run_folder``: the output folder, with the model folder and the checkpoints.
 - ``checkpoint_manifest``: the file list that marks a checkpoint as complete.
 - ``export``: the weights of a checkpoint as a Hugging Face folder.
+- ``records``: the values of a log step and of a validation.
+- ``metrics_log``: the records of the run, in ``metrics.jsonl``.
+- ``target_losses``: the cross-entropy of every target of a validation.
 - ``exit_codes``: the exit codes, and the file that holds the exit code.
 
 This room may import the rooms exposure, documents, dataset, packing, sampling and models. The room

@@ -27,6 +27,7 @@ from exact_titan.exposure import (
     check_allocation,
     default_threshold,
     effective_context,
+    prior_counts,
     rule_weights,
 )
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
@@ -151,10 +152,11 @@ class ExactLoss(ChunkedLossWrapper):
     expected counts of the mixture.
 
     With ``refresh_steps`` the targets of the training are counted as well. Every ``refresh_steps`` steps the weights
-    are recomputed from all targets counted so far. The sum over the ranks starts at the end of one step. Every rank
-    applies the new weights before the next step.
+    are recomputed from all targets counted so far, added to the counts of the dataset (:func:`prior_counts`). The sum
+    over the ranks starts at the end of one step. Every rank applies the new weights before the next step.
 
-    Without ``positions`` (validation in torchtitan's own trainer) the loss is the plain cross-entropy.
+    torchtitan's own validator calls the loss without ``positions``, in no-grad mode. The loss is then the plain
+    cross-entropy. A call without ``positions`` in training is refused.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -201,7 +203,9 @@ class ExactLoss(ChunkedLossWrapper):
         self.lower_bounds_n = self.buckets.lower_bounds
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
-        self.weights_n = self._weights(torch.from_numpy(mixture.counts))
+        counts_n = torch.from_numpy(mixture.counts)
+        self.weights_n = self._weights(counts_n)
+        self.prior_n = prior_counts(counts_n, window=mixture.window)
         self._refresh_due = False
 
     def to(self, device: torch.device) -> None:
@@ -209,6 +213,7 @@ class ExactLoss(ChunkedLossWrapper):
         if self.weights_n.device != device:
             self.weights_n = self.weights_n.to(device)
             self.lower_bounds_n = self.lower_bounds_n.to(device)
+            self.prior_n = self.prior_n.to(device)
             self.sums.sums_2n = self.sums.sums_2n.to(device)
             self.counter = ExposureCounter(self.buckets, device)
 
@@ -240,10 +245,30 @@ class ExactLoss(ChunkedLossWrapper):
             pred: hidden states ``[B, L, D]``, see :class:`ChunkedLossWrapper`.
             labels: int64 ``[B, L]``, ``IGNORE_INDEX`` at inputs without a target.
             global_valid_tokens: supervised targets of the optimizer step, over all ranks and accumulation steps.
-            positions: int64 ``[B, L]``, index of each input in its visible document segment. None: plain cross-entropy.
+            positions: int64 ``[B, L]``, index of each input in its visible document segment. None in torchtitan's
+                validation: plain cross-entropy.
+
+        Raises:
+            InputError: if a training step gives no positions, or if its windows have another length than the windows of
+                ``dataset_path``.
         """
         if positions is None:
+            # A loss without gradients trains nothing. Without this check a training without positions would silently
+            # be a training with the plain loss.
+            if torch.is_grad_enabled():
+                raise InputError(
+                    "the EXACT loss gets no positions in a training step, so it knows no context and no weights: "
+                    "torchtitan passes no positions with pipeline parallelism: set "
+                    "parallelism.pipeline_parallel_degree to 1, and shard with FSDP (or use a dataloader that yields "
+                    "positions)"
+                )
             return super().__call__(pred, labels, global_valid_tokens, **loss_inputs)
+        if labels.shape[1] != self.buckets.window:
+            raise InputError(
+                f"loss.dataset_path is {self.config.dataset_path}, packed in windows of {self.buckets.window} tokens, "
+                f"but the loss gets {labels.shape[1]} tokens of a window: set training.seq_len to the window of the "
+                f"dataset, and leave parallelism.context_parallel_degree at 1"
+            )
         self.to(labels.device)
         bucket_BL = self.buckets.index(effective_context(positions))
         if self.config.refresh_steps:
@@ -272,7 +297,7 @@ class ExactLoss(ChunkedLossWrapper):
         """Apply the weights of the refresh that the last :meth:`end_step` started. Call this before each step."""
         if self._refresh_due:
             self.counter.finish_reduce()
-            self.weights_n.copy_(self._weights(self.counter.reduced))
+            self.weights_n.copy_(self._weights(self.prior_n + self.counter.reduced))
             self._refresh_due = False
 
     def end_step(self, step: int) -> None:

@@ -1,61 +1,60 @@
-"""torchtitan's metrics with exposure, weight and plain cross-entropy per bucket of effective context."""
+"""The values of a log step and of a validation, with exposure, weight and plain cross-entropy per bucket.
+
+1. :meth:`ExposureMetrics.log` and :meth:`ExposureMetrics.log_validation` collect the values of all ranks as one record
+   (:mod:`exact_titan.runs.records`).
+2. Rank 0 passes the record to the console, to ``metrics.jsonl``, and to TensorBoard and W&B.
+"""
 
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
-from torch.utils.tensorboard import SummaryWriter
-from torchtitan.components.metrics import LoggerContainer, MetricsProcessor, TensorBoardLogger
+from torchtitan.components.metrics import BaseLogger, MetricsProcessor
 from torchtitan.models.common.decoder import Decoder
+from torchtitan.tools import utils
 from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import tail_mass
+from exact_titan.runs.metrics_log import MetricsLog
+from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord, ValidationSet
 from exact_titan.titan.health import Health
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.model.flops import attention_flops, attention_shape, matmul_flops_per_token
+from exact_titan.titan.trackers import TensorBoard, WandB, scalars
 
-_CHARTS = {
-    "Loss by effective context": {
-        "training": ["Multiline", [r"loss_by_context/\d+-\d+"]],
-        "validation": ["Multiline", [r"validation_loss_by_context/\d+-\d+"]],
-    },
-    "Exposure": {
-        "share of targets": ["Multiline", [r"exposure/share/\d+-\d+"]],
-        "weight of a target": ["Multiline", [r"exposure/weight/\d+-\d+"]],
-    },
-    "Seconds a step": {"on the slowest rank": ["Multiline", [r"step_time/.*"]]},
-}
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
-def by_context(sums_2n: torch.Tensor, labels: list[str], tag: str) -> dict[str, float]:
-    """``tag/<lo>-<hi>``: mean plain cross-entropy of each bucket that has targets.
+@dataclass(frozen=True)
+class Validated:
+    """The result of a validation, over all ranks.
 
-    Args:
+    Attributes:
         sums_2n: float64 ``[2, n]`` on the host, cross-entropy sums and target counts (:class:`BucketSums`).
-        labels: ``<lo>-<hi>`` of the n buckets.
+        windows: the validation windows, if they are windows of packed datasets.
+        tokens: tokens of the validation.
+        seconds: duration of the validation.
     """
-    ce_n, count_n = sums_2n.tolist()
-    return {f"{tag}/{label}": ce / count for label, ce, count in zip(labels, ce_n, count_n, strict=True) if count}
+
+    sums_2n: torch.Tensor
+    windows: ValidationSet | None
+    tokens: int
+    seconds: float
 
 
 class ExposureMetrics(MetricsProcessor):
-    """torchtitan's metrics and, at every log step, these values over the steps since the last log step:
+    """torchtitan's metrics, and exposure, weight and plain cross-entropy per bucket since the last log step.
 
-    ========================================  ==================================================================
-    ``loss_metrics/cross_entropy``            plain cross-entropy of all targets; compare runs by this value
-    ``loss_by_context/<lo>-<hi>``             plain cross-entropy of the bucket's targets
-    ``exposure/share/<lo>-<hi>``              share of the supervised targets
-    ``exposure/weight/<lo>-<hi>``             weight of a target
-    ``exposure/tail_loss_mass``               share of the loss mass in the tail
-    ``step_time/``, ``imbalance/``,           the scalars of :class:`Health`
-    ``progress/``
-    ========================================  ==================================================================
-
-    torchtitan's ``loss_metrics/global_avg_loss`` is the weighted loss of the log step alone. torchtitan's ``tflops``
-    and ``mfu(%)`` are per device. Here these two values count the attention inside the documents of all ranks.
-    torchtitan itself counts full windows, without a mask.
+    torchtitan counts full windows without a mask in ``tflops`` and MFU. Here these two values count the attention
+    inside the documents of all ranks. Like torchtitan, the class restarts the count of tokens and time after a
+    validation.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -71,27 +70,47 @@ class ExposureMetrics(MetricsProcessor):
     attention_pairs: int
     """Query-key pairs of this rank's documents since the last log step. The trainer counts them."""
 
-    writers: list[SummaryWriter]
-    """The TensorBoard files that this rank writes."""
+    finish_validation: Callable[[], Validated]
+    """Called on every rank at the end of a validation. Set by the validator."""
 
-    def __init__(self, config: Config, **kwargs: Any) -> None:
+    def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any) -> None:
         # Only a terminal shows colours. A log file would get the escape codes.
         config.disable_color_printing = config.disable_color_printing or not sys.stdout.isatty()
-        super().__init__(config, **kwargs)
+        super().__init__(config, dump_folder=dump_folder, **kwargs)
         self.attention_pairs = 0
+        self._first = dist.get_rank() == 0
+        self.run = Path(dump_folder)
+        self._metrics_log = MetricsLog(self.run)
+
+    def _build_metric_logger(
+        self, *, config: MetricsProcessor.Config, dump_folder: str, config_dict: dict | None = None, **kwargs: Any
+    ) -> BaseLogger:
+        """Replace torchtitan's loggers, whose folder has the time of the start in its name."""
+        rank, run = dist.get_rank(), Path(dump_folder)
+        folder = run / config.save_tb_folder
+        self._trackers: list[TensorBoard | WandB] = []
+        if config.enable_tensorboard and (rank == 0 or config.save_for_all_ranks):
+            self._trackers.append(TensorBoard(folder / f"rank_{rank}" if config.save_for_all_ranks else folder))
+        if config.enable_wandb and rank == 0:
+            self._trackers.append(WandB(run, config_dict))
+        return BaseLogger()
+
+    def begin(self, step: int, *, validated: bool) -> None:
+        """Start the logs of a run whose next step is ``step + 1``. Every rank calls this method.
+
+        Args:
+            step: the step of the loaded checkpoint. 0: a new run.
+            validated: whether the validation of ``step`` has finished.
+        """
+        if self._first and (moved := self._metrics_log.begin(step, validated=validated)):
+            logger.warning(moved)
+        for tracker in self._trackers:
+            tracker.begin(step)
 
     def count_flops(self, config: Decoder.Config, model: nn.Module) -> None:
         """Take the sizes of the model for the FLOPs of a step. ``model`` is built from ``config``."""
         self.matmul_flops_per_token = matmul_flops_per_token(config, model)
         self.attention_shape = attention_shape(config)
-
-    def _build_metric_logger(self, **kwargs: Any):
-        built = super()._build_metric_logger(**kwargs)
-        loggers = built._loggers if isinstance(built, LoggerContainer) else []
-        self.writers = [one.writer for one in loggers if isinstance(one, TensorBoardLogger)]
-        for writer in self.writers:
-            writer.add_custom_scalars(_CHARTS)
-        return built
 
     def log(
         self,
@@ -101,8 +120,12 @@ class ExposureMetrics(MetricsProcessor):
         grad_norm: float,
         extra_metrics: dict[str, Any] | None = None,
     ) -> None:
-        """Log as torchtitan does. Every rank calls this method, because it adds up the bucket sums of all ranks."""
-        loss = self.exact_loss
+        """Log a step. Every rank calls this method, because it adds up the sums of all ranks.
+
+        Args:
+            extra_metrics: torchtitan's tokens of all ranks, ``n_tokens_seen``, and learning rates, ``lr/<name>``.
+        """
+        loss, extra = self.exact_loss, extra_metrics or {}
         extra_m = torch.tensor(
             [self.ntokens_since_last_log, self.attention_pairs, *self.health.local_times()],
             dtype=torch.float64,
@@ -110,29 +133,106 @@ class ExposureMetrics(MetricsProcessor):
         )
         sums_2n, summed_m = (summed.cpu() for summed in loss.sums.take_with(extra_m))
         tokens, pairs, *times = summed_m.tolist()
-        # torchtitan multiplies this by the tokens per second.
-        attention_per_token = attention_flops(int(pairs), **self.attention_shape) / tokens
-        self.num_flops_per_token = self.matmul_flops_per_token + attention_per_token
-        ce, count = sums_2n.sum(dim=1).tolist()
-        cross_entropy = ce / count if count else float("nan")
-        counts_n, weights_n = sums_2n[1], loss.weights_n.cpu()
-        mass = tail_mass(counts_n, weights_n, loss.buckets.lower_bounds, threshold=loss.threshold)
+        seconds = time.perf_counter() - self.time_last_log
+        self.num_flops_per_token = (
+            self.matmul_flops_per_token + attention_flops(int(pairs), **self.attention_shape) / tokens
+        )
+        flops = self.num_flops_per_token * tokens / seconds / dist.get_world_size()
+        weights_n = loss.weights_n.cpu()
         labels = loss.buckets.labels()
-        metrics = by_context(sums_2n, labels, "loss_by_context")
-        metrics |= {
-            f"exposure/share/{label}": n / count for label, n in zip(labels, counts_n.tolist(), strict=True) if count
-        }
-        metrics |= {f"exposure/weight/{label}": w for label, w in zip(labels, weights_n.tolist(), strict=True)}
-        metrics |= {"exposure/tail_loss_mass": mass, "loss_metrics/cross_entropy": cross_entropy}
-        health = self.health.scalars(step, times)
-        metrics |= health
-        super().log(step, global_avg_loss, global_max_loss, grad_norm, {**(extra_metrics or {}), **metrics})
-        self.attention_pairs = 0
-        hours = health.get("progress/hours_left")
-        left = "" if hours is None else f"  left: {hours:,.2f} h"
-        logger.info(f"step: {step:2}  cross entropy: {cross_entropy:8.5f}  tail's loss mass: {mass:.1%}{left}")
+        rates = {name.removeprefix("lr/"): rate for name, rate in extra.items() if name.startswith("lr/")}
+        self._show(
+            TrainRecord(
+                step=step,
+                steps=self.health.steps,
+                time=time.time(),
+                loss=global_avg_loss,
+                max_loss=global_max_loss,
+                losses=self._losses(sums_2n),
+                weights=dict(zip(labels, weights_n.tolist(), strict=True)),
+                tail_loss_mass=tail_mass(sums_2n[1], weights_n, loss.buckets.lower_bounds, threshold=loss.threshold),
+                learning_rates=rates,
+                grad_norm=grad_norm,
+                tokens_seen=int(extra.get("n_tokens_seen", 0)),
+                seconds_per_step=seconds * self.health.tokens_per_step / tokens,
+                tokens_per_second=tokens / seconds,
+                devices=dist.get_world_size(),
+                tflops=flops / 1e12,
+                mfu_percent=100 * flops / peak if (peak := self._peak_flops()) else None,
+                memory=self._memory(),
+                pace=self.health.pace(step, times),
+            )
+        )
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
-        """Log as torchtitan does. torchtitan restarts its count of tokens and time here."""
-        super().log_validation(loss, step, extra_metrics)
-        self.attention_pairs = 0
+        """Log a validation. Every rank calls this method. torchtitan's ``loss`` is the mean of the record's losses."""
+        found = self.finish_validation()
+        self._show(
+            ValidationRecord(
+                step=step,
+                steps=self.health.steps,
+                time=time.time(),
+                losses=self._losses(found.sums_2n),
+                windows=found.windows,
+                seconds=found.seconds,
+                tokens_per_second=found.tokens / found.seconds,
+                devices=dist.get_world_size(),
+                memory=self._memory(),
+            )
+        )
+
+    def add_figure(self, tag: str, draw: "Callable[[], Figure]", step: int) -> None:
+        """Add a figure to TensorBoard. ``draw`` makes the figure, on the ranks that write TensorBoard's files only."""
+        for tracker in self._trackers:
+            if isinstance(tracker, TensorBoard):
+                tracker.figure(tag, draw(), step)
+
+    def close(self) -> None:
+        self._metrics_log.close()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def _show(self, record: Record) -> None:
+        """Pass a record to all logs, and restart the counts of tokens and time."""
+        if self._first:
+            self._metrics_log.append(record)
+            self._print(record)
+        values = scalars(record)
+        for tracker in self._trackers:
+            tracker.log(values, record.step)
+        self.ntokens_since_last_log = self.attention_pairs = 0
+        self.data_loading_times.clear()
+        self.time_last_log = time.perf_counter()
+        self.device_memory_monitor.reset_peak_stats()
+
+    def _print(self, record: Record) -> None:
+        """Print a record on the console."""
+        losses = record.losses
+        if isinstance(record, ValidationRecord):
+            logger.info(f"validate step: {record.step:2}  loss: {losses.cross_entropy:7.4f}")
+            return
+        left = "" if record.pace.hours_left is None else f"  left: {record.pace.hours_left:,.2f} h"
+        logger.info(
+            f"step: {record.step:2}  loss: {record.loss:8.5f}  cross entropy: {losses.cross_entropy:8.5f}  "
+            f"grad_norm: {record.grad_norm:7.4f}  tokens/s: {record.tokens_per_second:,.0f}{left}"
+        )
+
+    def _losses(self, sums_2n: torch.Tensor) -> ContextLosses:
+        buckets = self.exact_loss.buckets
+        bounds = buckets.lower_bounds.tolist()
+        return ContextLosses.of(sums_2n.tolist(), buckets.labels(), bounds, self.exact_loss.threshold)
+
+    def _memory(self) -> Memory:
+        return Memory(*self.device_memory_monitor.get_peak_stats())
+
+    def _peak_flops(self) -> float | None:
+        """Return the peak FLOP/s of the device in bfloat16. None if torchtitan does not know the device.
+
+        torchtitan takes the peak of an A100 for unknown devices. With float8 the peak is another peak.
+        """
+        unknown = self.gpu_peak_flops == _A100_FLOPS and "A100" not in self.device_memory_monitor.device_name
+        known = utils.device_type != "cpu" and not unknown and not self.has_quantization
+        return self.gpu_peak_flops if known else None
+
+
+_A100_FLOPS = 312e12

@@ -8,6 +8,10 @@
       'exact_titan.titan.overrides.packed_dataloader={"dataset_path": "packed"}'
 
 For a mixture, give both functions the same value, such as ``"packed/web=3,packed/math=1"``.
+
+The import adapts torchtitan to the torch version and, without an accelerator, to the CPU. torchtitan imports overrides
+only after the choice of its device. A trial on the CPU therefore needs ``import exact_titan.titan.overrides`` in the module
+of the config (``--module``).
 """
 
 from typing import Any
@@ -19,10 +23,14 @@ from torchtitan.distributed.activation_checkpoint import SelectiveAC
 from torchtitan.models.common.attention import VarlenAttention
 
 from exact_titan.errors import InputError
+from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.model.attention import DocumentAttention, Implementation
+
+torch_versions.install()
+cpu.install()
 
 
 @override(target=ChunkedLossWrapper.Config, fqns=["loss"], description="EXACT loss")

@@ -28,6 +28,7 @@ from exact_titan.titan.model.attention import set_implementation
 from exact_titan.titan.model.decoder import check_vocabulary, decoder_spec
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.torch_versions import SPMD_BACKEND
+from exact_titan.titan.trackers import check_wandb
 from exact_titan.titan.validate import ExposureValidator
 
 
@@ -92,6 +93,7 @@ def check_options(config: RunConfig, *, ranks: int) -> RunConfig:
     config = with_rule(config)
     _check_sizes(config, ranks)
     _check_parallelism(config, ranks)
+    check_wandb(config.metrics)
     return config
 
 
@@ -204,6 +206,10 @@ def _check_sizes(config: RunConfig, ranks: int) -> None:
     }.items():
         if value < 1:
             raise InputError(f"{name} is {value}: it must be 1 or more")
+    if isinstance(config.validator, ExposureValidator.Config) and config.validator.keep_targets < 0:
+        raise InputError(
+            f"validator.keep_targets is {config.validator.keep_targets}: give a number of validations, or 0 for none"
+        )
     if training.global_batch_size > 0 and training.global_batch_size % (training.local_batch_size * ranks):
         raise InputError(
             f"training.global_batch_size is {training.global_batch_size}: it must be a multiple of "

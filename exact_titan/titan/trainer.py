@@ -12,6 +12,7 @@ from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
 from exact_titan.reports.window import window_summary
+from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.health import Health
 from exact_titan.titan.loader import PackedDataLoader
@@ -26,6 +27,10 @@ from exact_titan.titan.start import write_model_copy
 from exact_titan.titan.step_clock import StepClock
 from exact_titan.titan.stop import StopAgreement, Stopped
 from exact_titan.titan.validate import ExposureValidator
+
+# torchtitan's own command also builds this trainer (--module exact_titan), without exact_titan.train.
+torch_versions.install()
+cpu.install()
 
 _NAMED_WINDOWS = 4
 """Number of windows whose documents the message about a non-finite value names."""
@@ -83,7 +88,7 @@ class ExactTrainer(Trainer):
         if config.validator.enable:
             self.validator.stop = self.stop
             self.validator.on_validated = self.checkpointer.mark_validated
-        self._resumed = False
+        self._begun = False
 
     def train(self) -> None:
         """Train to the last step. The run resumes from the last complete checkpoint if there is one.
@@ -143,17 +148,23 @@ class ExactTrainer(Trainer):
 
         A resumed run first repeats the validation of the checkpoint's step, if that validation was interrupted.
         """
-        if self._resumed:
-            self._resumed = False
-            due = self.config.validator.enable and self.validator.should_validate(self.step)
-            if due and not self.checkpointer.is_validated(self.step):
-                self.validator.validate(self.model_parts, self.step)
+        if not self._begun:
+            self._begun = True
+            self._begin()
         more = super().should_continue_training()
         if more:
             if (detected := self.nonfinite.detected()) is not None:
                 self.stop.ask(detected)
             self.stop.check()
         return more
+
+    def _begin(self) -> None:
+        """Start the logs after the load of the checkpoint, and repeat an interrupted validation."""
+        repeat = self.step > 0 and self.config.validator.enable and self.validator.should_validate(self.step)
+        repeat = repeat and not self.checkpointer.is_validated(self.step)
+        self.metrics_processor.begin(self.step, validated=not repeat)
+        if repeat:
+            self.validator.validate(self.model_parts, self.step)
 
     def batch_generator(
         self, data_iterable: Iterable[tuple[dict[str, Any], torch.Tensor]]
@@ -219,7 +230,6 @@ class ExactTrainer(Trainer):
         self.ntokens_seen = share + (dist.get_rank() < rest)
         self.checkpointer.saved_step = self.step
         self.loss_fn.load_state_dict(state_dict["exposure"])
-        self._resumed = True
 
     def close(self) -> None:
         if hasattr(self, "stop"):

@@ -37,7 +37,12 @@ from torchtitan.distributed import utils as dist_utils  # noqa: E402
 from torchtitan.trainer import Trainer  # noqa: E402
 
 from exact_titan.config import load_config  # noqa: E402
+from exact_titan.runs.metrics_log import read_records  # noqa: E402
+from exact_titan.titan.metrics import ExposureMetrics  # noqa: E402
 from exact_titan.titan.trainer import ExactTrainer  # noqa: E402
+
+REPEATABLE = ("learning_rates", "tokens_seen", "cross_entropy", "buckets", "tail", "weights", "tail_loss_mass")
+"""The values of a log step in OUT, under ``metrics``. A resumed run has the values of all steps since step 1."""
 
 
 class Operators(TorchDispatchMode):
@@ -57,13 +62,12 @@ class Operators(TorchDispatchMode):
 def run(spec: dict) -> dict:
     steps: list[dict] = []
     trainer_type = ExactTrainer if spec["trainer"] == "exact" else Trainer
-    stock_log, stock_step, stock_clip = MetricsProcessor.log, trainer_type.train_step, dist_utils.clip_grad_norm_
+    metrics_type = ExposureMetrics if spec["trainer"] == "exact" else MetricsProcessor
+    stock_log, stock_step, stock_clip = metrics_type.log, trainer_type.train_step, dist_utils.clip_grad_norm_
 
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None):
         stock_log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
         steps.append({"step": step, "loss": global_avg_loss.hex(), "grad_norm": grad_norm.hex()})
-        kept = ("lr/", "n_tokens_seen", "loss_metrics/cross_entropy", "exposure/")
-        seen[step] = {tag: value for tag, value in (extra_metrics or {}).items() if tag.startswith(kept)}
         if step == spec.get("kill_after"):
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -80,8 +84,7 @@ def run(spec: dict) -> dict:
         return stock_clip(parameters, *args, **kwargs)
 
     counts: dict[int, dict[str, int]] = {}
-    seen: dict[int, dict[str, float]] = {}
-    MetricsProcessor.log = log
+    metrics_type.log = log
     dist_utils.clip_grad_norm_ = clip
     if spec.get("count_operators"):
         trainer_type.train_step = train_step
@@ -93,8 +96,11 @@ def run(spec: dict) -> dict:
         trainer.train()
         trainer.close()
     finally:
-        MetricsProcessor.log, trainer_type.train_step, dist_utils.clip_grad_norm_ = stock_log, stock_step, stock_clip
-    result = {"steps": steps, "operators": counts, "metrics": seen}
+        metrics_type.log, trainer_type.train_step, dist_utils.clip_grad_norm_ = stock_log, stock_step, stock_clip
+    result = {"steps": steps, "operators": counts}
+    if spec["trainer"] == "exact" and os.environ["RANK"] == "0":
+        records = read_records(Path(config.dump_folder), "train")
+        result["metrics"] = {one["step"]: {name: one[name] for name in REPEATABLE} for one in records}
     if spec["trainer"] == "exact":
         loss = trainer.loss_fn
         loss.start_step()

@@ -27,21 +27,15 @@ def test_the_slowest_of_three_ranks_and_the_time_left(monkeypatch: pytest.Monkey
         ranks.append(Health(Clock(rank), imbalance, steps=1000, tokens_per_step=64))
     summed = torch.tensor([one.local_times() for one in ranks]).sum(dim=0).tolist()
 
-    first = ranks[0].scalars(10, summed)
-    assert first == pytest.approx(
-        {
-            "step_time/data(s)": 0.3,
-            "step_time/forward_backward(s)": 2.0,
-            "step_time/optimizer(s)": 0.5,
-            "step_time/checkpoint(s)": 0.0,
-            "imbalance/attention": 1.0,
-            "imbalance/data(s)": 0.1,
-            "progress/tokens_left": 990 * 64,
-        }
-    )
+    first = ranks[0].pace(10, summed)
+    expected = {"data": 0.3, "forward_backward": 2.0, "optimizer": 0.5, "checkpoint": 0.0}
+    assert first.step_seconds == pytest.approx(expected)
+    assert first.imbalance_attention == 1
+    assert first.imbalance_data_seconds == pytest.approx(0.1)
+    assert (first.tokens_left, first.hours_left) == (990 * 64, None)
     now = 36.0  # three seconds per step since the first log
-    second = ranks[0].scalars(22, summed)
-    assert second["progress/tokens_left"] == 978 * 64
-    assert second["progress/hours_left"] == pytest.approx(978 * 3 / 3600)
+    second = ranks[0].pace(22, summed)
+    assert second.tokens_left == 978 * 64
+    assert second.hours_left == pytest.approx(978 * 3 / 3600)
     now = 48.0
-    assert ranks[0].scalars(1000, summed)["progress/hours_left"] == 0
+    assert ranks[0].pace(1000, summed).hours_left == 0

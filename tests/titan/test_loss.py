@@ -120,7 +120,8 @@ def test_the_divisor_is_the_number_of_targets_not_the_sum_of_the_weights(dataset
     assert one.item() == pytest.approx(2 * half.item(), rel=1e-6)
 
 
-def test_without_positions_the_loss_is_the_plain_cross_entropy(dataset):
+def test_without_positions_and_gradients_the_loss_is_the_plain_cross_entropy(dataset):
+    """torchtitan's own validator calls the loss in this way."""
     _, labels, _ = windows(dataset, 0)
     head, hidden = head_and_hidden(1)
     loss = exact(dataset, alpha=2.0)
@@ -131,8 +132,24 @@ def test_without_positions_the_loss_is_the_plain_cross_entropy(dataset):
     assert value.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("rule", ["exact", "standard"])
+def test_a_training_step_without_positions_is_refused(dataset, rule):
+    """Pipeline parallelism in torchtitan's trainer. The loss would silently be the plain cross-entropy."""
+    _, labels, _ = windows(dataset, 0)
+    head, hidden = head_and_hidden(1)
+    with pytest.raises(InputError, match=r"no positions.*parallelism\.pipeline_parallel_degree to 1"):
+        loss_and_gradients(exact(dataset, rule=rule), hidden, head, labels, torch.tensor(1))
+
+
+def test_windows_of_another_length_than_the_datasets_are_refused(dataset):
+    _, labels, positions = windows(dataset, 0)
+    head, hidden = head_and_hidden(1, 32)
+    with pytest.raises(InputError, match=f"{dataset.folder}, packed in windows of 64 .* 32 tokens.*training.seq_len"):
+        loss_and_gradients(exact(dataset), hidden, head, labels[:, :32], torch.tensor(1), positions=positions[:, :32])
+
+
 def test_weights_come_from_the_training_splits_counts(dataset):
-    expected = bucket_weights(dataset.counts, dataset.buckets.lower_bounds, threshold=16, min_count=1)
+    expected = bucket_weights(dataset.counts, dataset.buckets.lower_bounds, threshold=16)
     assert torch.equal(exact(dataset).weights_n, expected)
     assert exact(dataset).threshold == 16
 
@@ -177,8 +194,9 @@ def test_a_refresh_is_applied_before_the_next_step(dataset):
         loss_and_gradients(loss, hidden, head, labels, torch.tensor(1), positions=positions)
         loss.end_step(step)
     bucket = loss.buckets.index(positions + 1)[labels != IGNORE_INDEX]
-    counts = 2 * torch.bincount(bucket, minlength=len(loss.buckets))
-    assert torch.equal(loss.weights_n, bucket_weights(counts, loss.buckets.lower_bounds, threshold=16, min_count=1))
+    # The dataset has fewer windows than the prior may have.
+    counts = dataset.counts + 2 * torch.bincount(bucket, minlength=len(loss.buckets))
+    assert torch.equal(loss.weights_n, bucket_weights(counts, loss.buckets.lower_bounds, threshold=16))
     assert not torch.equal(loss.weights_n, fixed)
 
 

@@ -1,4 +1,9 @@
-"""The overrides on torchtitan's own configs. test_training.py tests the training with overrides."""
+"""The overrides on torchtitan's own configs, and torchtitan's own command with overrides.
+
+test_training.py compares the losses of a training with overrides.
+"""
+
+import re
 
 import pytest
 from torchtitan.config.override import OverrideConfig, apply_overrides
@@ -10,6 +15,7 @@ from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.model.attention import DocumentAttention
+from tests.support import pack_lengths, torchrun
 
 HERE = "exact_titan.titan.overrides"
 
@@ -56,3 +62,51 @@ def test_refreshing_weights_in_torchtitans_trainer_is_refused():
     imports = [(f"{HERE}.exact_loss", {"dataset_path": "packed", "refresh_steps": 10})]
     with pytest.raises(InputError, match="refresh_steps needs exact_titan's own trainer"):
         apply_overrides(OverrideConfig(imports=imports), config)
+
+
+RECIPES = """
+import exact_titan.titan.overrides  # torchtitan trains on the CPU
+from torchtitan.models.llama3.config_registry import llama3_debugmodel_varlen_attn
+"""
+
+
+def stock_training(dataset, folder, *options: str, loss_dataset=None):
+    """Run README's command: torchrun and torchtitan's own entry point. Only the overrides bring in this package."""
+    (folder / "my_recipes").mkdir()
+    (folder / "my_recipes/__init__.py").touch()
+    (folder / "my_recipes/config_registry.py").write_text(RECIPES)
+    command = ["-m", "torchtitan.train", "--module", "my_recipes", "--config", "llama3_debugmodel_varlen_attn"]
+    command += ["--hf_assets_path", str(dataset.folder / "tokenizer"), "--training.seq_len", str(dataset.window)]
+    command += [
+        "--training.disable-cuda-graphs",
+        "--training.mixed_precision_param",
+        "float32",
+        "--training.steps",
+        "3",
+    ]
+    command += ["--parallelism.spmd_backend", "partial_dtensor", "--metrics.log_freq", "1", *options]
+    command += ["--override.imports", f"{HERE}.document_attention"]
+    command += [f'{HERE}.exact_loss={{"dataset_path": "{loss_dataset or dataset.folder}", "alpha": 0.15}}']
+    command += [f'{HERE}.packed_dataloader={{"dataset_path": "{dataset.folder}"}}']
+    command += [f'{HERE}.packed_validation={{"dataset_path": "{dataset.folder}"}}']
+    return torchrun(2, *command, cwd=folder)
+
+
+def test_readmes_command_trains_and_validates_with_torchtitans_own_entry_point(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    done = stock_training(dataset, tmp_path, "--validator.enable", "--validator.freq", "2", "--validator.steps", "-1")
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    log = re.sub(r"\x1b\[[0-9;]*m", "", done.stdout)
+    # torchtitan reduces the timeout of the process groups after step 1.
+    assert {int(step) for step in re.findall(r"- step: +(\d+)  loss:", log)} == {1, 2, 3}
+    assert {int(step) for step in re.findall(r"validate step: +(\d+)  loss:", log)} == {1, 2}
+    assert "Training completed" in log
+
+
+def test_a_loss_of_another_window_than_the_runs_is_refused_in_the_first_step(dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    other = pack_lengths(tmp_path / "other", [300] * 4, seq_len=128)
+    done = stock_training(dataset, tmp_path, loss_dataset=other.folder)
+    assert done.returncode != 0
+    assert f"loss.dataset_path is {other.folder}, packed in windows of 128 tokens" in done.stderr
+    assert "step:  1" not in done.stdout

@@ -59,7 +59,7 @@ def test_the_loss_weighs_by_the_mixtures_counts(folders):
     assert config.loss.dataset_path == path
     mixture, one = Mixture(path), Mixture(str(folders[0]))
     expected, other = (
-        bucket_weights(torch.from_numpy(each.counts), each.buckets.lower_bounds, threshold=16, min_count=1)
+        bucket_weights(torch.from_numpy(each.counts), each.buckets.lower_bounds, threshold=16)
         for each in (mixture, one)
     )
     assert torch.equal(config.loss.build().weights_n, expected)

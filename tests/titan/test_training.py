@@ -6,16 +6,20 @@ import signal
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from exact_titan.dataset import PackedDataset
+from exact_titan.dataset.lengths import read_lengths
 from exact_titan.exposure import bucket_weights
-from exact_titan.reports.runs import read_validation
+from exact_titan.runs.metrics_log import read_records
+from exact_titan.runs.target_losses import read_target_losses
 from exact_titan.sampling.balance import attention_work, deal
 from exact_titan.sampling.order import WindowOrder
 from exact_titan.titan.loader import PackedDataLoader
+from exact_titan.titan.step_clock import PARTS
 from tests import warm_ranks
 from tests.support import VOCAB, pack_lengths
 
@@ -160,7 +164,9 @@ def test_counters_over_two_ranks_equal_a_count_of_the_dataset_by_hand(two_ranks,
     refreshed = by_hand(3 * 4)
     assert [a <= b for a, b in zip(refreshed, result["counts"], strict=True)] == [True] * len(bounds)
     assert sum(refreshed) < sum(result["counts"]) < sum(by_hand(5 * 4))
-    expected = bucket_weights(torch.tensor(refreshed), dataset.buckets.lower_bounds, threshold=16, min_count=1)
+    # The refreshed weights start from the counts of the dataset.
+    counts = dataset.counts + torch.tensor(refreshed)
+    expected = bucket_weights(counts, dataset.buckets.lower_bounds, threshold=16)
     assert result["weights"] == [weight.hex() for weight in expected.tolist()]
 
 
@@ -175,7 +181,7 @@ def test_tensorboard_shows_exposure_weights_and_plain_cross_entropy_per_bucket(t
     standard, exact = (scalars(two_ranks["folder"] / f"shown_{rule}") for rule in ("standard", "exact"))
     labels = dataset.buckets.labels()
     order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
-    weights = bucket_weights(dataset.counts, dataset.buckets.lower_bounds, threshold=16, min_count=1).tolist()
+    weights = bucket_weights(dataset.counts, dataset.buckets.lower_bounds, threshold=16).tolist()
     for step in (1, 2, 3):
         windows = [dataset[order[place]] for place in range(4 * (step - 1), 4 * step)]
         context = torch.cat([window["positions"][window["labels"] != -100] + 1 for window in windows])
@@ -211,16 +217,16 @@ def test_flops_count_the_documents_of_all_ranks(two_ranks, dataset):
     order = WindowOrder(len(dataset), dataset.manifest.fingerprint, seed=0)
     for step in (1, 2, 3):
         windows = [dataset[order[place]] for place in range(4 * (step - 1), 4 * step)]
-        found = logged["tflops"][step] * 1e12 / logged["throughput(tps)"][step]
+        found = logged["tflops"][step] * 1e12 / logged["throughput/tokens_per_second_per_device"][step]
         assert found == pytest.approx(flops_per_token(windows), rel=1e-6)
         assert found != pytest.approx(flops_per_token(windows[::2]), rel=1e-6)
     # The CPU has no known peak FLOP/s.
-    assert set(logged["mfu(%)"].values()) == {0}
+    assert "mfu_percent" not in logged
 
 
 def test_tensorboard_shows_the_health_of_the_run(two_ranks, dataset):
     logged = scalars(two_ranks["folder"] / "shown_exact")
-    parts = {part: logged[f"step_time/{part}(s)"] for part in ("data", "forward_backward", "optimizer", "checkpoint")}
+    parts = {part: logged[f"step_time/{part}_seconds"] for part in PARTS}
     loaders = [
         PackedDataLoader.Config(dataset_path=str(dataset.folder)).build(
             dp_world_size=2, dp_rank=rank, seq_len=dataset.window, local_batch_size=1
@@ -237,11 +243,11 @@ def test_tensorboard_shows_the_health_of_the_run(two_ranks, dataset):
         rounds = [[float((next(s)[0]["cu_seqlens"].diff().long() ** 2).sum()) for s in streams] for _ in range(2)]
         waited = sum(max(work) for work in rounds) / sum(sum(work) / 2 for work in rounds)
         assert logged["imbalance/attention"][step] == pytest.approx(waited)
-        assert 0 <= logged["imbalance/data(s)"][step] <= parts["data"][step] / 2
+        assert 0 <= logged["imbalance/data_seconds"][step] <= parts["data"][step] / 2
         assert logged["progress/tokens_left"][step] == (3 - step) * 4 * dataset.window
     # Every step logs, so the parts belong to one step. The sum of the slowest parts may exceed the time of one rank.
     for step in (2, 3):
-        assert sum(part[step] for part in parts.values()) < 1.5 * logged["time_metrics/end_to_end(s)"][step]
+        assert sum(part[step] for part in parts.values()) < 1.5 * logged["time_metrics/end_to_end_seconds"][step]
     assert set(logged["progress/hours_left"]) == {2, 3}
     assert 0 < logged["progress/hours_left"][2] < 60 / 3600
     assert logged["progress/hours_left"][3] == 0
@@ -256,7 +262,7 @@ def test_flops_restart_after_a_log_and_a_validation(dataset, tmp_path):
     assert set(logged["tflops"]) == {1, 4}
     for step in (1, 4):
         windows = [dataset[order[place]] for place in range(4 * (step - 1), 4 * step)]
-        found = logged["tflops"][step] * 1e12 / logged["throughput(tps)"][step]
+        found = logged["tflops"][step] * 1e12 / logged["throughput/tokens_per_second_per_device"][step]
         assert found == pytest.approx(flops_per_token(windows), rel=1e-6)
 
 
@@ -266,12 +272,39 @@ def test_validation_is_the_plain_cross_entropy_of_every_validation_window_once(t
     assert len(val) % 2 == 1
     one = ["--metrics.enable-tensorboard", "--validator.enable", "--validator.freq", "3"]
     record(1, tmp_path, {"name": "one", "trainer": "exact", "argv": argv(dataset, tmp_path, *one, steps=3)})
-    single, double = read_validation(tmp_path), read_validation(two_ranks["folder"] / "shown_exact")
-    assert double.total == pytest.approx(single.total, rel=1e-5)
-    assert double.by_context == pytest.approx(single.by_context, rel=1e-5)
+    folders = [tmp_path, two_ranks["folder"] / "shown_exact"]
+    (single,), (double,) = (read_records(folder, "validation") for folder in folders)
+    assert double["cross_entropy"] == pytest.approx(single["cross_entropy"], rel=1e-5)
+    assert double["windows"] == single["windows"]
     counts = dict(zip(dataset.buckets.labels(), val.counts.tolist(), strict=True))
-    mean = sum(double.by_context[label] * count for label, count in counts.items()) / sum(counts.values())
-    assert double.total == pytest.approx(mean, rel=1e-5)
+    for label, count in counts.items():
+        assert double["buckets"][label]["targets"] == count
+        assert double["buckets"][label] == pytest.approx(single["buckets"][label], rel=1e-5)
+    mean = sum(double["buckets"][label]["cross_entropy"] * count for label, count in counts.items())
+    assert double["cross_entropy"] == pytest.approx(mean / sum(counts.values()), rel=1e-5)
+    tail = {label: count for label, count in counts.items() if int(label.split("-")[0]) >= 16}
+    assert double["tail"]["targets"] == sum(tail.values())
+    mean = sum(double["buckets"][label]["cross_entropy"] * count for label, count in tail.items())
+    assert double["tail"]["cross_entropy"] == pytest.approx(mean / sum(tail.values()), rel=1e-5)
+    assert double["below_tail"]["targets"] == sum(counts.values()) - sum(tail.values())
+
+    # The cross-entropy of every target.
+    one, two = (read_target_losses(folder, 3) for folder in folders)
+    assert one is not None
+    assert two is not None
+    assert (one.windows, one.threshold, one.step) == (two.windows, 16, 3)
+    assert one.windows.fingerprint == dataset.manifest.fingerprint
+    for name in ("bucket", "document", "place"):
+        assert np.array_equal(getattr(one, name), getattr(two, name))
+    np.testing.assert_allclose(one.cross_entropy, two.cross_entropy, rtol=1e-3)
+    assert two.cross_entropy.mean() == pytest.approx(double["cross_entropy"], rel=1e-5)
+    assert np.bincount(two.bucket).tolist() == val.counts.tolist()
+    # Every target of every window once, in order. A document that is cut by a border keeps its number.
+    windows = [val[k] for k in range(len(val))]
+    places = [k * val.window + np.flatnonzero(window["labels"] != -100) for k, window in enumerate(windows)]
+    assert two.place.tolist() == np.concatenate(places).tolist()
+    lengths = read_lengths(dataset.folder, "val", val.record.documents)
+    assert np.bincount(two.document).tolist() == (lengths - 1).tolist()
 
 
 def test_uneven_ranks_and_accumulation_give_the_gradients_of_one_rank(tmp_path):
@@ -336,8 +369,9 @@ def test_a_killed_run_resumes_bit_for_bit(dataset, tmp_path, refresh, mixed):
     assert resumed["steps"] == unbroken["steps"][3:]
     for key in ("weights", "windows"):
         assert resumed[key] == unbroken[key]
-    # Learning rate, tokens seen, exposure.
-    assert resumed["metrics"] == {step: unbroken["metrics"][step] for step in "45678"}
+    # Learning rate, tokens seen, losses, exposure: of all steps, because a resumed run continues metrics.jsonl.
+    assert list(resumed["metrics"]) == list("12345678")
+    assert resumed["metrics"] == unbroken["metrics"]
     if refresh:
         assert resumed["counts"] == unbroken["counts"]
         assert sum(unbroken["counts"]) > 0

@@ -1,0 +1,156 @@
+"""``<dump_folder>/metrics.jsonl``: one JSON object a log step and one a validation, in the order of the steps.
+
+- Rank 0 appends a line, and syncs the line to the disk, before the run saves a checkpoint of the step. A checkpoint of
+  step k therefore means that all records up to step k are in the file.
+- A run that starts after step k (:meth:`MetricsLog.begin`) moves the records of later steps out of the file. The run
+  writes these records again. The file therefore has no gap and no step twice. A new run in the folder of another run
+  starts after step 0, and moves all records.
+- The moved records are at the end of ``metrics.replaced.jsonl``. Nothing reads this file. The file keeps the curves of
+  an attempt that diverged, after a resume from an earlier checkpoint.
+- A number that is not finite is one of the strings ``"NaN"``, ``"Infinity"`` and ``"-Infinity"``, because JSON has no
+  such numbers. ``float()`` of Python and ``Number()`` of JavaScript read these strings. ``null`` means that there is no
+  value, as for a bucket without targets.
+"""
+
+import json
+import math
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from exact_titan.errors import InputError
+from exact_titan.runs.records import Record, as_json
+
+FILE_NAME = "metrics.jsonl"
+REPLACED = "metrics.replaced.jsonl"
+
+
+class MetricsLog:
+    """Appends records to ``metrics.jsonl``.
+
+    Args:
+        folder: output folder of the run. :meth:`begin` creates the folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file, self._replaced = folder / FILE_NAME, folder / REPLACED
+        self._out: IO[bytes] | None = None
+
+    def begin(self, step: int, *, validated: bool = True) -> str | None:
+        """Open the file for a run whose next step is ``step + 1``. Move the records of later steps out of the file.
+
+        The end of a line that a killed run has not finished is not a record, and is moved as well.
+
+        Args:
+            step: the step of the loaded checkpoint. 0: a new run.
+            validated: whether the validation of ``step`` has finished. Otherwise the run repeats this validation.
+
+        Returns:
+            A sentence for the log about the moved records. None if no record is moved.
+        """
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        kept: list[bytes] = []
+        moved: list[bytes] = []
+        for line in _lines(self._file):
+            (kept if _stays(line, step, validated) else moved).append(line)
+        if moved:
+            with self._replaced.open("ab") as out:
+                out.write(b"".join(line.rstrip(b"\n") + b"\n" for line in moved))
+            # A kill between the two writes leaves the moved records in both files. The next start moves them again.
+            partial = self._file.with_name(f".{FILE_NAME}")
+            with partial.open("wb") as out:
+                out.write(b"".join(kept))
+                out.flush()
+                os.fsync(out.fileno())
+            partial.replace(self._file)
+        self._out = self._file.open("ab")
+        if not moved:
+            return None
+        after = f"the records after step {step}" if step else "the records of an earlier run in this folder"
+        return f"{self._file}: {after} ({len(moved)} lines) are now in {self._replaced}"
+
+    def append(self, record: Record) -> None:
+        """Append one record. The record is on the disk when the method returns."""
+        assert self._out is not None, "begin() opens the file"
+        self._out.write(json.dumps(_finite(as_json(record)), separators=(",", ":"), allow_nan=False).encode() + b"\n")
+        self._out.flush()
+        os.fsync(self._out.fileno())
+
+    def close(self) -> None:
+        if self._out is not None:
+            self._out.close()
+
+
+def read_records(run: Path, kind: str) -> list[dict[str, Any]]:
+    """Read the records of a run.
+
+    Args:
+        run: output folder of the run. The run may still write.
+        kind: ``train`` or ``validation``.
+
+    Returns:
+        The JSON objects in the order of the steps. Numbers that are not finite are floats again.
+
+    Raises:
+        InputError: if the folder or the file is missing, or if a line is not a record.
+    """
+    file = run / FILE_NAME
+    if not run.is_dir():
+        raise InputError(f"{run}: no such folder")
+    if not file.is_file():
+        raise InputError(
+            f"{run} has no {FILE_NAME}: the folder is not the output folder of a run, or the run is from an older "
+            f"version of exact_titan; look at an old run with `tensorboard --logdir {run}`, or train it again"
+        )
+    records = []
+    for number, line in enumerate(_lines(file), start=1):
+        record = _record(line)
+        if record is None:
+            if line.endswith(b"\n"):
+                raise InputError(f"{file}, line {number} is not a record: remove the line, or copy the file again")
+            continue  # the run is writing this line
+        if record["kind"] == kind:
+            records.append(_numbers(record))
+    return records
+
+
+def _lines(file: Path) -> list[bytes]:
+    try:
+        return file.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+
+
+def _record(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line, or None if the line is not a complete record."""
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    complete = line.endswith(b"\n") and isinstance(record, dict)
+    return record if complete and isinstance(record.get("step"), int) and "kind" in record else None
+
+
+def _stays(line: bytes, step: int, validated: bool) -> bool:
+    record = _record(line)
+    if record is None:
+        return False
+    return record["step"] < step or (record["step"] == step and (validated or record["kind"] != "validation"))
+
+
+def _finite(value: Any) -> Any:
+    """Return a JSON value with strings for the numbers that are not finite."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    if isinstance(value, dict):
+        return {name: _finite(one) for name, one in value.items()}
+    return value
+
+
+def _numbers(value: Any) -> Any:
+    """Return the value of :func:`_finite` again."""
+    if value in ("NaN", "Infinity", "-Infinity"):
+        return float(value)
+    if isinstance(value, dict):
+        return {name: _numbers(one) for name, one in value.items()}
+    return value

@@ -1,0 +1,105 @@
+"""The plain cross-entropy of every target of a validation: ``<dump_folder>/validation/step-N.safetensors``.
+
+Two runs with the same validation windows have the same targets in the same order. The files therefore compare two runs
+target by target and document by document. The file has these tensors, 17 bytes a target for T targets::
+
+    cross_entropy  [T]  float32  plain cross-entropy in nats
+    bucket         [T]  uint8    bucket of the effective context
+    document       [T]  int32    number of the document in the validation datasets; a cut document keeps its number
+    place          [T]  int64    place of the window, times the window length, plus the index in the window
+
+The metadata of the file have the step, the threshold and the validation windows. The file does not depend on the number
+of ranks, except for the rounding of the cross-entropy.
+"""
+
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from exact_titan.errors import InputError
+from exact_titan.runs.records import ValidationSet
+
+FOLDER = "validation"
+
+
+@dataclass(frozen=True)
+class TargetLosses:
+    """The content of a file. The arrays are those of the module's table.
+
+    Attributes:
+        step: the optimizer step before the validation.
+        threshold: first effective context of the tail, in tokens.
+        windows: the validation windows.
+    """
+
+    step: int
+    threshold: int
+    windows: ValidationSet
+    cross_entropy: np.ndarray
+    bucket: np.ndarray
+    document: np.ndarray
+    place: np.ndarray
+
+
+_DTYPES = {"cross_entropy": np.float32, "bucket": np.uint8, "document": np.int32, "place": np.int64}
+
+
+def target_losses_file(run: Path, step: int) -> Path:
+    """Return the path of the file of a validation."""
+    return run / FOLDER / f"step-{step}.safetensors"
+
+
+def write_target_losses(run: Path, losses: TargetLosses, *, keep: int) -> None:
+    """Write the file of a validation atomically, and remove all other files except the ``keep - 1`` before.
+
+    A file of a later step is from an attempt that the run replaces. Such a file is removed as well.
+    """
+    file = target_losses_file(run, losses.step)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}")
+    metadata = {name: str(value) for name, value in _metadata(losses).items()}
+    save_file({name: getattr(losses, name).astype(dtype) for name, dtype in _DTYPES.items()}, partial, metadata)
+    partial.replace(file)
+    steps = {step: one for one in file.parent.iterdir() if (step := _step(one)) is not None}
+    kept = sorted(step for step in steps if step <= losses.step)[-keep:]
+    for step in steps.keys() - set(kept):
+        steps[step].unlink()
+
+
+def read_target_losses(run: Path, step: int) -> TargetLosses | None:
+    """Read the file of a validation. None if the run did not write or did not keep the file.
+
+    Raises:
+        InputError: if the file is damaged.
+    """
+    file = target_losses_file(run, step)
+    if not file.is_file():
+        return None
+    try:
+        with safe_open(file, framework="numpy") as stored:
+            metadata = stored.metadata()
+            arrays = {name: stored.get_tensor(name) for name in _DTYPES}
+        seed = metadata["seed"]
+        windows = ValidationSet(
+            fingerprint=metadata["fingerprint"],
+            split=metadata["split"],
+            window=int(metadata["window"]),
+            windows=int(metadata["windows"]),
+            seed=None if seed == "None" else int(seed),
+        )
+        return TargetLosses(int(metadata["step"]), int(metadata["threshold"]), windows, **arrays)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is damaged ({error}): remove the file, or copy the file again") from error
+
+
+def _metadata(losses: TargetLosses) -> dict[str, int | str | None]:
+    return {"step": losses.step, "threshold": losses.threshold, **asdict(losses.windows)}
+
+
+def _step(file: Path) -> int | None:
+    match = re.fullmatch(r"step-(\d+)\.safetensors", file.name)
+    return int(match[1]) if match else None

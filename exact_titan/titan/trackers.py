@@ -1,0 +1,185 @@
+"""TensorBoard and W&B: the tags of a record, and one continuous run over all starts in a folder.
+
+No tag has parentheses, because a chart of TensorBoard's Custom Scalars with parentheses in a tag stays empty.
+"""
+
+import importlib.util
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torchtitan.components.metrics import BaseLogger, MetricsProcessor, WandBLogger
+
+from exact_titan.errors import InputError
+from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+WANDB_RUN_ID_FILE = "wandb_run_id"
+"""The file in the run's folder that holds the id of the W&B run."""
+
+_BUCKET = r"\d+-\d+$"
+_CHARTS = {
+    "Loss by effective context": {
+        "training": ["Multiline", [f"loss_by_context/{_BUCKET}"]],
+        "validation": ["Multiline", [f"validation_loss_by_context/{_BUCKET}"]],
+    },
+    "Exposure": {
+        "share of targets": ["Multiline", [f"exposure/share/{_BUCKET}"]],
+        "weight of a target": ["Multiline", [f"exposure/weight/{_BUCKET}"]],
+    },
+    "Seconds a step": {"on the slowest rank": ["Multiline", ["step_time/.*"]]},
+}
+
+
+def scalars(record: Record) -> dict[str, float]:
+    """Return the tags and the values of a record for TensorBoard and W&B. ``docs/metrics.md`` lists the tags."""
+    return _train_scalars(record) if isinstance(record, TrainRecord) else _validation_scalars(record)
+
+
+def check_wandb(config: MetricsProcessor.Config) -> None:
+    """Refuse ``metrics.enable_wandb`` if the package wandb is not installed.
+
+    Raises:
+        InputError: naming the option.
+    """
+    if config.enable_wandb and importlib.util.find_spec("wandb") is None:
+        raise InputError("metrics.enable_wandb is on, but the package wandb is not installed: pip install wandb")
+
+
+class TensorBoard(BaseLogger):
+    """Writes the scalars and figures of a run into ``folder``. All starts of the run write into the same folder.
+
+    Every start adds a file. The file begins with the step of the start, and TensorBoard then hides older points of
+    later steps. The points reach the disk at every record, because a killed run cannot repeat the points of steps
+    before its checkpoint.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writer: SummaryWriter | None = None
+
+    def begin(self, step: int) -> None:
+        """Start a file for a run whose next step is ``step + 1``."""
+        self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
+        self._writer.add_custom_scalars(_CHARTS)
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        assert self._writer is not None
+        for tag, value in metrics.items():
+            self._writer.add_scalar(tag, value, step)
+        self._writer.flush()
+
+    def figure(self, tag: str, figure: "Figure", step: int) -> None:
+        """Add a figure, and close the figure."""
+        assert self._writer is not None
+        self._writer.add_figure(tag, figure, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class WandB(BaseLogger):
+    """torchtitan's W&B logger as one W&B run over all starts of the run.
+
+    The id of the W&B run is in ``<dump_folder>/wandb_run_id``. A resumed run uses this id. W&B ignores points of steps
+    that it already has. ``WANDB_RUN_ID``, ``WANDB_RESUME_FROM`` and ``WANDB_FORK_FROM`` take precedence.
+
+    Args:
+        run: output folder of the run.
+        config: the config of the run, for W&B's page.
+    """
+
+    def __init__(self, run: Path, config: dict[str, Any] | None) -> None:
+        self._run, self._config = run, config
+        self._logger: WandBLogger | None = None
+
+    def begin(self, step: int) -> None:
+        """Start the W&B run, or resume the W&B run if ``step`` is not 0.
+
+        Raises:
+            InputError: if W&B does not start.
+        """
+        file = self._run / WANDB_RUN_ID_FILE
+        if not os.environ.keys() & {"WANDB_RESUME_FROM", "WANDB_FORK_FROM"}:
+            known = file.read_text().strip() if step and file.is_file() else ""
+            os.environ.setdefault("WANDB_RUN_ID", known or uuid.uuid4().hex[:8])
+            os.environ.setdefault("WANDB_RESUME", "allow")
+        try:
+            self._logger = WandBLogger(str(self._run), config_dict=self._config)
+        except Exception as error:  # wandb raises many types
+            raise InputError(
+                f"metrics.enable_wandb is on, but W&B does not start ({' '.join(str(error).split()):.200}): run `wandb "
+                f"login`, set WANDB_MODE=offline, or leave the option out"
+            ) from error
+        file.write_text(f"{self._logger.wandb.run.id}\n")
+
+    def log(self, metrics: dict[str, Any], step: int) -> None:
+        assert self._logger is not None
+        self._logger.log(metrics, step)
+
+    def close(self) -> None:
+        if self._logger is not None:
+            self._logger.close()
+
+
+def _train_scalars(record: TrainRecord) -> dict[str, float]:
+    targets = record.losses.targets
+    counts = {label: bucket.targets for label, bucket in record.losses.buckets.items()}
+    tags = {
+        "loss_metrics/cross_entropy": record.losses.cross_entropy,
+        "loss_metrics/global_avg_loss": record.loss,
+        "loss_metrics/global_max_loss": record.max_loss,
+        **_by_context(record.losses, "loss_by_context"),
+        **{f"exposure/share/{label}": n / targets for label, n in counts.items() if targets},
+        **{f"exposure/weight/{label}": weight for label, weight in record.weights.items()},
+        "exposure/tail_loss_mass": record.tail_loss_mass,
+        "grad_norm": record.grad_norm,
+        **{f"lr/{name}": rate for name, rate in record.learning_rates.items()},
+        "n_tokens_seen": record.tokens_seen,
+        "throughput/tokens_per_second": record.tokens_per_second,
+        "throughput/tokens_per_second_per_device": record.tokens_per_second / record.devices,
+        "tflops": record.tflops,
+        "mfu_percent": record.mfu_percent,
+        "time_metrics/end_to_end_seconds": record.seconds_per_step,
+        **{f"step_time/{part}_seconds": seconds for part, seconds in record.pace.step_seconds.items()},
+        "imbalance/attention": record.pace.imbalance_attention,
+        "imbalance/data_seconds": record.pace.imbalance_data_seconds,
+        "progress/tokens_left": record.pace.tokens_left,
+        "progress/hours_left": record.pace.hours_left,
+        **_memory(record.memory, "memory"),
+    }
+    return {tag: value for tag, value in tags.items() if value is not None}
+
+
+def _validation_scalars(record: ValidationRecord) -> dict[str, float]:
+    tags = {
+        "validation_metrics/loss": record.losses.cross_entropy,
+        **_by_context(record.losses, "validation_loss_by_context"),
+        "validation_metrics/seconds": record.seconds,
+        "validation_metrics/tokens_per_second": record.tokens_per_second,
+        **_memory(record.memory, "validation_metrics/memory"),
+    }
+    return {tag: value for tag, value in tags.items() if value is not None}
+
+
+def _by_context(losses: ContextLosses, group: str) -> dict[str, float | None]:
+    """``group/<lo>-<hi>``, ``group/below_tail`` and ``group/tail``."""
+    means = losses.buckets | {"below_tail": losses.below_tail, "tail": losses.tail}
+    return {f"{group}/{name}": mean.cross_entropy for name, mean in means.items()}
+
+
+def _memory(memory: Memory, group: str) -> dict[str, float]:
+    return {
+        f"{group}/max_active_gib": memory.max_active_gib,
+        f"{group}/max_active_percent": memory.max_active_percent,
+        f"{group}/max_reserved_gib": memory.max_reserved_gib,
+        f"{group}/max_reserved_percent": memory.max_reserved_percent,
+        f"{group}/num_alloc_retries": memory.alloc_retries,
+        f"{group}/num_ooms": memory.ooms,
+    }

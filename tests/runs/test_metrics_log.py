@@ -1,0 +1,155 @@
+"""metrics.jsonl after interruptions: no gap, no step twice, no half line, no lost record."""
+
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+
+from exact_titan.errors import InputError
+from exact_titan.runs.metrics_log import MetricsLog, read_records
+from exact_titan.runs.records import (
+    ContextLosses,
+    Memory,
+    Pace,
+    TrainRecord,
+    ValidationRecord,
+    ValidationSet,
+)
+
+LOSSES = ContextLosses.of([[6.0, 0.0, 8.0], [3, 0, 2]], ["0-7", "8-15", "16-32"], [0, 8, 16], 16)
+MEMORY = Memory(1.0, 10.0, 2.0, 20.0, 0, 0)
+
+
+def train(step: int, grad_norm: float = 1.0) -> TrainRecord:
+    return TrainRecord(
+        step=step,
+        steps=40,
+        time=1.0,
+        loss=2.5,
+        max_loss=2.6,
+        losses=LOSSES,
+        weights={"0-7": 1.0, "8-15": 1.0, "16-32": 1.15},
+        tail_loss_mass=0.4,
+        learning_rates={"AdamW": 1e-3},
+        grad_norm=grad_norm,
+        tokens_seen=64 * step,
+        seconds_per_step=0.1,
+        tokens_per_second=640.0,
+        devices=1,
+        tflops=0.1,
+        mfu_percent=None,
+        memory=MEMORY,
+        pace=Pace({"data": 0.01}, 1.0, 0.0, 64, None),
+    )
+
+
+def validation(step: int) -> ValidationRecord:
+    return ValidationRecord(
+        step=step,
+        steps=40,
+        time=1.0,
+        losses=LOSSES,
+        windows=ValidationSet("f" * 64, "val", 32, 5, None),
+        seconds=1.0,
+        tokens_per_second=160.0,
+        devices=1,
+        memory=MEMORY,
+    )
+
+
+def steps(folder: Path) -> list[tuple[str, int]]:
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    return [(record["kind"], record["step"]) for record in map(json.loads, lines)]
+
+
+def test_means_below_and_in_the_tail():
+    assert (LOSSES.cross_entropy, LOSSES.targets) == (14 / 5, 5)
+    assert (LOSSES.below_tail.cross_entropy, LOSSES.below_tail.targets) == (2, 3)
+    assert (LOSSES.tail.cross_entropy, LOSSES.tail.targets) == (4, 2)
+    assert LOSSES.buckets["8-15"].cross_entropy is None
+
+
+def test_a_number_that_is_not_finite_is_plain_json(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.begin(0)
+    for step, norm in enumerate((math.nan, math.inf, -math.inf), start=1):
+        log.append(train(step, norm))
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is not JSON")
+
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    found = [json.loads(line, parse_constant=refuse)["grad_norm"] for line in lines]
+    assert found == ["NaN", "Infinity", "-Infinity"]
+    read = [one["grad_norm"] for one in read_records(tmp_path, "train")]
+    assert math.isnan(read[0])
+    assert read[1:] == [math.inf, -math.inf]
+    assert read_records(tmp_path, "train")[0]["buckets"]["8-15"] == {"cross_entropy": None, "targets": 0}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_run_killed_at_any_moment_has_the_records_of_an_unbroken_run(tmp_path, seed):
+    """Each launch dies after a random number of bytes, and resumes from a random saved step."""
+    rng = random.Random(seed)
+    expected = []
+    for step in range(1, 41):
+        expected += [("train", step)] if step % 2 == 0 else []
+        expected += [("validation", step)] if step % 5 == 0 else []
+    saved, validated, ended = 0, True, False
+    while not ended:
+        log = MetricsLog(tmp_path)
+        log.begin(saved, validated=validated)
+        last = rng.randint(saved, 45)
+        step = saved
+        if not validated:
+            log.append(validation(step))
+            validated = True
+        while step < min(last, 40):
+            step += 1
+            if step % 2 == 0:
+                log.append(train(step))
+            if step % 3 == 0:
+                saved, validated = step, step % 5 != 0
+            if step % 5 == 0 and not (step == last < 40 and rng.random() < 0.5):
+                log.append(validation(step))
+                if step == saved:
+                    validated = rng.random() < 0.7  # a kill between the record and its mark in the checkpoint
+        ended = step == 40
+        log.close()
+        if not ended and rng.random() < 0.5:
+            with (tmp_path / "metrics.jsonl").open("a") as out:
+                out.write('{"kind":"train","st')
+    assert steps(tmp_path) == expected
+
+
+def test_a_new_run_in_the_folder_of_another_run_says_where_the_old_records_are(tmp_path):
+    log = MetricsLog(tmp_path)
+    assert log.begin(0) is None
+    log.append(train(2))
+    log.close()
+    moved = MetricsLog(tmp_path).begin(0)
+    assert moved is not None
+    assert "metrics.replaced.jsonl" in moved
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b""
+    assert json.loads((tmp_path / "metrics.replaced.jsonl").read_text())["step"] == 2
+
+
+def test_reading_a_run_that_still_writes_and_files_that_are_no_records(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.begin(0)
+    log.append(train(2))
+    file = tmp_path / "metrics.jsonl"
+    with file.open("a") as out:
+        out.write('{"kind":"tra')
+    assert [one["step"] for one in read_records(tmp_path, "train")] == [2]
+    with file.open("a") as out:
+        out.write("\n")
+    with pytest.raises(InputError, match="line 2 is not a record"):
+        read_records(tmp_path, "train")
+    file.unlink()
+    with pytest.raises(InputError, match=r"has no metrics\.jsonl"):
+        read_records(tmp_path, "train")
+    with pytest.raises(InputError, match="no such folder"):
+        read_records(tmp_path / "nothing", "train")
