@@ -204,7 +204,7 @@ def _keep_logs(agent: _Agent, dump_folder: Path) -> dict[int, Path]:
             if file is None or not file.exists() or not file.stat().st_size:
                 continue
             if dump_folder.is_dir():
-                kept = dump_folder / LOGS_FOLDER / f"rank-{rank}.{stream}.log"
+                kept = dump_folder / LOGS_FOLDER / f"rank_{rank}.{stream}.log"
                 with contextlib.suppress(OSError):
                     kept.parent.mkdir(exist_ok=True)
                     with kept.open("ab") as out, file.open("rb") as text:
