@@ -1,19 +1,27 @@
 """The command line ``exact-titan``. Each command imports its modules itself, because ``--help`` must be fast."""
 
+import contextlib
+import functools
+import io
 import itertools
 import os
+import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
+from exact_titan import version
 from exact_titan.errors import InputError
+from exact_titan.launch import arguments, command, configs
+from exact_titan.launch.options import did_you_mean
 from exact_titan.slurm_options import SlurmOptions
 
 if TYPE_CHECKING:
@@ -66,7 +74,7 @@ def pack(
     Args:
         sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
             URLs of files or folders (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and
-            datatrove (.ds), or one corpus TOML.
+            datatrove (.ds), or one corpus TOML. `exact-titan configs` lists corpora that have a name.
         tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json. For token files: the tokenizer that made
             them.
         out: New folder for the packed dataset.
@@ -82,7 +90,11 @@ def pack(
     from exact_titan import packing
 
     begin = _begin_packing()
-    corpus = packing.Corpus.of(sources).mirrored(mirror)
+    paths = configs.with_shipped_corpora(sources)
+    for source, path in zip(sources, paths, strict=True):
+        if path != source:
+            print(f"corpus       {source}: {path}")
+    corpus = packing.Corpus.of(paths).mirrored(mirror)
     manifest = packing.pack(
         corpus,
         tokenizer=tokenizer,
@@ -316,26 +328,31 @@ def plan(
 
     The exit code is 1 if the run does not fit.
 
-    Example: exact-titan plan --config train_configs/run.toml --nproc 8 --memory 80GiB --training.seq_len 8192
+    Example: exact-titan plan --config Llama-3.1-8B-16k --nproc 8 --memory 80GiB --training.local_batch_size 2
 
     Args:
         options: Options of the run, as of exact_titan.train. They override the config.
-        config: Recipe, or TOML file of a run.
+        config: TOML file, recipe, or a name that `exact-titan configs` lists.
         nproc: Number of GPUs over all nodes.
         memory: Memory of one GPU, such as 80GiB.
         mfu: Assumed share of the peak FLOP/s that the run reaches (torchtitan on H100, Llama 3.1 8B: 0.33 to 0.39).
         peak_tflops: Dense bfloat16 TFLOP/s of one GPU (H100 SXM and H200: 989, A100: 312).
     """
-    from exact_titan.config import load_config
-    from exact_titan.planning import report
-    from exact_titan.planning.run import plan_run
-
+    # These checks come before the import of torch.
+    given = arguments.read(["--config", config, *options])
+    if nproc < 1:
+        raise InputError(f"--nproc is {nproc}: it must be 1 or more")
     if not 0 < mfu <= 1:
         raise InputError(f"--mfu is {mfu}: it is a share, more than 0 and at most 1")
     if peak_tflops <= 0:
         raise InputError(f"--peak-tflops is {peak_tflops}: it must be more than 0")
+
+    from exact_titan.config import config_of
+    from exact_titan.planning import report
+    from exact_titan.planning.run import plan_run
+
     available = None if memory is None else report.parse_memory(memory)
-    planned = plan_run(load_config(["--config", config, *options]), nproc=nproc)
+    planned = plan_run(config_of(given), nproc=nproc)
     print(report.table(planned, memory=available, peak_flops=peak_tflops * 1e12, mfu=mfu))
     if available is None:
         return 0
@@ -344,15 +361,32 @@ def plan(
     return 1 if verdict else 0
 
 
+def list_configs(
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER", help_behavior_hint="(default: this folder)")] = Path("."),
+    *,
+    copy: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: list all)")] = None,
+) -> None:
+    """List the recipes, configs and corpora that have a name, or copy a config to edit the copy.
+
+    Example: exact-titan configs --copy Llama-3.1-8B-16k my-configs
+
+    Args:
+        folder: Folder of the copy.
+        copy: Config or corpus to copy. A file that exists is never overwritten.
+    """
+    print(configs.listing() if copy is None else configs.copy(copy, folder))
+
+
 COMMANDS: dict[str, Callable] = {
     "pack": pack,
     "append": append,
     "inspect": inspect,
     "window": window,
     "verify": verify,
+    "configs": list_configs,
+    "plan": plan,
     "compare": compare,
     "export": export,
-    "plan": plan,
 }
 
 
@@ -361,13 +395,10 @@ _PLAN_OPTIONS = ("--config", "--nproc", "--memory", "--mfu", "--peak-tflops")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command. The exit code is 2 for wrong input and 130 after Ctrl-C."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = tyro.extras.subcommand_cli_from_dict(
-            COMMANDS,
-            prog="exact-titan",
-            description="Long-context continued pretraining with EXACT: the tools around the training runs.",
-            args=_run_options_last(sys.argv[1:] if arguments is None else arguments),
-        )
+        code = _run(given)
+        sys.stdout.flush()
     except InputError as error:
         print(f"exact-titan: error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -377,7 +408,115 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # head and less close the pipe early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    return code or 0
+    return code
+
+
+def _run(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if given[0] == "--version":
+        print(f"exact_titan {version()}")
+        return 0
+    if given[0] == "train":
+        return command.main(given[1:])
+    if given[0] not in COMMANDS:
+        names = ("train", *COMMANDS)
+        raise InputError(
+            f"there is no command {given[0]!r}{did_you_mean(given[0], names)}; the commands are {', '.join(names)}"
+        )
+    _check_names(given)
+    return _parse(given)() or 0
+
+
+def _overview() -> str:
+    """Return the help of ``exact-titan`` itself: one line per command."""
+    lines = {"train": "Train a model on this machine, with one process per GPU."}
+    lines |= {name: (function.__doc__ or "").partition("\n")[0] for name, function in COMMANDS.items()}
+    return "\n".join(
+        [
+            "usage: exact-titan COMMAND …",
+            "",
+            "Long-context continued pretraining with EXACT.",
+            "",
+            *(f"  {name:<8}  {line}" for name, line in lines.items()),
+            "",
+            "`exact-titan COMMAND --help` shows the options of a command. --version shows the version.",
+            "Example: exact-titan train SmolLM2-135M-2k --training.steps 20",
+        ]
+    )
+
+
+def _check_names(given: list[str]) -> None:
+    """Refuse an option that the command does not have, with the closest name.
+
+    Raises:
+        InputError: naming the option.
+    """
+    known = ["--help", *_flags(COMMANDS[given[0]])]
+    for word in given[1:]:
+        name = word.partition("=")[0]
+        # The options of plan after its own options belong to the run.
+        if word == "--" or (given[0] == "plan" and "." in name):
+            continue
+        if name.startswith("--") and name.replace("_", "-") not in known:
+            hint = did_you_mean(name, known) or f"; `exact-titan {given[0]} --help` lists the options"
+            raise InputError(f"{given[0]}: there is no option {name}{hint}")
+
+
+def _flags(function: Callable) -> Iterator[str]:
+    """Yield the options of a command, with dashes."""
+    for parameter in signature(function).parameters.values():
+        if parameter.kind == parameter.KEYWORD_ONLY:
+            if is_dataclass(parameter.default):
+                yield from _fields(parameter.default, "")
+            else:
+                yield f"--{parameter.name.replace('_', '-')}"
+
+
+def _fields(options: Any, prefix: str) -> Iterator[str]:
+    for one in fields(options):
+        value = getattr(options, one.name)
+        if is_dataclass(value):
+            yield from _fields(value, f"{prefix}{one.name}.")
+        else:
+            yield f"--{prefix}{one.name.replace('_', '-')}"
+
+
+def _parse(given: list[str]) -> Callable[[], int | None]:
+    """Return the call that the arguments describe. A mistake in the arguments is one line.
+
+    Raises:
+        InputError: naming the option.
+    """
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.extras.subcommand_cli_from_dict(
+                {name: _deferred(function) for name, function in COMMANDS.items()},
+                prog="exact-titan",
+                args=_run_options_last(given),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        raise InputError(f"{given[0]}: {_one_line(errors.getvalue())}") from None
+
+
+def _deferred(function: Callable) -> Callable:
+    @functools.wraps(function)
+    def deferred(*args: object, **options: object) -> Callable:
+        return functools.partial(function, *args, **options)
+
+    return deferred
+
+
+def _one_line(box: str) -> str:
+    """Return the message in a box of tyro as one line, without the frame and the full help."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    message = " ".join(" ".join(line for line in lines if line and set(line) != {"─"}).split())
+    message = re.sub(r"^(Value error|Invalid choice|Parsing error|Required options)\s+", "", message)
+    return re.sub(r"\s*(Argument helptext:|For full helptext,) .*$", "", message)
 
 
 def _run_options_last(arguments: Sequence[str]) -> list[str]:

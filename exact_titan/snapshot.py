@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exact_titan.errors import InputError
+from exact_titan.launch import arguments
 
 if TYPE_CHECKING:
     from exact_titan.titan.run_config import RunConfig
@@ -31,19 +32,20 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ranks", required=True, type=int, help="number of processes of the run")
     parser.add_argument("options", nargs="+", help="options of exact_titan.train")
     args = parser.parse_args(argv)
-
-    from exact_titan.titan import cpu, torch_versions
-
-    torch_versions.install()
-    cpu.install()
-    from exact_titan.config import load_config
-    from exact_titan.titan.preflight import complete
-
-    os.environ["WORLD_SIZE"] = str(args.ranks)
     try:
+        # A wrong argument is refused before the import of torch.
+        given = arguments.read(args.options)
+        from exact_titan.titan import cpu, torch_versions
+
+        torch_versions.install()
+        cpu.install()
+        from exact_titan.config import config_of
+        from exact_titan.titan.preflight import complete
+
+        os.environ["WORLD_SIZE"] = str(args.ranks)
         # Other code may print. The standard output of this command contains only the folder's name.
         with contextlib.redirect_stdout(sys.stderr):
-            config = complete(load_config(args.options))
+            config = complete(config_of(given))
             write_snapshot(config, args.options, Path(config.dump_folder) / FOLDER / args.name)
     except InputError as error:
         print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -57,7 +59,7 @@ def write_snapshot(config: "RunConfig", options: list[str], folder: Path) -> Non
 
     - ``command.txt``: the command with its options.
     - ``config.json``: the completed config.
-    - ``config.toml``: a copy of the TOML, if the options name a TOML.
+    - ``config.toml``: a copy of the TOML, if the options name a TOML or a shipped config.
     - ``packages.txt``: the installed packages with their versions.
     - ``code.tar.gz``: the source of this package.
 
@@ -75,14 +77,14 @@ def write_snapshot(config: "RunConfig", options: list[str], folder: Path) -> Non
         (folder / "config.json").write_text(
             json.dumps(config.to_dict(), indent=1, default=str) + "\n", encoding="utf-8"
         )
-        for option in options:
-            if option.endswith(".toml") and Path(option).is_file():
-                shutil.copyfile(option, folder / "config.toml")
+        source = arguments.read(options).source
+        if source is not None and source.file is not None:
+            shutil.copyfile(source.file, folder / "config.toml")
         packages = {f"{one.metadata['Name']}=={one.version}\n" for one in distributions()}
         (folder / "packages.txt").write_text("".join(sorted(packages, key=str.lower)), encoding="utf-8")
         with tarfile.open(folder / "code.tar.gz", "w:gz") as archive:
             package = Path(__file__).parent
-            for file in sorted(package.rglob("*.py")):
+            for file in sorted((*package.rglob("*.py"), *package.rglob("options.json"))):
                 archive.add(file, Path(package.name) / file.relative_to(package))
     except OSError as error:
         raise InputError(f"dump_folder {config.dump_folder} cannot be written: {error}") from error

@@ -1,4 +1,4 @@
-"""The command ``torchrun --nproc_per_node=N -m exact_titan.train --config NAME_OR_TOML [--section.option value …]``."""
+"""The command ``torchrun --nproc_per_node=N -m exact_titan.train --config CONFIG [--section.option value …]``."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exact_titan.errors import InputError
+from exact_titan.launch import arguments, help_pages
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
 from exact_titan.titan.logs import start_logging
 from exact_titan.titan.signals import StopSignals
@@ -23,7 +24,7 @@ _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR"
 def main(argv: list[str] | None = None) -> None:
     """Train, and exit with an :class:`~exact_titan.runs.exit_codes.ExitCode`. Wrong input prints one line.
 
-    1. Handle stop signals, before the import of torch.
+    1. Check the arguments, and handle stop signals, before the import of torch.
     2. Read the config, and complete and check it (:func:`exact_titan.titan.preflight.complete`).
     3. Build the trainer and train to the last step, or to the step where the run is stopped.
     4. Export the weights, if ``export`` is set, and write the exit code into the run's folder.
@@ -35,6 +36,14 @@ def main(argv: list[str] | None = None) -> None:
 
     start_logging(int(os.environ["RANK"]))
     with StopSignals() as signals:
+        given = _arguments(sys.argv[1:] if argv is None else argv)
+        if not isinstance(given, InputError):
+            if os.environ["RANK"] == "0":
+                print(
+                    help_pages.page(given, help_pages.MODULE) if given.help else f"Config: {given.source}", flush=True
+                )
+            if given.help:
+                return
         if os.environ["RANK"] == "0":
             print("Loading torch and torchtitan", flush=True)
 
@@ -46,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
         agreement = Agreement.of_environment()
         try:
-            config, code = _train(sys.argv[1:] if argv is None else argv, signals, agreement)
+            config, code = _train(given, signals, agreement)
         except InputError as error:
             agreement.report(error)
             code = ExitCode.INPUT_ERROR
@@ -64,12 +73,33 @@ def main(argv: list[str] | None = None) -> None:
             sys.exit(code)
 
 
-def _train(argv: list[str], signals: StopSignals, agreement: "Agreement") -> "tuple[RunConfig, int]":
+def _arguments(argv: list[str]) -> arguments.Arguments | InputError:
+    """Check the arguments without torch. Rank 0 ends the run at once if an argument is wrong.
+
+    Another rank returns the mistake for the agreement of the ranks: only this machine may lack the config.
+    """
+    try:
+        return arguments.read(argv)
+    except InputError as error:
+        if os.environ["RANK"] != "0":
+            return error
+        print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        sys.exit(ExitCode.INPUT_ERROR)
+
+
+def _train(
+    given: arguments.Arguments | InputError, signals: StopSignals, agreement: "Agreement"
+) -> "tuple[RunConfig, int]":
     """Train to the end, or until the run is stopped. Return the config and the exit code."""
-    from exact_titan.config import load_config
+    from exact_titan.config import config_of
     from exact_titan.titan.preflight import with_rule
 
-    config = agreement.check("options", lambda: with_rule(load_config(argv)))
+    def options() -> "RunConfig":
+        if isinstance(given, InputError):
+            raise given
+        return with_rule(config_of(given))
+
+    config = agreement.check("options", options)
     folder = Path(config.dump_folder)
     if os.environ["RANK"] == "0":
         remove_exit_code(folder)

@@ -48,11 +48,9 @@ precision=float32
 if [ "$gpus" -gt 0 ]; then precision=bfloat16; fi
 if [ "$gpus" -gt 2 ]; then gpus=2; fi
 nproc=${NPROC:-$([ "$gpus" -gt 0 ] && echo "$gpus" || echo 2)}
-threads=$(($(nproc) / nproc))
 for rule in standard exact; do
   say "Training with the $rule loss on $nproc processes"
-  OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 1 ? threads : 1))} torchrun --nproc_per_node="$nproc" --rdzv_backend=c10d \
-    --rdzv_endpoint=localhost:0 -m exact_titan.train --config "$root/train_configs/quickstart_$rule.toml" \
+  exact-titan train --nproc "$nproc" "$root/train_configs/quickstart_$rule.toml" \
     --dump_folder "$out/$rule" --dataloader.dataset_path "$out/packed" \
     --training.steps "$steps" --validator.freq "$steps" --training.mixed_precision_param "$precision"
 done

@@ -3,6 +3,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from exact_titan.cli import main
+from exact_titan.cli import COMMANDS, main
 from exact_titan.dataset import Manifest
 
 pytest_plugins = ["tests.text_fixtures"]
@@ -184,7 +185,58 @@ def test_pack_inspect_verify(place: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert out.endswith("new/o is whole\n")
 
 
-@pytest.mark.parametrize("command", ["", "pack", "inspect", "window", "verify"])
+def test_the_help_of_exact_titan_has_a_line_for_each_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in ([], ["-h"], ["--help"]):
+        assert main(arguments) == 0
+        shown = capsys.readouterr().out
+        for command in ("train", *COMMANDS):
+            assert f"\n  {command} " in shown
+        assert len(shown.splitlines()) < 25
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("pakc d", "there is no command 'pakc'; did you mean pack"),
+        ("trian from_scratch", "did you mean train"),
+        ("--oops", "there is no command '--oops'"),
+        ("pack d --tokeniser t", "pack: there is no option --tokeniser; did you mean --tokenizer"),
+        ("pack d --slurm.partitoin t", "did you mean --slurm.partition"),
+        ("pack d --tokenizer t --out o --policy bestfit", "'bestfit'"),
+        ("pack d", "--out"),
+        ("window o x", "'x'"),
+        ("plan --config from_scratch --nproc two", "'two'"),
+        ("plan --config from_scratch --nproc 2 --training.stepz 1", "did you mean training.steps"),
+        ("configs --copy Llama-3.1-8B-16", "did you mean Llama-3.1-8B-16k"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_one_line(
+    place: Path, capfd: pytest.CaptureFixture[str], arguments: str, message: str
+) -> None:
+    fails(place, capfd, arguments, message)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert re.fullmatch(r"exact_titan \d+\.\d+\.\d+\n", capsys.readouterr().out)
+
+
+def test_python_m_exact_titan() -> None:
+    command = [sys.executable, "-m", "exact_titan", "configs"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Llama-3.1-8B-16k" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", ["configs", "train --help-all"])
+def test_a_page_into_a_closed_pipe_is_quiet(arguments: str) -> None:
+    command = f"{sys.executable} -m exact_titan {arguments} | head -n 1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=20)
+    assert done.stderr == ""
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["pack", "inspect", "window", "verify", "configs", "plan"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([*command.split(), "--help"])

@@ -23,11 +23,12 @@ ROOMS = [
     ("models",),
     ("runs",),
     ("reports",),
+    ("launch",),
     ("titan.model",),
     ("titan",),
     # planning traces the run that titan builds.
     ("planning",),
-    ("config_registry", "config", "train", "snapshot", "cli"),
+    ("config_registry", "config", "describe_options", "train", "snapshot", "cli", "__main__"),
 ]
 """The rooms from top to bottom. The first and the last line name files, the other lines name folders."""
 
@@ -40,6 +41,7 @@ MAY_NOT_IMPORT = {
     "models": ("torchtitan",),
     "runs": ("torchtitan",),
     "reports": ("torchtitan",),
+    "launch": ("torchtitan",),
 }
 """Packages that a room must not import directly. ``exact_titan`` means the other rooms."""
 

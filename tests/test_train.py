@@ -126,7 +126,7 @@ def test_only_one_rank_prints_the_error_under_torchrun(dataset, tmp_path):
 
 
 def test_help_lists_the_options(tmp_path):
-    done = warm_ranks.run(0, "exact_titan.train", "--config", "from_scratch", "--help", cwd=tmp_path)
+    done = warm_ranks.run(0, "exact_titan.train", "--config", "from_scratch", "--help-all", cwd=tmp_path)
     assert done.codes == [0]
-    for option in ("--loss.alpha", "--dataloader.dataset-path", "--optimizer.lr", "--architecture.dim"):
+    for option in ("--loss.alpha", "--dataloader.dataset_path", "--optimizer.lr", "--architecture.dim"):
         assert option in done.stdout

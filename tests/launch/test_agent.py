@@ -1,0 +1,179 @@
+"""``exact-titan train`` as a user starts it: real processes, exit codes, Ctrl-C, crashes."""
+
+import contextlib
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from exact_titan.errors import InputError
+from exact_titan.launch import agent
+from tests.support import ROOT, BackgroundRun
+
+SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
+
+
+def command(dataset, nproc: int, *options: str) -> list[str]:
+    sizes = [f"--architecture.{name}={size}" for name, size in SIZES.items()]
+    return [
+        *[sys.executable, "-m", "exact_titan", "train", "--nproc", str(nproc), "from_scratch", "--dump_folder", "out"],
+        *["--dataloader.dataset_path", str(dataset.folder), "--training.seq_len", str(dataset.window)],
+        *["--training.mixed_precision_param", "float32", "--metrics.log_freq", "1", "--validator.no-enable"],
+        *["--training.steps", "2", *sizes, *options],
+    ]
+
+
+def environment(**more: str) -> dict[str, str]:
+    plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
+    return plain | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | more
+
+
+def train(dataset, folder: Path, nproc: int, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(dataset, nproc, *options),
+        cwd=folder,
+        env=environment(**more),
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    for noise in ("ChildFailedError", "torch/distributed/run.py", "torch.distributed.elastic", "closing signal"):
+        assert noise not in done.stdout + done.stderr
+    return done
+
+
+both = pytest.mark.parametrize("nproc", [pytest.param(1, marks=pytest.mark.slow), 2])
+
+
+@both
+def test_a_finished_run_is_code_0(dataset, tmp_path, nproc):
+    done = train(dataset, tmp_path, nproc)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/exit_code").read_text() == "0\n"
+    assert (tmp_path / "out/checkpoint/step-2").is_dir()
+    assert done.stdout.splitlines()[0] == "Config: recipe from_scratch"
+
+
+@both
+def test_a_wrong_value_is_code_2_and_one_line(dataset, tmp_path, nproc):
+    done = train(dataset, tmp_path, nproc, "--loss.alpha=-1")
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if "loss.alpha" in line] == [
+        "exact_titan.train: error: loss.alpha is -1.0: the tail's extra weight must be 0 or more"
+    ]
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@both
+def test_a_loss_that_is_not_finite_is_code_65(dataset, tmp_path, nproc):
+    done = train(
+        dataset, tmp_path, nproc, "--optimizer.lr", "1e30", "--lr_scheduler.warmup_steps", "0", "--training.steps", "9"
+    )
+    assert done.returncode == 65, done.stderr
+    assert "exact_titan.train: stopped: the" in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@both
+def test_a_crash_is_code_1_with_the_end_of_the_traceback(dataset, tmp_path, nproc):
+    crashing = nproc - 1
+    (tmp_path / "crashing.py").write_text(
+        f"import os\nif os.environ['RANK'] == '{crashing}':\n    raise RuntimeError('a bug of rank {crashing}')\n"
+    )
+    options = ("--override.imports", "crashing.override")
+    done = train(dataset, tmp_path, nproc, *options, PYTHONPATH=f"{ROOT}:{tmp_path}")
+    assert done.returncode == 1, done.stderr
+    assert f"a bug of rank {crashing}" in done.stderr
+    assert re.search(rf"exact-titan train: crashed: .*rank {crashing} ended with exit code 1", done.stderr)
+    if crashing:
+        assert "exact-titan train: rank 1 crashed, the end of its errors:" in done.stderr
+
+
+@contextlib.contextmanager
+def background(dataset, folder: Path, nproc: int, *options: str) -> Iterator[BackgroundRun]:
+    log = folder / "train.log"
+    endless = ("--training.steps", "100000", "--training.global_batch_size", "32", *options)
+    # A shell starts background programs with SIGINT ignored.
+    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            command(dataset, nproc, *endless),
+            cwd=folder,
+            env=environment(),
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            preexec_fn=default,
+        )
+        run = BackgroundRun(process, log)
+        try:
+            yield run
+        finally:
+            run.kill()
+
+
+@both
+def test_ctrl_c_saves_and_is_code_75(dataset, tmp_path, nproc):
+    with background(dataset, tmp_path, nproc) as run:
+        run.wait_for("step:  2  loss")
+        run.agent.send_signal(signal.SIGINT)
+        assert run.end() == 75, run.output()
+    assert re.search(r"SIGINT on rank \d: stopped after step \d+ and saved", run.output())
+    assert "Traceback" not in run.output()
+    assert (tmp_path / "out/exit_code").read_text() == "75\n"
+    assert len(list((tmp_path / "out/checkpoint").iterdir())) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
+def test_other_signals_save(dataset, tmp_path, name):
+    with background(dataset, tmp_path, 2) as run:
+        run.wait_for("step:  2  loss")
+        run.agent.send_signal(signal.Signals[name])
+        assert run.end() == 75, run.output()
+
+
+@pytest.mark.slow
+def test_ctrl_c_twice_kills(dataset, tmp_path):
+    with background(dataset, tmp_path, 2) as run:
+        run.wait_for("step:  2  loss")
+        workers = run.workers()
+        os.kill(workers[0], signal.SIGSTOP)  # a rank that hangs
+        run.agent.send_signal(signal.SIGINT)
+        time.sleep(2)
+        assert run.running()
+        run.agent.send_signal(signal.SIGINT)
+        assert run.end(20) == 130, run.output()
+        assert "killed after the second signal" in run.output()
+        assert not [pid for pid in workers if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.slow
+def test_a_killed_rank_is_a_crash(dataset, tmp_path):
+    with background(dataset, tmp_path, 2) as run:
+        run.wait_for("step:  2  loss")
+        os.kill(run.workers()[1], signal.SIGKILL)
+        assert run.end() == 1, run.output()
+        assert "was killed by SIGKILL (out of memory?)" in run.output()
+    assert (tmp_path / "out").is_dir()
+    assert not (tmp_path / "out/exit_code").exists()
+
+
+def test_the_default_number_of_processes(monkeypatch, capsys):
+    monkeypatch.setattr(agent.torch.accelerator, "device_count", lambda: 0)
+    assert agent.number_of_processes(None) == 1
+    assert "Starting 1 process (no GPU" in capsys.readouterr().out
+    assert agent.number_of_processes(3) == 3
+    monkeypatch.setattr(agent.torch.accelerator, "device_count", lambda: 2)
+    assert agent.number_of_processes(None) == 2
+    assert "Starting 2 processes (2 GPUs)" in capsys.readouterr().out
+    with pytest.raises(InputError, match="--nproc is 3, but this machine has 2 GPUs"):
+        agent.number_of_processes(3)
