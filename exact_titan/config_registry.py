@@ -4,7 +4,6 @@
 recipes: ``--module exact_titan --config NAME``.
 """
 
-from torchtitan.components.optimizer import LRSchedulersContainer
 from torchtitan.config import DebugConfig, ParallelismConfig, TrainingConfig
 
 from exact_titan.titan.checkpoint import ResumableCheckpoints
@@ -15,6 +14,7 @@ from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.model.decoder import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
 from exact_titan.titan.run_config import RunConfig
+from exact_titan.titan.schedule import HeldSchedule
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 from exact_titan.titan.trainer import ExactTrainer
 from exact_titan.titan.validate import ExposureValidator
@@ -28,7 +28,7 @@ def from_scratch() -> RunConfig:
         loss=ExactLoss.Config(),
         optimizer=AdamW.Config(lr=1e-3),
         # Linear warmup, then constant. torchtitan decays from the end of the warmup when decay_ratio is None.
-        lr_scheduler=LRSchedulersContainer.Config(warmup_steps=20, decay_ratio=0.0),
+        lr_scheduler=HeldSchedule.Config(warmup_steps=20, decay_ratio=0.0),
         # A CUDA graph cannot replay batches whose varlen metadata differ in shape.
         training=TrainingConfig(local_batch_size=1, seq_len=2048, steps=100, disable_cuda_graphs=True),
         parallelism=ParallelismConfig(spmd_backend=SPMD_BACKEND),
@@ -49,7 +49,7 @@ def quickstart() -> RunConfig:
     config = from_scratch()
     config.architecture = LlamaSizes(dim=128, n_layers=3, n_heads=4, n_kv_heads=2, ffn_dim=384)
     config.dataloader = PackedDataLoader.Config(dataset_path="quickstart/packed")
-    config.lr_scheduler = LRSchedulersContainer.Config(warmup_steps=10, decay_ratio=0.0)
+    config.lr_scheduler = HeldSchedule.Config(warmup_steps=10, decay_ratio=0.0)
     config.training = TrainingConfig(
         local_batch_size=1,
         global_batch_size=2,
@@ -78,7 +78,7 @@ def _stage(seq_len: int, *, threshold: int, global_batch_size: int, local_batch_
         # Ours: learning rate, betas and weight decay.
         optimizer=AdamW.Config(lr=2e-5, beta1=0.9, beta2=0.95, weight_decay=0.1),
         # Ours: the length of the warmup.
-        lr_scheduler=LRSchedulersContainer.Config(warmup_steps=100, decay_ratio=0.0),
+        lr_scheduler=HeldSchedule.Config(warmup_steps=100, decay_ratio=0.0),
         # Ours: batch (half a million tokens), budget (half a billion tokens), clipping.
         training=TrainingConfig(
             seq_len=seq_len,

@@ -3,17 +3,21 @@
 import logging
 import os
 import sys
-import time
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from exact_titan.errors import InputError
 from exact_titan.launch import arguments, help_pages
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
+from exact_titan.titan.logs import start_logging
 from exact_titan.titan.signals import StopSignals
 
 if TYPE_CHECKING:
+    from exact_titan.titan.agreement import Agreement
     from exact_titan.titan.run_config import RunConfig
+
+logger = logging.getLogger(__name__)
 
 _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "0"}
 
@@ -31,11 +35,12 @@ def main(argv: list[str] | None = None) -> None:
     for name, value in _ONE_PROCESS.items():
         os.environ.setdefault(name, value)
 
+    start_logging(int(os.environ["RANK"]))
     with StopSignals() as signals:
         try:
             given = arguments.read(sys.argv[1:] if argv is None else argv)
         except InputError as error:
-            _report(error)
+            _report(error, signals)
             sys.exit(ExitCode.INPUT_ERROR)
         if os.environ["RANK"] == "0":
             print(help_pages.page(given, help_pages.MODULE) if given.help else f"Config: {given.source}", flush=True)
@@ -48,69 +53,87 @@ def main(argv: list[str] | None = None) -> None:
 
         torch_versions.install()
         cpu.install()
+        from exact_titan.titan.agreement import Agreement
+
+        agreement = Agreement.of_environment()
         try:
-            config, code = _train(given, signals)
+            config, code = _train(given, signals, agreement)
         except InputError as error:
-            _report(error)
+            agreement.report(error)
             code = ExitCode.INPUT_ERROR
     if code != ExitCode.FINISHED:
         sys.exit(code)
     if os.environ["RANK"] == "0":
-        if config.export:
-            _export(config)
+        try:
+            if config.export:
+                _export(config)
+        except InputError as error:
+            print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            code = ExitCode.INPUT_ERROR
         write_exit_code(Path(config.dump_folder), code)
+        if code != ExitCode.FINISHED:
+            sys.exit(code)
 
 
-def _report(error: InputError) -> None:
-    """Print one line on rank 0. All ranks read the same input and have the same error.
+def _report(error: InputError, signals: StopSignals) -> None:
+    """Print one line. Usually all ranks have the same mistake, and only rank 0 prints.
 
-    The other ranks wait, because torchrun ends rank 0 after the exit of another rank.
+    torchrun ends the other ranks after the exit of rank 0. Without this signal, rank 0 has no mistake, and the rank prints
+    its own.
     """
-    if os.environ["RANK"] == "0":
-        print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
-    else:
-        time.sleep(2)
+    rank = os.environ["RANK"]
+    ended = threading.Event()
+    signals.on_first(lambda name: ended.set())
+    if rank == "0" or not ended.wait(3):
+        of_rank = "" if rank == "0" else f" on rank {rank}"
+        print(f"exact_titan.train: error{of_rank}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
 
 
-def _train(given: arguments.Arguments, signals: StopSignals) -> "tuple[RunConfig, int]":
+def _train(given: arguments.Arguments, signals: StopSignals, agreement: "Agreement") -> "tuple[RunConfig, int]":
     """Train to the end, or until the run is stopped. Return the config and the exit code."""
     from exact_titan.config import config_of
     from exact_titan.titan.preflight import with_rule
 
-    config = with_rule(config_of(given))
+    config = agreement.check("options", lambda: with_rule(config_of(given)))
     folder = Path(config.dump_folder)
-    first = os.environ["RANK"] == "0"
-    if first:
+    if os.environ["RANK"] == "0":
         remove_exit_code(folder)
     try:
-        code = _run(config, signals)
+        code = _run(config, signals, agreement)
     except InputError:
-        if first and folder.is_dir():
+        # Any rank writes the code: rank 0 may wait in a collective call until torchrun ends rank 0. Bad input makes no
+        # new folder. A batch system that looks for the code of a large job must find a complaint of a single rank.
+        if agreement.is_disputed:
+            folder.mkdir(parents=True, exist_ok=True)
+        if folder.is_dir():
             write_exit_code(folder, ExitCode.INPUT_ERROR)
         raise
     return config, code
 
 
-def _run(config: "RunConfig", signals: StopSignals) -> int:
+def _run(config: "RunConfig", signals: StopSignals, agreement: "Agreement") -> int:
     import torch.distributed as dist
     from torchtitan.observability import structured_logger
-    from torchtitan.tools.logging import init_logger, logger
 
+    from exact_titan.titan.identity import shared_values
+    from exact_titan.titan.logs import open_log_file
     from exact_titan.titan.preflight import complete
+    from exact_titan.titan.resume import is_finished
 
-    init_logger()
-    first = os.environ["RANK"] == "0"
-    if not first:
-        logger.setLevel(logging.ERROR)
-    config = complete(config)
+    completed = agreement.check("run", lambda: complete(config))
+    agreement.same("data", shared_values(completed))
+    if is_finished(completed):
+        logger.info(f"{completed.training.steps} of {completed.training.steps} steps are done: nothing to train")
+        return ExitCode.FINISHED
+    open_log_file(Path(completed.dump_folder), int(os.environ["RANK"]))
     structured_logger.init_structured_logger(
-        source="training", output_dir=config.dump_folder, enable=config.debug.enable_structured_logging
+        source="training", output_dir=completed.dump_folder, enable=completed.debug.enable_structured_logging
     )
     trainer = None
     code: int = ExitCode.FINISHED
     try:
-        trainer = config.build()
-        if config.checkpoint.create_seed_checkpoint:
+        trainer = completed.build()
+        if completed.checkpoint.create_seed_checkpoint:
             trainer.checkpointer.save(curr_step=0, last_step=True)
         else:
             signals.on_first(trainer.stop.ask)
@@ -121,8 +144,8 @@ def _run(config: "RunConfig", signals: StopSignals) -> int:
     finally:
         if trainer is not None:
             trainer.close()
-    if first and code != ExitCode.FINISHED:
-        write_exit_code(Path(config.dump_folder), code)
+    if os.environ["RANK"] == "0" and code != ExitCode.FINISHED:
+        write_exit_code(Path(completed.dump_folder), code)
     # torchrun ends the other workers after the first exit. No worker exits before all workers have closed their files.
     dist.barrier()
     dist.destroy_process_group()
@@ -130,10 +153,11 @@ def _run(config: "RunConfig", signals: StopSignals) -> int:
 
 
 def _export(config: "RunConfig") -> None:
-    from torchtitan.tools.logging import logger
-
     from exact_titan.runs.export import export
 
+    if Path(config.export).exists():  # only a start with nothing to train gets here
+        logger.info(f"{config.export} exists already and is not written again")
+        return
     export(Path(config.dump_folder), Path(config.export), checkpoints=config.checkpoint.folder)
     logger.info(f"The weights are in {config.export}, in Hugging Face's format")
 

@@ -27,7 +27,7 @@ def test_quickstart_from_an_empty_folder_and_again(tmp_path):
     for rule in ("standard", "exact"):
         # The log has lines for the first step and for every second step, and one line for the validation.
         section = output.split(f"Training with the {rule} loss")[1].split("\n== ")[0]
-        assert re.findall(r"step: +(\d+)  loss:", section) == ["1", "2", "3"]
+        assert re.findall(r"^step (\d+)/3 ", section, re.MULTILINE) == ["1", "2", "3"]
         assert (results / rule / "checkpoint" / "step-3").is_dir()
     tail = re.search(r"tail \(>= 1024\): share ([\d.]+) %, loss mass standard ([\d.]+) %, exact ([\d.]+) %", output)
     assert tail
@@ -37,8 +37,9 @@ def test_quickstart_from_an_empty_folder_and_again(tmp_path):
     # does not matter.
     assert exact == pytest.approx(100 * share * 1.15 / (100 + 0.15 * share), abs=0.1)
     table = output.split("Plain cross-entropy on the validation windows")[1]
-    # Each bucket has one row: the cross-entropy of both runs and the difference.
-    rows = re.findall(r"^ +(\d+-\d+) +(\d+\.\d{4}) +(\d+\.\d{4}) +([+-]\d+\.\d{4})$", table, re.MULTILINE)
+    # Each bucket has one row: the targets, the cross-entropy of both runs and the difference, with standard errors.
+    value = r"\d+\.\d{4} ±\d+\.\d{4}"
+    rows = re.findall(rf"^ +(\d+-\d+) +([\d,]+) +({value}) +({value}) +([+-]{value})$", table, re.MULTILINE)
     assert [row[0] for row in rows][-1] == "2048-4096"
     assert len(rows) == 10
     for name in ("exposure.png", "quickstart.png"):

@@ -102,16 +102,16 @@ def losses(run: Path) -> dict[int, float]:
 def step(run: Path) -> int:
     """Return the last step in the node logs."""
     logs = "".join(file.read_text() for file in run.glob("slurm/*/node-*.log"))
-    return max(map(int, re.findall(r"step: +(\d+)  cross entropy", logs)), default=0)
+    return max(map(int, re.findall(r"\bstep (\d+)/\d+ \d+ %", logs)), default=0)
 
 
 def steps_in(seconds: int, folder: Path) -> int:
     """Return the number of steps that two ranks train in ``seconds``, from a trial of ten seconds."""
     options = ("--training.steps", "1000000", "--dump_folder", folder / "pace")
     with warm_ranks.background(2, "exact_titan.train", "--config", "run.toml", *options, cwd=folder) as run:
-        run.wait_for("step:  1 ")
+        run.wait_for("step 1/")
         time.sleep(10)
-        return max(map(int, re.findall(r"step: +(\d+)  cross entropy", run.output()))) * seconds // 10
+        return max(map(int, re.findall(r"\bstep (\d+)/\d+ \d+ %", run.output()))) * seconds // 10
 
 
 @pytest.mark.slow
@@ -147,7 +147,9 @@ def test_a_job_resumes_after_its_time_limit_with_the_losses_of_an_uninterrupted_
     folder = run / "slurm" / job
     node = (folder / "node-0.log").read_text() + (folder / "node-1.log").read_text()
     assert node.count("stopped after step") == 1
-    assert node.count("Training starts at step") == 2
+    for rank in (0, 1):
+        assert (run / f"logs/rank_{rank}.log").read_text().count("Training starts at step") == 2
+    assert node.count("resumed from step ") == 1
     for kept in (folder / "start-1", folder / "start-2"):
         assert (kept / "command.txt").read_text().endswith(f"train --config run.toml --training.steps {steps}\n")
         assert (kept / "config.toml").read_bytes() == (tmp_path / "run.toml").read_bytes()
@@ -171,7 +173,7 @@ def test_a_job_that_may_not_restart_is_saved_and_the_same_command_resumes_it(clu
     again = cluster.submit(*line, MAX_RESTARTS="9")
     cluster.wait(again, lambda: step(run) >= saved + 3)
     first = (run / "slurm" / again / "node-0.log").read_text() + (run / "slurm" / again / "node-1.log").read_text()
-    assert f"Training starts at step {saved + 1}\n" in first
+    assert f"resumed from step {saved:,}, " in first
     cluster.run("scancel", again)
     assert cluster.wait_for_end(again)["JobState"] == "CANCELLED"
     time.sleep(5)

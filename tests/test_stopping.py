@@ -37,7 +37,7 @@ def warm_train(dataset, folder: Path, *options: str) -> AbstractContextManager[w
 
 def steps(run: BackgroundRun | warm_ranks.Launch) -> list[int]:
     """Return the steps that the log names."""
-    return [int(step) for step in re.findall(r"step: +(\d+)  loss", run.output())]
+    return [int(step) for step in re.findall(r"^step (\d+)/", run.output(), re.MULTILINE)]
 
 
 def check_stopped(run: BackgroundRun | warm_ranks.Launch, folder: Path, *, before: int, reason: str) -> None:
@@ -54,7 +54,7 @@ def check_stopped(run: BackgroundRun | warm_ranks.Launch, folder: Path, *, befor
 
 def test_sigterm_to_torchrun_saves_on_all_ranks(dataset, tmp_path):
     with torchrun_train(dataset, tmp_path) as run:
-        run.wait_for("step:  2  loss")
+        run.wait_for("step 2/")
         before = steps(run)[-1]
         run.agent.send_signal(signal.SIGTERM)
         check_stopped(run, tmp_path, before=before, reason=r"SIGTERM on rank \d")
@@ -64,7 +64,7 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(dataset, tmp_path):
 @pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
 def test_other_signals_to_torchrun_save_on_all_ranks(dataset, tmp_path, name):
     with torchrun_train(dataset, tmp_path) as run:
-        run.wait_for("step:  2  loss")
+        run.wait_for("step 2/")
         before = steps(run)[-1]
         run.agent.send_signal(signal.Signals[name])
         check_stopped(run, tmp_path, before=before, reason=rf"{name} on rank \d")
@@ -73,7 +73,7 @@ def test_other_signals_to_torchrun_save_on_all_ranks(dataset, tmp_path, name):
 @pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 0), ("SIGINT", 1), ("SIGUSR1", 0)])
 def test_a_signal_to_one_rank_stops_all(dataset, tmp_path, name, rank):
     with warm_train(dataset, tmp_path) as run:
-        run.wait_for("step:  2  loss")
+        run.wait_for("step 2/")
         before = steps(run)[-1]
         os.kill(run.workers()[rank], signal.Signals[name])
         check_stopped(run, tmp_path, before=before, reason=f"{name} on rank {rank}")
@@ -81,7 +81,7 @@ def test_a_signal_to_one_rank_stops_all(dataset, tmp_path, name, rank):
 
 def test_the_stop_file_stops_all_ranks(dataset, tmp_path):
     with warm_train(dataset, tmp_path) as run:
-        run.wait_for("step:  2  loss")
+        run.wait_for("step 2/")
         before = steps(run)[-1]
         (tmp_path / "out/stop").touch()
         check_stopped(run, tmp_path, before=before, reason=r"The file \S+/out/stop on rank 0")
@@ -92,7 +92,8 @@ def test_the_stop_file_stops_all_ranks(dataset, tmp_path):
 def test_an_interrupted_validation_is_repeated(dataset, tmp_path):
     endless = ["--validator.enable", "--validator.freq", "2", "--validator.steps", "1000000"]
     with warm_train(dataset, tmp_path, *endless) as run:
-        run.wait_for("Validating")
+        log = tmp_path / "out/logs/rank_0.log"
+        run.wait_until(lambda: log.exists() and "Validating" in log.read_text(), "Validating")
         os.kill(run.workers()[1], signal.SIGTERM)
         check_stopped(run, tmp_path, before=2, reason="SIGTERM on rank 1")
         assert steps(run) == [1, 2]
@@ -102,10 +103,10 @@ def test_an_interrupted_validation_is_repeated(dataset, tmp_path):
         again = arguments(dataset, tmp_path, *short, "--training.steps", last)
         done = warm_ranks.run(1, "exact_titan.train", *again, cwd=tmp_path)
         assert done.codes == [0], done.stdout + done.stderr
-        outputs.append(re.findall(r"(?:validate )?step: +\d+  loss", done.stdout))
+        outputs.append(re.findall(r"^((?:validation )?step \d+)", done.stdout, re.MULTILINE))
         # Go back to step 2. The validation of step 2 is finished now.
         shutil.rmtree(tmp_path / "out/checkpoint/step-3", ignore_errors=True)
-    assert outputs == [["validate step:  2  loss", "step:  3  loss"], []]
+    assert outputs == [["validation step 2", "step 3"], []]
 
 
 @pytest.mark.slow
@@ -124,7 +125,7 @@ def test_a_signal_during_the_start_stops_the_run_before_the_first_step(dataset, 
 @pytest.mark.slow
 def test_a_second_signal_ends_a_rank_inside_a_collective(dataset, tmp_path):
     with warm_train(dataset, tmp_path) as run:
-        run.wait_for("step:  2  loss")
+        run.wait_for("step 2/")
         first, second = run.workers()
         # Rank 0 now waits for rank 1 without end.
         os.kill(second, signal.SIGSTOP)
@@ -145,7 +146,7 @@ def test_a_second_signal_ends_a_rank_inside_a_collective(dataset, tmp_path):
 def test_a_stop_without_checkpoints_is_an_error(dataset, tmp_path):
     given = arguments(dataset, tmp_path, "--checkpoint.no-enable")
     with warm_ranks.background(1, "exact_titan.train", *given, cwd=tmp_path) as run:
-        run.wait_for("step:  1  loss")
+        run.wait_for("step 1/")
         run.send_signal(signal.SIGTERM)
         assert run.end() == [1]
         assert "and nothing is saved: checkpointing is off" in run.output()

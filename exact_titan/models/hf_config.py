@@ -5,6 +5,7 @@ computation and is not supported. The reader ignores all other keys. Code in the
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,11 @@ from exact_titan.errors import InputError
 from exact_titan.models.architecture import Architecture, RopeScaling
 
 FILE_NAME = "config.json"
+
+DEFAULT_THETA = 10_000.0
+"""The base of RoPE in transformers, for files without ``rope_theta``."""
+
+_ORIGINAL = "original_max_position_embeddings"
 
 _FAMILIES: dict[str, str] = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
 # The defaults of transformers, for keys that old files omit.
@@ -51,7 +57,8 @@ def read_architecture(folder: Path) -> Architecture:
     """Return the architecture of the model in a Hugging Face folder. The function reads only ``config.json``.
 
     The function reads both forms of the RoPE keys: ``rope_theta`` and ``rope_scaling`` at the top level
-    (transformers 4), or both keys inside ``rope_parameters`` (transformers 5).
+    (transformers 4), or both keys inside ``rope_parameters`` (transformers 5). The function refuses a file whose two
+    forms contradict each other.
 
     Raises:
         InputError: if a key is missing, wrong or not supported. The message names the file and the key.
@@ -90,13 +97,12 @@ def read_architecture(folder: Path) -> Architecture:
     )
 
 
-def make_config(architecture: Architecture, *, eos_token_id: int) -> dict[str, Any]:
+def make_config(architecture: Architecture, *, eos_token_id: int | None) -> dict[str, Any]:
     """Return a ``config.json`` for a model that has no such file yet. transformers 4 and 5 both read its keys.
 
     Args:
-        eos_token_id: the token that ends a document. Generation stops at this token.
+        eos_token_id: the token that ends a document. Generation stops at this token. None: not known.
     """
-    scaling = architecture.rope_scaling
     name = next(name for name, family in _FAMILIES.items() if family == architecture.family)
     return {
         "architectures": [name],
@@ -109,6 +115,35 @@ def make_config(architecture: Architecture, *, eos_token_id: int) -> dict[str, A
         "intermediate_size": architecture.ffn_dim,
         "vocab_size": architecture.vocab_size,
         "max_position_embeddings": architecture.max_positions,
+        **_rope_keys(architecture),
+        "rms_norm_eps": architecture.norm_eps,
+        "hidden_act": "silu",
+        "tie_word_embeddings": architecture.tie_embeddings,
+        "attention_dropout": 0.0,
+        "bos_token_id": None,
+        "eos_token_id": eos_token_id,
+        "use_cache": True,
+    }
+
+
+def portable_config(config: dict[str, Any], architecture: Architecture, *, dtype: str) -> dict[str, Any]:
+    """Return a ``config.json`` with the keys of RoPE and of the dtype that transformers 4 and 5 both read.
+
+    transformers 4 ignores ``rope_parameters`` without a warning, and computes with a base of 10,000. transformers
+    before 4.56 ignores ``dtype``.
+
+    Args:
+        config: the model's ``config.json``.
+        architecture: :func:`read_architecture` of the same file.
+        dtype: dtype of the weights, such as "bfloat16".
+    """
+    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype")}
+    return {**kept, **_rope_keys(architecture), "torch_dtype": dtype}
+
+
+def _rope_keys(architecture: Architecture) -> dict[str, Any]:
+    scaling = architecture.rope_scaling
+    return {
         "rope_theta": architecture.rope_theta,
         "rope_scaling": None
         if scaling is None
@@ -117,15 +152,8 @@ def make_config(architecture: Architecture, *, eos_token_id: int) -> dict[str, A
             "factor": scaling.factor,
             "low_freq_factor": scaling.low_freq_factor,
             "high_freq_factor": scaling.high_freq_factor,
-            "original_max_position_embeddings": scaling.original_positions,
+            _ORIGINAL: scaling.original_positions,
         },
-        "rms_norm_eps": architecture.norm_eps,
-        "hidden_act": "silu",
-        "tie_word_embeddings": architecture.tie_embeddings,
-        "attention_dropout": 0.0,
-        "bos_token_id": None,
-        "eos_token_id": eos_token_id,
-        "use_cache": True,
     }
 
 
@@ -151,33 +179,83 @@ def _refuse_unsupported(config: dict[str, Any], file: Path) -> None:
         "attention_dropout": 0.0,
         "partial_rotary_factor": 1.0,
     }.items():
-        value = config.get(key, (config.get("rope_parameters") or {}).get(key))
-        if value is not None and value != computed:
-            raise InputError(f"{file}: {key} is {value!r}: only {computed!r} is supported")
+        for where in (config, config.get("rope_parameters"), config.get("rope_scaling")):
+            value = where.get(key) if isinstance(where, dict) else None
+            if value is not None and value != computed:
+                raise InputError(f"{file}: {key} is {value!r}: only {computed!r} is supported")
     other = next((kind for kind in layer_types if kind != "full_attention"), None)
     if other is not None:
         raise InputError(f"{file}: layer_types has {other!r}: only 'full_attention' is supported")
 
 
 def _rope(config: dict[str, Any], file: Path) -> tuple[float, RopeScaling | None]:
-    key = "rope_parameters" if "rope_parameters" in config else "rope_scaling"
-    parameters = config.get(key) or {}
+    """Return the base and the scaling of RoPE.
+
+    transformers 5 reads ``rope_scaling`` if the key is not empty, and ``rope_parameters`` otherwise. The base is
+    ``rope_theta`` of the object that transformers reads, then ``rope_theta`` at the top level, then 10,000.
+    transformers therefore ignores values of other places without a warning. Contradicting values are refused here.
+    """
+    top = _Reader(config, file)
+    found = [
+        (key, _rope_of(key, config[key], top)) for key in ("rope_scaling", "rope_parameters") if config.get(key)
+    ] or [("rope_theta", (top.number("rope_theta", DEFAULT_THETA), None))]
+    (first, rope), (last, other) = found[0], found[-1]
+    if rope != other:
+        raise InputError(
+            f"{file}: {first} and {last} are both set and give different frequencies: remove one of them, and write "
+            f"rope_theta into the other"
+        )
+    return rope
+
+
+def _rope_of(key: str, parameters: Any, top: "_Reader") -> tuple[float, RopeScaling | None]:
+    """Return the base and the scaling in ``rope_scaling`` or ``rope_parameters``, the object with the name ``key``."""
+    file = top.file
     if not isinstance(parameters, dict):
         raise InputError(f"{file}: {key} is not a JSON object")
+    nested = next((name for name, value in parameters.items() if isinstance(value, dict)), None)
+    if nested is not None:
+        raise InputError(
+            f"{file}: {key}.{nested} is an object of one layer type: only one object for all layers is supported"
+        )
     read = _Reader(parameters, file, prefix=f"{key}.")
-    theta = read.number("rope_theta", _Reader(config, file).number("rope_theta", 10_000.0))
+    theta = read.number("rope_theta") if "rope_theta" in parameters else top.number("rope_theta", DEFAULT_THETA)
+    if "rope_theta" in top.config and top.number("rope_theta") != theta:
+        raise InputError(
+            f"{file}: rope_theta is {top.config['rope_theta']!r} and {key}.rope_theta is {parameters['rope_theta']!r}: "
+            f"remove one of them"
+        )
     # transformers before 4.43 calls this key "type".
-    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    kinds = [parameters[name] for name in ("rope_type", "type") if name in parameters] or ["default"]
+    if kinds[0] != kinds[-1]:
+        raise InputError(f"{file}: {key}.rope_type is {kinds[0]!r} and {key}.type is {kinds[-1]!r}: remove one of them")
+    kind = kinds[0]
     if kind == "default":
+        if parameters.get("factor") is not None:
+            raise InputError(
+                f"{file}: {key}.factor is {parameters['factor']!r}, but {key} has no rope_type that uses a factor: "
+                f"remove factor, or set rope_type to 'llama3'"
+            )
         return theta, None
     if kind != "llama3":
         raise InputError(f"{file}: {key}.rope_type is {kind!r}: supported are 'default' and 'llama3'")
-    return theta, RopeScaling(
+    scaling = RopeScaling(
         factor=read.number("factor"),
         low_freq_factor=read.number("low_freq_factor"),
         high_freq_factor=read.number("high_freq_factor"),
-        original_positions=read.positive("original_max_position_embeddings"),
+        original_positions=read.positive(_ORIGINAL),
     )
+    if top.config.get(_ORIGINAL, scaling.original_positions) != scaling.original_positions:
+        raise InputError(
+            f"{file}: {_ORIGINAL} is {top.config[_ORIGINAL]!r} and {key}.{_ORIGINAL} is {scaling.original_positions}: "
+            f"remove one of them"
+        )
+    if scaling.high_freq_factor <= scaling.low_freq_factor:
+        raise InputError(
+            f"{file}: {key}.high_freq_factor is {scaling.high_freq_factor:g}: it must be above low_freq_factor "
+            f"({scaling.low_freq_factor:g})"
+        )
+    return theta, scaling
 
 
 class _Reader:
@@ -185,23 +263,23 @@ class _Reader:
 
     def __init__(self, config: dict[str, Any], file: Path, prefix: str = "") -> None:
         self.config = config
-        self._file = file
+        self.file = file
         self._prefix = prefix
 
     def _value(self, key: str, default: float | None) -> Any:
         value = self.config.get(key, default)
         if value is None:
-            raise InputError(f"{self._file}: {self._prefix}{key} is missing")
+            raise InputError(f"{self.file}: {self._prefix}{key} is missing")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
-            raise InputError(f"{self._file}: {self._prefix}{key} is {value!r}: it must be a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise InputError(f"{self.file}: {self._prefix}{key} is {value!r}: it must be a number above 0")
         return float(value)
 
     def positive(self, key: str, default: int | None = None) -> int:
         value = self._value(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{self._file}: {self._prefix}{key} is {value!r}: it must be a whole number of 1 or more")
+            raise InputError(f"{self.file}: {self._prefix}{key} is {value!r}: it must be a whole number of 1 or more")
         return value

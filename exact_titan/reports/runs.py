@@ -9,6 +9,7 @@
    of the first side. The error of a difference is half of Student's 95 % interval over the pairs.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,6 +199,12 @@ def _last_common(runs: Sequence[Path]) -> tuple[int, dict[Path, dict[str, Any]]]
                 f"{run / FILE_NAME} has no validation: train with --validator.enable and a dataset packed with "
                 f"--val-fraction"
             )
+        for record in records:
+            if missing := {"windows", "buckets", "threshold"} - record.keys():
+                raise InputError(
+                    f"{run / FILE_NAME}: the validation of step {record['step']} has no {min(missing)}: the file is "
+                    f"not from this version of exact_titan"
+                )
     windows = found[runs[0]][-1]["windows"]
     if windows is None:
         raise InputError(f"{runs[0]} was not validated on a packed dataset: compare needs equal validation windows")
@@ -312,6 +319,8 @@ def _notes(sides: Sequence[Side], step: int, missing: Sequence[Path]) -> list[st
 
 
 def _cell(estimate: Estimate, number_format: str) -> str:
+    if math.isnan(estimate.value):  # no targets
+        return "-"
     error = "" if estimate.error is None else f" ±{estimate.error:.4f}"
     return f"{estimate.value:{number_format}}{error}"
 

@@ -1,8 +1,11 @@
 """The files that a training run leaves on disk, and the exit code of the run.
 
 - ``run_folder``: the output folder, with the model folder and the checkpoints.
+- ``locations``: the folder of a run's checkpoints, and the run of a checkpoint.
 - ``checkpoint_manifest``: the file list that marks a checkpoint as complete.
 - ``export``: the weights of a checkpoint as a Hugging Face folder.
+- ``export_tokenizer``: the tokenizer and the token ids of an export.
+- ``destinations``: folders that are tried before the work starts.
 - ``records``: the values of a log step and of a validation.
 - ``metrics_log``: the records of the run, in ``metrics.jsonl``.
 - ``target_losses``: the cross-entropy of every target of a validation.

@@ -16,12 +16,17 @@ from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.errors import InputError
+from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
 
 MANIFEST = "files.json"
 """The manifest's file name in the folder of a checkpoint. Content: ``{"files": {name: bytes}}``."""
 
 DCP_METADATA = ".metadata"
 """The file in which PyTorch's distributed checkpoints record the file and offset of every tensor."""
+
+
+OTHER_CHECKPOINT = "copy it again, or resume from an earlier checkpoint with --checkpoint.load_step"
+"""The way out, in messages about a checkpoint that cannot be read."""
 
 
 def write_manifest(checkpoint: Path) -> None:
@@ -34,6 +39,8 @@ def write_manifest(checkpoint: Path) -> None:
         # Other nodes have written some of the files. This node may cache the folder's listing, so the files are
         # looked up by name.
         least = _stored_bytes(checkpoint) | {DCP_METADATA: 1}
+        if (checkpoint / RUN_RECORD).is_file():
+            least[RUN_RECORD] = 1
     else:
         least = {path.relative_to(checkpoint).as_posix(): 1 for path in checkpoint.rglob("*") if path.is_file()}
     sizes = {name: _size(checkpoint / name) for name in sorted(least)}
@@ -71,9 +78,7 @@ def why_incomplete(checkpoint: Path) -> str | None:
 
 
 @contextmanager
-def reading_checkpoint(
-    checkpoint: Path, remedy: str = "remove it, and the previous checkpoint is used"
-) -> Iterator[None]:
+def reading_checkpoint(checkpoint: Path, remedy: str = OTHER_CHECKPOINT) -> Iterator[None]:
     """Turn PyTorch's errors about damaged checkpoint files into one :class:`InputError`.
 
     A file of a complete checkpoint may still contain damaged bytes, because the manifest lists only sizes.
@@ -90,7 +95,7 @@ def reading_checkpoint(
     except CheckpointException as error:
         cause = next(iter(error.failures.values()))[0]
         why = " ".join(str(cause).split())
-        raise InputError(f"{checkpoint} is damaged ({why:.150}): {remedy}") from error
+        raise InputError(f"{checkpoint} cannot be read ({why:.150}): {remedy}") from error
 
 
 def find_checkpoints(folder: Path) -> tuple[dict[int, Path], dict[Path, str]]:

@@ -3,7 +3,7 @@
 1. Find the checkpoint, and compare its tensors with the architecture in ``<run>/model``.
 2. Divide the tensors into output shards.
 3. For each output shard, read its tensors from the checkpoint, convert the dtype, and write one safetensors file.
-4. Write the index, ``config.json`` and the tokenizer.
+4. Write the index, ``config.json``, ``generation_config.json`` and the tokenizer, for transformers 4 and 5.
 5. Rename the temporary folder to its final name.
 """
 
@@ -18,13 +18,17 @@ from typing import Literal
 import torch
 import torch.distributed.checkpoint as dcp
 from huggingface_hub import split_state_dict_into_shards_factory
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.hf_weights import INDEX_NAME, native_name
 from exact_titan.runs.checkpoint_manifest import reading_checkpoint
-from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, copy_tokenizer, find_checkpoint, run_of
+from exact_titan.runs.destinations import check_new, why
+from exact_titan.runs.export_tokenizer import why_not_auto, with_special_ids, write_generation_config, write_tokenizer
+from exact_titan.runs.locations import run_of
+from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +46,7 @@ def export(
     *,
     step: int | None = None,
     dtype: Dtype = "bfloat16",
-    checkpoints: str = "checkpoint",
+    checkpoints: str | None = None,
     max_shard_size: str = "5GB",
 ) -> list[Path]:
     """Write a distributed checkpoint as a Hugging Face folder: config, tokenizer, safetensors files and their index.
@@ -62,7 +66,8 @@ def export(
         The safetensors files.
 
     Raises:
-        InputError: if ``out`` exists, if the run has no complete checkpoint, or if the run has no config.json.
+        InputError: if ``out`` exists or cannot be written, if the run has no complete checkpoint, or if the run has no
+            config.json.
     """
     check_out(out)
     checkpoint = find_checkpoint(run, checkpoints=checkpoints, step=step, on_skipped=logger.warning)
@@ -76,27 +81,34 @@ def export(
     check_checkpoint(checkpoint, architecture)
 
     partial = out.parent / f".{out.name}.{os.getpid()}"
-    partial.mkdir(parents=True)
     try:
+        partial.mkdir(parents=True)
         files = _write_weights(checkpoint, architecture.tensors(), partial, DTYPES[dtype], max_shard_size)
-        config = hf_config.read_config(model_folder)
-        # transformers 5 calls this key dtype. Older versions know only torch_dtype.
-        hf_config.write_config(partial, {**config, "dtype" if "dtype" in config else "torch_dtype": dtype})
-        copy_tokenizer(model_folder, partial)
+        config = hf_config.portable_config(hf_config.read_config(model_folder), architecture, dtype=dtype)
+        ids = write_tokenizer(model_folder, partial, model_config=config, max_positions=architecture.max_positions)
+        config = with_special_ids(config, ids)
+        hf_config.write_config(partial, config)
+        write_generation_config(partial, config)
+        if (other_ids := why_not_auto(model_folder, architecture.family)) is not None:
+            logger.warning(f"{out}: {other_ids}")
         partial.rename(out)
+    except (OSError, SafetensorError) as error:
+        cause = why(error) if isinstance(error, OSError) else " ".join(str(error).split())
+        raise InputError(
+            f"{out} cannot be written ({cause}): make room or choose another folder, and export {checkpoint} again"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [out / file for file in files]
 
 
 def check_out(out: Path) -> None:
-    """Refuse an output folder that exists.
+    """Refuse an output folder that exists, or that cannot be created.
 
     Raises:
-        InputError: if the folder exists. The message names the folder.
+        InputError: naming the folder.
     """
-    if out.exists():
-        raise InputError(f"{out} exists already: choose another folder, or remove it")
+    check_new(out, "the folder of the export")
 
 
 def _write_weights(
@@ -116,6 +128,8 @@ def _write_weights(
             # One process reads the files of all ranks. The copy into each tensor converts the dtype.
             dcp.load(shard, checkpoint_id=checkpoint, no_dist=True)
         save_file({name: shard[native_name(name)] for name in names}, folder / file, metadata={"format": "pt"})
+        # safetensors creates the file for its owner alone. The folder shows the permissions of the umask.
+        (folder / file).chmod(folder.stat().st_mode & 0o666)
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         (folder / INDEX_NAME).write_text(json.dumps(index, indent=2, sort_keys=True) + "\n", encoding="utf-8")

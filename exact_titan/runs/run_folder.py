@@ -13,7 +13,8 @@ from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, find_checkpoints, why_incomplete
+from exact_titan.runs.checkpoint_manifest import DCP_METADATA, OTHER_CHECKPOINT, find_checkpoints, why_incomplete
+from exact_titan.runs.locations import checkpoints_of
 
 MODEL_FOLDER = "model"
 """The folder in the run's folder that holds config.json and the tokenizer. An export needs only this folder and the
@@ -26,15 +27,17 @@ TOKENIZER_FILES = (
 
 
 def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> None:
-    """Write ``run/model`` if it does not exist: ``config`` as config.json, and the tokenizer of ``files_from``."""
+    """Write ``run/model``: ``config`` as config.json, and the tokenizer of ``files_from``. Replace an older folder."""
     folder = run / MODEL_FOLDER
-    if folder.is_dir():
-        return
-    partial = run / f".{MODEL_FOLDER}.{os.getpid()}"
+    partial, old = run / f".{MODEL_FOLDER}.{os.getpid()}", run / f".{MODEL_FOLDER}.old"
     partial.mkdir(parents=True)
     hf_config.write_config(partial, config)
     copy_tokenizer(files_from, partial)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
     partial.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
@@ -47,7 +50,7 @@ def copy_tokenizer(source: Path, target: Path) -> None:
 def find_checkpoint(
     path: Path,
     *,
-    checkpoints: str = "checkpoint",
+    checkpoints: str | None = None,
     step: int | None = None,
     on_skipped: Callable[[str], None] = lambda line: None,
 ) -> Path:
@@ -57,7 +60,8 @@ def find_checkpoint(
 
     Args:
         path: the output folder of a run, or one checkpoint in it.
-        checkpoints: the folder of the checkpoints inside the output folder, ``checkpoint.folder`` of the run.
+        checkpoints: ``checkpoint.folder`` of the run. None: the folder that the run has recorded
+            (:mod:`exact_titan.runs.locations`).
         step: the step of the wanted checkpoint.
         on_skipped: a function that receives one line for every incomplete checkpoint, because the search skips it.
 
@@ -70,14 +74,15 @@ def find_checkpoint(
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
-    complete, incomplete = find_checkpoints(path / checkpoints)
+    folder = checkpoints_of(path) if checkpoints is None else path / checkpoints
+    complete, incomplete = find_checkpoints(folder)
     for checkpoint, why in incomplete.items():
         on_skipped(f"{checkpoint} is not complete and is skipped: {why}")
     if step is not None and step not in complete:
         steps = ", ".join(map(str, sorted(complete))) or "none"
-        raise InputError(f"{path / checkpoints} has no complete checkpoint of step {step}: there are {steps}")
+        raise InputError(f"{folder} has no complete checkpoint of step {step}: there are {steps}")
     if not complete:
-        raise InputError(f"{path / checkpoints} has no complete checkpoint: the run has not saved one yet")
+        raise InputError(f"{folder} has no complete checkpoint: the run has not saved one yet")
     chosen = complete[max(complete) if step is None else step]
     if not (chosen / DCP_METADATA).is_file():
         raise InputError(
@@ -86,9 +91,16 @@ def find_checkpoint(
     return chosen
 
 
-def run_of(checkpoint: Path) -> Path:
-    """Return the output folder of the run that saved a checkpoint."""
-    return checkpoint.parent.parent
+def stored_names(checkpoint: Path) -> dict[str, Any]:
+    """Return the metadata of every stored value of a distributed checkpoint, by name.
+
+    Raises:
+        InputError: if the metadata cannot be read.
+    """
+    try:
+        return FileSystemReader(checkpoint).read_metadata().state_dict_metadata
+    except Exception as error:  # unpickling a damaged file can raise any exception
+        raise InputError(f"{checkpoint / DCP_METADATA} cannot be read ({error}): {OTHER_CHECKPOINT}") from None
 
 
 def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:
@@ -97,13 +109,7 @@ def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:
     Raises:
         InputError: if a tensor is missing or has another shape. The message names the tensor and both shapes.
     """
-    try:
-        stored = FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except Exception as error:  # unpickling a damaged file can raise any exception
-        raise InputError(
-            f"{checkpoint / DCP_METADATA} is damaged ({error}): "
-            f"remove {checkpoint}, and the previous checkpoint is used"
-        ) from None
+    stored = stored_names(checkpoint)
     for name, shape in architecture.tensors().items():
         native = native_name(name)
         tensor = stored.get(native)

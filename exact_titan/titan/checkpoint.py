@@ -19,6 +19,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_manifest import find_checkpoints, reading_checkpoint, why_incomplete, write_manifest
+from exact_titan.runs.run_record import RunRecord
 from exact_titan.titan.step_clock import StepClock
 
 _VALIDATED = "validated"
@@ -38,7 +39,15 @@ class ResumableCheckpoints(CheckpointManager):
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
-        pass
+        def __post_init__(self) -> None:
+            # torchtitan's messages name no option.
+            if self.interval < 1:
+                raise ValueError(f"checkpoint.interval is {self.interval}: it must be 1 or more")
+            if self.keep_latest_k < 0 or self.keep_latest_k == 1:
+                raise ValueError(
+                    f"checkpoint.keep_latest_k is {self.keep_latest_k}: keep at least 2 checkpoint replicas, or 0 (all)"
+                )
+            CheckpointManager.Config.__post_init__(self)
 
     clock: StepClock | None = None
     """The clock gets the time that the run waits for its checkpoints. Set by the trainer."""
@@ -50,6 +59,9 @@ class ResumableCheckpoints(CheckpointManager):
 
     before_save: Callable[[], None] | None = None
     """Called on every rank before each save. An exception prevents the save."""
+
+    record: RunRecord | None = None
+    """The identity of the run. Every checkpoint gets a copy. Set by the trainer on rank 0."""
 
     @torch.no_grad()
     def save_now(self, step: int) -> bool:
@@ -140,7 +152,7 @@ class ResumableCheckpoints(CheckpointManager):
         """Load as torchtitan does.
 
         Raises:
-            InputError: on all ranks, if a file of the checkpoint is damaged.
+            InputError: on all ranks, if a file of the checkpoint cannot be read.
         """
         remedy = {"remedy": "download it again"} if from_hf else {}
         with reading_checkpoint(Path(checkpoint_id), **remedy):
@@ -175,7 +187,10 @@ class ResumableCheckpoints(CheckpointManager):
 
     def _complete(self, checkpoint: Path) -> None:
         """Mark the checkpoint as complete after all ranks have written, and remove the checkpoints that it replaces."""
+        if self.record is not None:
+            self.record.write(checkpoint)
         write_manifest(checkpoint)
+        logger.info(f"checkpoint {checkpoint} saved")
         if self.keep_latest_k:
             complete, incomplete = find_checkpoints(Path(self.folder))
             for one in [*list(complete.values())[: -self.keep_latest_k], *incomplete]:

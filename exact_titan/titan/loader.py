@@ -18,7 +18,7 @@ from exact_titan.sampling.balance import Imbalance, attention_work, deal
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.sampling.order import WindowOrder
 
-CHANGES = ("dataset", "seed", "global_batch_size", "seq_len")
+CHANGES = ("dataset", "seed", "global_batch_size", "seq_len", "loss", "model")
 """Names for ``allow_changed``."""
 
 
@@ -63,8 +63,9 @@ class PackedDataLoader(BaseDataLoader):
         """Give all ranks and microbatches of a step equal attention work. Off: assign the windows in order."""
 
         allow_changed: list[str] = field(default_factory=list)
-        """Options that may differ from the checkpoint at a resume: any of dataset, seed, global_batch_size and seq_len.
-        Another dataset (or mixture) or seed means another order. The new order starts at its first window."""
+        """Differences from the checkpoint that a resume permits: any of dataset, seed, global_batch_size, seq_len, loss
+        and model. Another dataset (or mixture) or seed means another order. The new order starts at its first window.
+        seq_len also permits another RoPE and another number of positions."""
 
         varlen_metadata: bool = True
         """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer: it passes all tensors to the model."""
@@ -179,6 +180,8 @@ class PackedDataLoader(BaseDataLoader):
             "windows": self.consumed,
             "fingerprint": self.mixture.fingerprint,
             "seed": self.config.seed,
+            "split": self.mixture.split,
+            "shuffled": self.shuffled,
             # 0: unknown, in torchtitan's own trainer.
             "global_batch_size": rounds * self.dp_world_size * self.local_batch_size,
             "seq_len": self.mixture.window,
@@ -210,6 +213,10 @@ class PackedDataLoader(BaseDataLoader):
         changes = {}
         if saved["fingerprint"] != now["fingerprint"]:
             changes["dataset"] = self.mixture.difference(saved["fingerprint"])
+        elif saved.get("split", now["split"]) != now["split"]:
+            changes["dataset"] = f"split {saved['split']}, not {now['split']}"
+        elif saved.get("shuffled", now["shuffled"]) != now["shuffled"]:
+            changes["dataset"] = f"infinite {saved['shuffled']}, not {now['shuffled']}"
         for name in ("seed", "global_batch_size", "seq_len"):
             if saved[name] != now[name] and (name == "seed" or (saved[name] and now[name])):
                 changes[name] = f"{name} {saved[name]}, not {now[name]}"

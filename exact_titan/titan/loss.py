@@ -203,9 +203,9 @@ class ExactLoss(ChunkedLossWrapper):
         self.lower_bounds_n = self.buckets.lower_bounds
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
-        counts_n = torch.from_numpy(mixture.counts)
-        self.weights_n = self._weights(counts_n)
-        self.prior_n = prior_counts(counts_n, window=mixture.window)
+        self.counts_n = torch.from_numpy(mixture.counts)
+        self.weights_n = self._weights(self.counts_n)
+        self.prior_n = prior_counts(self.counts_n, window=mixture.window)
         self._refresh_due = False
 
     def to(self, device: torch.device) -> None:
@@ -314,6 +314,7 @@ class ExactLoss(ChunkedLossWrapper):
         self.counter.reduce()
         return {
             "fingerprint": self.fingerprint,
+            "options": self._options(),
             "weights": self.weights_n.tolist(),
             "refresh_due": self._refresh_due,
             "counts": self.counter.state_dict()["counts"].tolist(),
@@ -333,9 +334,19 @@ class ExactLoss(ChunkedLossWrapper):
         # One rank takes the sum over all ranks, and the others start from 0.
         if not dist.is_initialized() or dist.get_rank() == 0:
             self.sums.sums_2n.copy_(torch.tensor(state["sums"], dtype=torch.float64))
-        if self.config.refresh_steps:
+        if not self.config.refresh_steps:
+            return
+        if state.get("options", self._options()) == self._options():
             self.weights_n.copy_(torch.tensor(state["weights"]))
             self._refresh_due = state["refresh_due"]
+        else:  # the weights of the old options are not in force
+            self.weights_n.copy_(self._weights(self.prior_n + torch.tensor(state["counts"], device=device)))
+
+    def _options(self) -> dict[str, Any]:
+        """Return the options that the weights depend on, beside the counts."""
+        config = self.config
+        names = ("rule", "alpha", "gamma", "eps", "min_count")
+        return {name: getattr(config, name) for name in names} | {"threshold": self.threshold}
 
 
 def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] | None = None) -> Mixture:

@@ -23,6 +23,7 @@ from torchtitan.tools.logging import logger
 from exact_titan.exposure import tail_mass
 from exact_titan.runs.metrics_log import MetricsLog
 from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord, ValidationSet
+from exact_titan.titan.console import train_line, validation_line
 from exact_titan.titan.health import Health
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.model.flops import attention_flops, attention_shape, matmul_flops_per_token
@@ -105,7 +106,7 @@ class ExposureMetrics(MetricsProcessor):
         if self._first and (moved := self._metrics_log.begin(step, validated=validated)):
             logger.warning(moved)
         for tracker in self._trackers:
-            tracker.begin(step)
+            tracker.begin(step, self.exact_loss.buckets.labels())
 
     def count_flops(self, config: Decoder.Config, model: nn.Module) -> None:
         """Take the sizes of the model for the FLOPs of a step. ``model`` is built from ``config``."""
@@ -206,16 +207,8 @@ class ExposureMetrics(MetricsProcessor):
         self.device_memory_monitor.reset_peak_stats()
 
     def _print(self, record: Record) -> None:
-        """Print a record on the console."""
-        losses = record.losses
-        if isinstance(record, ValidationRecord):
-            logger.info(f"validate step: {record.step:2}  loss: {losses.cross_entropy:7.4f}")
-            return
-        left = "" if record.pace.hours_left is None else f"  left: {record.pace.hours_left:,.2f} h"
-        logger.info(
-            f"step: {record.step:2}  loss: {record.loss:8.5f}  cross entropy: {losses.cross_entropy:8.5f}  "
-            f"grad_norm: {record.grad_norm:7.4f}  tokens/s: {record.tokens_per_second:,.0f}{left}"
-        )
+        """Print the line of a record."""
+        logger.info(validation_line(record) if isinstance(record, ValidationRecord) else train_line(record))
 
     def _losses(self, sums_2n: torch.Tensor) -> ContextLosses:
         buckets = self.exact_loss.buckets

@@ -6,6 +6,7 @@
 """
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,12 +84,13 @@ class NonFiniteDetector:
     @contextlib.contextmanager
     def step(self, step: int) -> Iterator[None]:
         """Return the context of optimizer step ``step``. The context reads the gradient norm in torchtitan's clipping,
-        because torchtitan does not report the norm elsewhere."""
+        because torchtitan does not report the norm elsewhere. A ``max_norm`` of 0 means no clipping. torchtitan's
+        clipping would multiply the gradients by 0."""
         self._places, self._losses, self._in_step = [], 0, True
         stock = dist_utils.clip_grad_norm_
 
-        def clip(*args, **kwargs) -> torch.Tensor:
-            norm = stock(*args, **kwargs)
+        def clip(parameters, max_norm: float, **kwargs) -> torch.Tensor:
+            norm = stock(parameters, max_norm or math.inf, **kwargs)
             self._copy_to_host(step, norm)
             return norm
 

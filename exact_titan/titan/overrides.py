@@ -10,8 +10,8 @@
 For a mixture, give both functions the same value, such as ``"packed/web=3,packed/math=1"``.
 
 The import adapts torchtitan to the torch version and, without an accelerator, to the CPU. torchtitan imports overrides
-only after the choice of its device. A trial on the CPU therefore needs ``import exact_titan.titan.overrides`` in the module
-of the config (``--module``).
+only after the choice of its device. A trial on the CPU therefore needs ``import exact_titan.titan.overrides`` in the
+module of the config (``--module``).
 """
 
 from typing import Any

@@ -13,19 +13,21 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torchtitan.tools.logging import logger
 
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest
 from exact_titan.errors import InputError
-from exact_titan.runs.export import check_out
+from exact_titan.models.architecture import Architecture
 from exact_titan.sampling.dataset_path import Entry, join, parse
 from exact_titan.sampling.mixture import Mixture
-from exact_titan.titan import start
+from exact_titan.titan import resume, start
+from exact_titan.titan.console import FILE_ONLY
+from exact_titan.titan.destinations import check_destinations
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.titan.loss import ExactLoss, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
 from exact_titan.titan.model.decoder import check_vocabulary, decoder_spec
+from exact_titan.titan.option_checks import check_machine, check_values
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 from exact_titan.titan.trackers import check_wandb
@@ -40,13 +42,11 @@ def complete(config: RunConfig) -> RunConfig:
     """
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     config = check_options(config, ranks=ranks)
+    check_machine(config)
+    config = replace(config, _resume=resume.find_resume(config))
+    check_destinations(config)
     _check_assets(config)
     loader = config.dataloader
-    if loader.dataset:
-        raise InputError(
-            f"dataloader.dataset is {loader.dataset!r}, but this option is for torchtitan's own datasets: name the "
-            f"folder of a packed dataset in dataloader.dataset_path"
-        )
     seq_len = config.training.seq_len
     mixture = open_mixture(loader, seq_len)
     _check_supply(config, mixture, ranks)
@@ -60,8 +60,8 @@ def complete(config: RunConfig) -> RunConfig:
         architecture = start.resolve_architecture(config, tokenizer_vocab=vocabulary)
         start.check_positions(config, architecture)
         start.check_tokenizer(config, dataset_tokenizer=tokenizer)
-        _check_export(config)
         config = start.with_initial_weights(config, architecture)
+        config = _with_model_changes(config, architecture)
         model_spec = decoder_spec(architecture)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
     set_implementation(model_spec.model, config.attention)
@@ -73,7 +73,21 @@ def complete(config: RunConfig) -> RunConfig:
         hf_assets_path=config.hf_assets_path or str(tokenizer),
     )
     completed.model_spec = model_spec
-    return completed
+    return _with_option_changes(completed)
+
+
+def _with_model_changes(config: RunConfig, architecture: Architecture) -> RunConfig:
+    if config._resume is None:
+        return config
+    changes = resume.compare_model(config, architecture)
+    return replace(config, _resume=replace(config._resume, changes=tuple(changes), model_changed=bool(changes)))
+
+
+def _with_option_changes(config: RunConfig) -> RunConfig:
+    if config._resume is None or config._resume.record is None:
+        return config
+    changes = resume.compare_options(config._resume.record, config, loss_data=config.loss._mixture.fingerprint)
+    return replace(config, _resume=replace(config._resume, changes=(*config._resume.changes, *changes)))
 
 
 def is_complete(config: RunConfig) -> bool:
@@ -91,6 +105,7 @@ def check_options(config: RunConfig, *, ranks: int) -> RunConfig:
         InputError: naming the option.
     """
     config = with_rule(config)
+    check_values(config, ranks=ranks)
     _check_sizes(config, ranks)
     _check_parallelism(config, ranks)
     check_wandb(config.metrics)
@@ -114,17 +129,6 @@ def packed_tokenizer(config: RunConfig) -> Path:
     return parse(config.dataloader.dataset_path)[0].folder / TOKENIZER_FOLDER
 
 
-def _check_export(config: RunConfig) -> None:
-    if not config.export:
-        return
-    check_out(Path(config.export))
-    saves = config.checkpoint.enable and not config.checkpoint.load_only
-    if not saves or config.checkpoint.last_save_in_hf:
-        raise InputError(
-            "export is set and reads the last checkpoint: enable checkpoint, without load_only or last_save_in_hf"
-        )
-
-
 def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:
     """Log the epochs of each dataset in the run. Refuse a mixture without repeats if a dataset is too small."""
     training = config.training
@@ -135,7 +139,8 @@ def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:
     for dataset, turns in zip(mixture.datasets, mixture.shares.turns(training.steps * batch), strict=True):
         logger.info(
             f"{dataset.folder}: {turns:,} of the run's {training.steps * batch:,} windows, "
-            f"{turns / len(dataset):.3g} epochs of its {len(dataset):,}"
+            f"{turns / len(dataset):.3g} epochs of its {len(dataset):,}",
+            extra=FILE_ONLY,
         )
         if turns > len(dataset):
             short.append(
@@ -194,22 +199,6 @@ def _with_validation_windows(
 
 def _check_sizes(config: RunConfig, ranks: int) -> None:
     training = config.training
-    for name, value in {
-        "training.steps": training.steps,
-        "training.local_batch_size": training.local_batch_size,
-        "metrics.log_freq": config.metrics.log_freq,
-        "validator.freq": config.validator.freq,
-        "training.gc_freq": training.gc_freq,
-        "loss.num_chunks": config.loss.num_chunks,
-        "comm.init_timeout_seconds": config.comm.init_timeout_seconds,
-        "comm.train_timeout_seconds": config.comm.train_timeout_seconds,
-    }.items():
-        if value < 1:
-            raise InputError(f"{name} is {value}: it must be 1 or more")
-    if isinstance(config.validator, ExposureValidator.Config) and config.validator.keep_targets < 0:
-        raise InputError(
-            f"validator.keep_targets is {config.validator.keep_targets}: give a number of validations, or 0 for none"
-        )
     if training.global_batch_size > 0 and training.global_batch_size % (training.local_batch_size * ranks):
         raise InputError(
             f"training.global_batch_size is {training.global_batch_size}: it must be a multiple of "
@@ -245,12 +234,23 @@ def _check_assets(config: RunConfig) -> None:
             f"hf_assets_path is {config.hf_assets_path!r}: there is no such folder; leave it empty for the dataset's "
             f"tokenizer"
         )
-    if config.checkpoint.initial_load_in_hf and not config.checkpoint.initial_load_path:
-        raise InputError(
-            "checkpoint.initial_load_in_hf is on, and no initial_load_path is set: name the folder with --model"
-        )
-    if config.training.enable_cpu_offload and not torch.accelerator.is_available():
-        raise InputError("training.enable_cpu_offload is on, but there is no GPU to offload from")
+    _check_initial_load(config)
+
+
+def _check_initial_load(config: RunConfig) -> None:
+    """Refuse torchtitan's own options for first weights. Only a config.json has the RoPE and the norm of a model."""
+    checkpoint = config.checkpoint
+    if config.model or config.start_from:
+        return  # with_initial_weights compares the paths
+    for name in ("initial_load_in_hf", "initial_load_path"):
+        value = getattr(checkpoint, name)
+        if value and (config.model_spec is None or not checkpoint.initial_load_path):
+            raise InputError(
+                f"checkpoint.{name} is {value}, and the model is from scratch: name the folder with --model, or the "
+                f"run with --start_from; RoPE and norm come from its config.json"
+            )
+    if checkpoint.initial_load_path and not Path(checkpoint.initial_load_path).is_dir():
+        raise InputError(f"checkpoint.initial_load_path is {checkpoint.initial_load_path}: there is no such folder")
 
 
 _REFUSED = {

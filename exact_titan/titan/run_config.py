@@ -1,16 +1,18 @@
 """The options of a training run: torchtitan's config tree with the components of this package."""
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, Any, ClassVar
 
+import tyro
 from torchtitan.components.checkpointer import BaseCheckpointManager
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.loss import BaseLoss
 from torchtitan.components.metrics import MetricsProcessor
-from torchtitan.components.optimizer import OptimizersContainer
+from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer
 from torchtitan.components.validate import Validator
 from torchtitan.trainer import Trainer
 
+from exact_titan.runs.run_record import Resume
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
@@ -19,6 +21,7 @@ from exact_titan.titan.model.activation_checkpoint import ActivationCheckpointin
 from exact_titan.titan.model.attention import Implementation
 from exact_titan.titan.model.decoder import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
+from exact_titan.titan.schedule import HeldSchedule
 from exact_titan.titan.validate import ExposureValidator
 
 
@@ -62,4 +65,14 @@ class RunConfig(Trainer.Config):
     validator: Validator.Config = field(default_factory=ExposureValidator.Config)
     checkpoint: BaseCheckpointManager.Config = field(default_factory=ResumableCheckpoints.Config)
     optimizer: OptimizersContainer.Config = field(default_factory=AdamW.Config)
+    lr_scheduler: LRSchedulersContainer.Config = field(default_factory=HeldSchedule.Config)
     activation_checkpoint: ActivationCheckpointingConfig = field(default_factory=AttentionSavingAC.Config)
+
+    # torchtitan leaves names with an underscore out when it writes a config down.
+    _resume: Annotated[Resume | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
+    """The checkpoint that the start continues, set by preflight. None: a new run."""
+
+    _first_weights: Annotated[dict[str, Any], tyro.conf.Suppress] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    """The first weights of a new run, set by preflight (:attr:`RunRecord.weights`)."""

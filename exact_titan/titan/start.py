@@ -1,6 +1,5 @@
 """The start of a run: its architecture and its first weights."""
 
-import copy
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +10,10 @@ from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import PRESETS, REPOSITORIES, Architecture
 from exact_titan.models.hf_weights import check_weights
-from exact_titan.runs.run_folder import (
-    MODEL_FOLDER,
-    check_checkpoint,
-    find_checkpoint,
-    run_of,
-    write_model_folder,
-)
+from exact_titan.runs.checkpoint_manifest import DCP_METADATA
+from exact_titan.runs.locations import run_of
+from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint, write_model_folder
+from exact_titan.runs.run_record import sampled_digest
 from exact_titan.titan.model.decoder import DecoderModel, LlamaSizes
 from exact_titan.titan.run_config import RunConfig
 
@@ -37,6 +33,9 @@ def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = Non
         folder = Path(config.model)
         if folder.is_dir():
             return hf_config.read_architecture(folder)
+        kept = Path(config.dump_folder) / MODEL_FOLDER
+        if config._resume is not None and kept.is_dir():
+            return hf_config.read_architecture(kept)
         if config.model in PRESETS:
             return PRESETS[config.model]
         raise InputError(
@@ -63,22 +62,24 @@ def check_positions(config: RunConfig, architecture: Architecture) -> None:
 
 
 def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunConfig:
-    """Return the config with the path of the first weights in its checkpoint options. Check the headers of the weights.
+    """Return the config with its first weights: their path in the checkpoint options, and their identity.
 
-    A run with its own checkpoint resumes from that checkpoint. Such a run does not need the first weights.
+    The headers of the weights are checked. A run with its own checkpoint resumes from that checkpoint. Such a run does
+    not need the first weights.
 
     Raises:
         InputError: naming the option, the file or the tensor.
     """
     checkpoint = config.checkpoint
-    resumed = _last_checkpoint(config)
-    if resumed is not None:
-        check_checkpoint(resumed, architecture)
+    if config._resume is not None:
+        check_checkpoint(config._resume.checkpoint, architecture)
         return config
     if config.start_from:
         stored = _previous_checkpoint(config)
         check_checkpoint(stored, architecture)
         initial, in_hf = stored, False
+        weights = {"kind": "run", "path": str(stored), "step": int(stored.name.removeprefix("step-"))}
+        files = [stored / DCP_METADATA, *stored.glob("*.distcp")]
     elif config.model:
         initial, in_hf = Path(config.model), True
         if not initial.is_dir():
@@ -87,6 +88,8 @@ def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunCo
                 f"{REPOSITORIES[config.model]} --local-dir {config.model}"
             )
         check_weights(initial, architecture)
+        weights = {"kind": "hugging_face", "path": str(initial), "step": None}
+        files = list(initial.glob("*.safetensors"))
     else:
         return config
     if not checkpoint.enable:
@@ -101,22 +104,28 @@ def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunCo
             f"checkpoint.initial_load_path is {checkpoint.initial_load_path}, and {option} names weights too: give one "
             f"of them"
         )
-    config = copy.copy(config)
-    config.checkpoint = replace(
-        checkpoint, initial_load_path=path, initial_load_in_hf=in_hf, initial_load_model_only=True
+    return replace(
+        config,
+        checkpoint=replace(checkpoint, initial_load_path=path, initial_load_in_hf=in_hf, initial_load_model_only=True),
+        _first_weights={**weights, "digest": sampled_digest(files)},
     )
-    return config
 
 
 def write_model_copy(config: RunConfig, *, dataset_tokenizer: Path, eos_id: int) -> None:
-    """Write the model's config.json and tokenizer into ``model/`` in the run's folder, if ``model/`` does not exist.
+    """Write the model's config.json and tokenizer into ``model/`` in the run's folder.
+
+    A resume of the same model changes nothing. A new run replaces the folder of an earlier run, and a resume with a
+    permitted change of the model replaces the folder with the model that it trains.
 
     Args:
         dataset_tokenizer: the tokenizer's folder in the packed dataset, for a model without a tokenizer.
         eos_id: id of the dataset's end-of-text token, for a model without a config.json.
     """
     run, folder = Path(config.dump_folder), _model_folder(config)
-    if folder is not None:
+    kept = run / MODEL_FOLDER
+    if config._resume is not None and kept.is_dir() and not config._resume.model_changed:
+        return
+    if folder is not None and folder != kept:
         tokenizer = folder if (folder / "tokenizer.json").is_file() else dataset_tokenizer
         write_model_folder(run, hf_config.read_config(folder), tokenizer)
     elif config.model_spec is not None and isinstance(config.model_spec.model, DecoderModel.Config):
@@ -131,6 +140,8 @@ def check_tokenizer(config: RunConfig, *, dataset_tokenizer: Path) -> None:
         InputError: naming the first token that differs.
     """
     folder = _model_folder(config)
+    if folder is None and config._resume is not None:
+        folder = Path(config.dump_folder) / MODEL_FOLDER  # a model from scratch
     if folder is None:
         return
     ours, theirs = dataset_tokenizer / "tokenizer.json", folder / "tokenizer.json"
@@ -165,16 +176,12 @@ def _previous_checkpoint(config: RunConfig) -> Path:
             f"start_from is {config.start_from}, this run's own dump_folder: leave start_from out; the run resumes "
             f"from its own checkpoint"
         )
-    return find_checkpoint(Path(config.start_from), checkpoints=config.checkpoint.folder, on_skipped=logger.info)
+    return find_checkpoint(Path(config.start_from), on_skipped=logger.info)
 
 
 def _previous_model(config: RunConfig) -> Path:
-    copy_of_model = Path(config.dump_folder) / MODEL_FOLDER
-    return copy_of_model if copy_of_model.is_dir() else run_of(_previous_checkpoint(config)) / MODEL_FOLDER
-
-
-def _last_checkpoint(config: RunConfig) -> Path | None:
-    try:
-        return find_checkpoint(Path(config.dump_folder), checkpoints=config.checkpoint.folder)
-    except InputError:
-        return None
+    # A resume does not need the previous stage any more. Its folder may be gone.
+    kept = Path(config.dump_folder) / MODEL_FOLDER
+    if config._resume is not None and kept.is_dir():
+        return kept
+    return run_of(_previous_checkpoint(config)) / MODEL_FOLDER

@@ -5,7 +5,9 @@ No tag has parentheses, because a chart of TensorBoard's Custom Scalars with par
 
 import importlib.util
 import os
+import re
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,25 +16,13 @@ from torchtitan.components.metrics import BaseLogger, MetricsProcessor, WandBLog
 
 from exact_titan.errors import InputError
 from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord
+from exact_titan.titan.step_clock import PARTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WANDB_RUN_ID_FILE = "wandb_run_id"
 """The file in the run's folder that holds the id of the W&B run."""
-
-_BUCKET = r"\d+-\d+$"
-_CHARTS = {
-    "Loss by effective context": {
-        "training": ["Multiline", [f"loss_by_context/{_BUCKET}"]],
-        "validation": ["Multiline", [f"validation_loss_by_context/{_BUCKET}"]],
-    },
-    "Exposure": {
-        "share of targets": ["Multiline", [f"exposure/share/{_BUCKET}"]],
-        "weight of a target": ["Multiline", [f"exposure/weight/{_BUCKET}"]],
-    },
-    "Seconds a step": {"on the slowest rank": ["Multiline", ["step_time/.*"]]},
-}
 
 
 def scalars(record: Record) -> dict[str, float]:
@@ -62,10 +52,10 @@ class TensorBoard(BaseLogger):
         self._folder = folder
         self._writer: SummaryWriter | None = None
 
-    def begin(self, step: int) -> None:
-        """Start a file for a run whose next step is ``step + 1``."""
+    def begin(self, step: int, buckets: Sequence[str]) -> None:
+        """Start a file for a run whose next step is ``step + 1``. ``buckets`` are the names ``<lo>-<hi>``."""
         self._writer = SummaryWriter(str(self._folder), purge_step=step + 1)
-        self._writer.add_custom_scalars(_CHARTS)
+        self._writer.add_custom_scalars(_charts(buckets))
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         assert self._writer is not None
@@ -99,7 +89,7 @@ class WandB(BaseLogger):
         self._run, self._config = run, config
         self._logger: WandBLogger | None = None
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, buckets: Sequence[str]) -> None:
         """Start the W&B run, or resume the W&B run if ``step`` is not 0.
 
         Raises:
@@ -126,6 +116,30 @@ class WandB(BaseLogger):
     def close(self) -> None:
         if self._logger is not None:
             self._logger.close()
+
+
+def _charts(buckets: Sequence[str]) -> dict[str, dict[str, list]]:
+    """Return the layout of TensorBoard's Custom Scalars: one chart a bucket, with the loss first.
+
+    Custom Scalars gives every run one colour. In a chart of several tags, the buckets of a run would have the same
+    colour.
+    """
+
+    def charts(tags: dict[str, str]) -> dict[str, list]:
+        return {title: ["Multiline", [f"^{re.escape(tag)}$"]] for title, tag in tags.items()}
+
+    layout: dict[str, dict[str, list]] = {"Cross-entropy": {}}
+    for name, group, total in (
+        ("validation", "validation_loss_by_context", "validation_metrics/loss"),
+        ("training", "loss_by_context", "loss_metrics/cross_entropy"),
+    ):
+        tags = {"all": total, "tail": f"{group}/tail", "below the tail": f"{group}/below_tail"}
+        layout["Cross-entropy"] |= charts({f"{name}, {title}": tag for title, tag in tags.items()})
+        layout[f"Cross-entropy by effective context, {name}"] = charts({one: f"{group}/{one}" for one in buckets})
+    layout["Share of the targets"] = charts({one: f"exposure/share/{one}" for one in buckets})
+    layout["Weight of a target"] = charts({one: f"exposure/weight/{one}" for one in buckets})
+    layout["Seconds a step, on the slowest rank"] = charts({part: f"step_time/{part}_seconds" for part in PARTS})
+    return layout
 
 
 def _train_scalars(record: TrainRecord) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """torchtitan's trainer with EXACT: document borders from the host, refreshed weights, and runs that can be stopped."""
 
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,23 @@ import torch.distributed as dist
 from torchtitan.components.dataloader import DataloaderExhaustedError
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
+from tqdm import tqdm
 
 from exact_titan.reports.window import window_summary
+from exact_titan.runs.locations import record_locations
 from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.checkpoint import ResumableCheckpoints
+from exact_titan.titan.console import progress_bar
+from exact_titan.titan.header import header, summary
 from exact_titan.titan.health import Health
+from exact_titan.titan.identity import record_of
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
 from exact_titan.titan.model.attention import varlen_metadata
 from exact_titan.titan.model.flops import attention_pairs
 from exact_titan.titan.nonfinite import NonFinite, NonFiniteDetector
+from exact_titan.titan.optimizer import apply_options
 from exact_titan.titan.preflight import complete, is_complete, packed_tokenizer
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.start import write_model_copy
@@ -57,6 +64,9 @@ class ExactTrainer(Trainer):
     stop: StopAgreement
     """After ``stop.ask(…)``, :meth:`train` saves a checkpoint and raises :class:`Stopped` on all ranks."""
 
+    windows_per_step: int
+    """Windows of an optimizer step over all ranks."""
+
     nonfinite: NonFiniteDetector
     """Finds losses and gradients that are NaN or infinite."""
 
@@ -68,6 +78,9 @@ class ExactTrainer(Trainer):
         if dist.get_rank() == 0:
             eos_id = self.dataloader.mixture.datasets[0].manifest.tokenizer.eos_id
             write_model_copy(config, dataset_tokenizer=packed_tokenizer(config), eos_id=eos_id)
+            if config.checkpoint.enable and not config.checkpoint.load_only:
+                record_locations(Path(config.dump_folder), Path(self.checkpointer.folder))
+            self._write_record()
         self.dataloader.rounds_per_step = self.gradient_accumulation_steps
         self.loss_fn.to(self.device)
         self.metrics_processor.exact_loss = self.loss_fn
@@ -75,12 +88,14 @@ class ExactTrainer(Trainer):
         self.clock = StepClock(self.device)
         self.checkpointer.clock = self.clock
         self.optimizers.register_step_post_hook(lambda *_: self.clock.end())
-        windows = self.gradient_accumulation_steps * self.dataloader.dp_world_size * self.dataloader.local_batch_size
+        self.windows_per_step = (
+            self.gradient_accumulation_steps * self.dataloader.dp_world_size * self.dataloader.local_batch_size
+        )
         self.metrics_processor.health = Health(
             self.clock,
             self.dataloader.imbalance,
             steps=config.training.steps,
-            tokens_per_step=windows * config.training.seq_len,
+            tokens_per_step=self.windows_per_step * config.training.seq_len,
         )
         self.nonfinite = NonFiniteDetector(self.device, self.gradient_accumulation_steps)
         self.checkpointer.before_save = self.nonfinite.check
@@ -89,6 +104,7 @@ class ExactTrainer(Trainer):
             self.validator.stop = self.stop
             self.validator.on_validated = self.checkpointer.mark_validated
         self._begun = False
+        self._progress: tqdm | None = None
 
     def train(self) -> None:
         """Train to the last step. The run resumes from the last complete checkpoint if there is one.
@@ -97,20 +113,41 @@ class ExactTrainer(Trainer):
             Stopped: on all ranks after the same step, if a stop was requested. A checkpoint of that step is saved.
             NonFinite: on all ranks, if a loss or the gradient is NaN or infinite. No checkpoint contains the value.
         """
+        begun = time.monotonic()
         try:
             self._train()
+            self._summarize(begun, finished=True)
+        except Stopped:
+            self._summarize(begun, finished=False)
+            raise
         except NonFinite as found:
             self.checkpointer.maybe_wait_for_saving()
             if dist.get_rank() == 0:
                 print("\n".join(self._explain(found)), file=sys.stderr, flush=True)
             raise
 
+    def _summarize(self, begun: float, *, finished: bool) -> None:
+        """Show the results and the next commands. A collective call. ``begun``: ``time.monotonic()`` of the start."""
+        tokens = self._tokens()
+        if dist.get_rank() == 0 and self.step:
+            for line in summary(self, seconds=time.monotonic() - begun, tokens=tokens, finished=finished):
+                logger.info(line)
+
     def _train(self) -> None:
         try:
             self.stop.check()
-            super().train()
+            try:
+                super().train()
+            finally:
+                if self._progress is not None:
+                    self._progress.close()
             self.nonfinite.check()
-            if 0 < self.step < self.config.training.steps:  # the dataset has no more windows
+            if 0 < self.step < self.config.training.steps:
+                # torchtitan's own message goes into the log file.
+                logger.warning(
+                    f"{self.dataloader.config.dataset_path} has no more windows: the run ends after step {self.step} "
+                    f"of {self.config.training.steps}; --dataloader.infinite repeats the windows"
+                )
                 self.checkpointer.save_now(self.step)
             self.checkpointer.maybe_wait_for_saving()
         except Stopped as stopped:
@@ -158,11 +195,30 @@ class ExactTrainer(Trainer):
             self.stop.check()
         return more
 
+    def _write_record(self) -> None:
+        """Write ``run.json``, and hand the record to the checkpoints. Rank 0 calls this method."""
+        resume = self.config._resume
+        record = record_of(self.config, resume.record if resume else None)
+        record.write(Path(self.config.dump_folder))
+        self.checkpointer.record = record
+        if resume is None:
+            return
+        if resume.record is None:
+            logger.warning(f"{resume.checkpoint} has no run.json: its options are not known and not compared")
+        for change in resume.changes:
+            logger.info(f"from step {resume.step + 1} on: {change}")
+
     def _begin(self) -> None:
-        """Start the logs after the load of the checkpoint, and repeat an interrupted validation."""
+        """Apply the options, start the logs after the load of the checkpoint, and repeat an interrupted validation."""
+        if self.step > 0:
+            apply_options(self.optimizers, self.lr_schedulers, self.config.optimizer)
         repeat = self.step > 0 and self.config.validator.enable and self.validator.should_validate(self.step)
         repeat = repeat and not self.checkpointer.is_validated(self.step)
         self.metrics_processor.begin(self.step, validated=not repeat)
+        if dist.get_rank() == 0:
+            for line in header(self):
+                logger.info(line)
+            self._progress = progress_bar(self.step, self.config.training.steps)
         if repeat:
             self.validator.validate(self.model_parts, self.step)
 
@@ -216,12 +272,18 @@ class ExactTrainer(Trainer):
                 self.nonfinite.check()
             raise
         self.loss_fn.end_step(self.step)
+        if self._progress is not None:
+            self._progress.update()
+
+    def _tokens(self) -> int:
+        """Return the tokens of the run so far, over all ranks. A collective call."""
+        tokens = torch.tensor(self.ntokens_seen, device=self.device)
+        dist.all_reduce(tokens)
+        return int(tokens)
 
     def state_dict(self) -> dict[str, Any]:
         """Return torchtitan's trainer state, the tokens of all ranks, and the state of the loss. A collective call."""
-        tokens = torch.tensor(self.ntokens_seen, device=self.device)
-        dist.all_reduce(tokens)
-        return {**super().state_dict(), "ntokens_seen": int(tokens), "exposure": self.loss_fn.state_dict()}
+        return {**super().state_dict(), "ntokens_seen": self._tokens(), "exposure": self.loss_fn.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)

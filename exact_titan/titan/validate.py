@@ -15,6 +15,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.reports.figures import Bars, bucket_figure
 from exact_titan.runs.records import ValidationSet
+from exact_titan.titan.console import FILE_ONLY
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import BucketSums, ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, Validated
@@ -43,6 +44,11 @@ class ExposureValidator(Validator):
         keep_targets: int = 2
         """Number of validations whose cross-entropy of every target stays in <dump_folder>/validation, counted from
         the last validation. 0: none. A target takes 17 bytes. exact-titan compare needs these files for its errors."""
+
+        def __post_init__(self) -> None:
+            # torchtitan's message names no option.
+            if self.steps < 1 and self.steps != -1:
+                raise ValueError(f"validator.steps is {self.steps}: it must be 1 or more, or -1 for all windows")
 
     stop: StopAgreement
     """Set by the trainer, because torchtitan builds the validator first."""
@@ -92,7 +98,7 @@ class ExposureValidator(Validator):
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         """Validate on the validation windows and log the result. Every rank calls this method."""
-        logger.info("Validating")
+        logger.info("Validating", extra=FILE_ONLY)
         self._begun = time.perf_counter()
         self._step = step
         self.sums = self._sums()

@@ -2,11 +2,15 @@ import dataclasses
 import json
 
 import pytest
+import torch
 from transformers import AutoConfig, Qwen2Config
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from exact_titan.errors import InputError
 from exact_titan.models.architecture import PRESETS, RopeScaling
-from exact_titan.models.hf_config import make_config, read_architecture, write_config
+from exact_titan.models.hf_config import make_config, portable_config, read_architecture, read_config, write_config
+from exact_titan.titan.model.decoder import decoder_spec
 from tests.checkpoints import CHECKPOINTS, SIZES
 
 # The config.json that transformers 4 writes for Llama 3.1 8B, without the keys that do not change the computation.
@@ -146,6 +150,31 @@ def test_keys_that_old_files_omit_have_the_defaults_of_transformers(tmp_path):
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling.factor is missing"),
         ({"rope_scaling": "llama3"}, "rope_scaling is not a JSON object"),
+        ({"rope_scaling": {"factor": 4.0}}, "rope_scaling.factor is 4.0, but rope_scaling has no rope_type"),
+        ({"rope_scaling": {"rope_type": None}}, "rope_scaling.rope_type is None: supported are"),
+        (
+            {"rope_scaling": {"rope_type": "default", "type": "linear"}},
+            "rope_scaling.rope_type is 'default' and rope_scaling.type is 'linear': remove one of them",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 8e6}, "rope_scaling": None},
+            "rope_theta is 500000.0 and rope_parameters.rope_theta is 8000000.0: remove one of them",
+        ),
+        (
+            {"rope_parameters": {"rope_type": "default", "rope_theta": 500000.0}},
+            "rope_scaling and rope_parameters are both set and give different frequencies",
+        ),
+        (
+            {"rope_parameters": {"full_attention": {"rope_type": "default"}}, "rope_scaling": None},
+            "rope_parameters.full_attention is an object of one layer type",
+        ),
+        ({"rope_scaling": {**LLAMA_31_8B["rope_scaling"], "partial_rotary_factor": 0.5}}, "partial_rotary_factor is"),
+        ({"rope_scaling": {**LLAMA_31_8B["rope_scaling"], "high_freq_factor": 1.0}}, "must be above low_freq_factor"),
+        (
+            {"original_max_position_embeddings": 4096},
+            "original_max_position_embeddings is 4096 and rope_scaling.original_max_position_embeddings is 8192",
+        ),
+        ({"rope_theta": "500000"}, "rope_theta is '500000': it must be a number"),
         ({"hidden_size": None}, "hidden_size is missing"),
         ({"hidden_size": "4096"}, "hidden_size is '4096': it must be a whole number"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
@@ -172,3 +201,66 @@ def test_a_folder_without_a_readable_config_is_named(tmp_path):
         (tmp_path / "config.json").write_bytes(content.encode("latin1"))
         with pytest.raises(InputError, match=r"config\.json is not a"):
             read_architecture(tmp_path)
+
+
+L3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+SPELLINGS = {
+    "no rope keys": {},
+    "theta": {"rope_theta": 5e5},
+    "theta, an integer": {"rope_theta": 500_000},
+    "theta and a null scaling": {"rope_theta": 5e5, "rope_scaling": None},
+    "scaling of transformers 4": {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", **L3}},
+    "scaling before transformers 4.43": {"rope_theta": 5e5, "rope_scaling": {"type": "llama3", **L3}},
+    "both names of the type": {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "type": "llama3", **L3}},
+    "theta inside the scaling": {"rope_scaling": {"rope_type": "llama3", "rope_theta": 5e5, **L3}},
+    "parameters of transformers 5": {"rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **L3}},
+    "default parameters": {"rope_parameters": {"rope_type": "default", "rope_theta": 5e5}},
+    "parameters without a type": {"rope_parameters": {"rope_theta": 5e5}},
+    "parameters, theta at the top": {"rope_theta": 5e5, "rope_parameters": {"rope_type": "llama3", **L3}},
+    "parameters and an empty scaling": {
+        "rope_scaling": {},
+        "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **L3},
+    },
+    "scaling and parameters, the same": {
+        "rope_scaling": {"rope_type": "llama3", "rope_theta": 5e5, **L3},
+        "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **L3},
+    },
+    "original positions at both places": {
+        "original_max_position_embeddings": 64,
+        "rope_parameters": {"rope_type": "llama3", "rope_theta": 5e5, **L3},
+    },
+}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_every_spelling_of_rope_gives_the_frequencies_of_transformers(tmp_path, family, spelling):
+    sizes = {**SIZES, "model_type": family, "architectures": [f"{family.capitalize()}ForCausalLM"]}
+    write(tmp_path, {**sizes, **SPELLINGS[spelling]})
+    rotary = {"llama": LlamaRotaryEmbedding, "qwen2": Qwen2RotaryEmbedding}[family]
+    theirs = rotary(AutoConfig.from_pretrained(tmp_path))
+    architecture = read_architecture(tmp_path)
+    rope = decoder_spec(architecture).model.layers[0].attention.rope.build()
+    cos, sin = rope._precompute_cache()[1].double().chunk(2)
+    angles = torch.atan2(sin, cos)[: architecture.head_dim // 2]  # at position 1 the angle is the frequency
+    torch.testing.assert_close(angles, theirs.inv_freq.double(), rtol=1e-5, atol=1e-9)
+    assert theirs.attention_scaling == 1.0
+    # The keys of an export give the same frequencies again, in this package and in transformers.
+    (tmp_path / "export").mkdir()
+    exported = portable_config(read_config(tmp_path), architecture, dtype="float32")
+    write(tmp_path / "export", exported)
+    assert read_architecture(tmp_path / "export") == architecture
+    again = rotary(AutoConfig.from_pretrained(tmp_path / "export"))
+    assert torch.equal(again.inv_freq, theirs.inv_freq)
+    assert "rope_parameters" not in exported
+    assert "rope_theta" not in (exported["rope_scaling"] or {})
+
+
+@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "longrope", "proportional"])
+@pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("name", ["type", "rope_type"])
+def test_other_kinds_of_scaling_are_refused_by_name(tmp_path, kind, key, name):
+    config = {**LLAMA_31_8B, key: {name: kind, "factor": 4.0}}
+    write(tmp_path, config)
+    with pytest.raises(InputError, match=f"{key}.rope_type is '{kind}': supported are 'default' and 'llama3'"):
+        read_architecture(tmp_path)

@@ -155,5 +155,8 @@ def test_runs_that_are_not_alike_are_refused(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty/metrics.jsonl").touch()
     assert "has no validation" in fails(capsys, run, tmp_path / "empty")
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign/metrics.jsonl").write_text('{"kind": "validation", "step": 10, "buckets": {}}\n')
+    assert "validation of step 10 has no threshold" in fails(capsys, run, tmp_path / "foreign")
     target_losses_file(run, 10).write_bytes(b"no tensors")
     assert "is damaged" in fails(capsys, run)

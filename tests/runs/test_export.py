@@ -1,15 +1,21 @@
 """Export after real runs: the exported weights are the weights that the run has loaded."""
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer
 from torchtitan.models.common.attention import create_varlen_metadata_for_document
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from exact_titan.errors import InputError
+from exact_titan.models.hf_config import read_architecture
 from exact_titan.runs.export import export
 from tests import warm_ranks
 from tests.checkpoints import load_decoder, transformers_model
@@ -120,10 +126,78 @@ def test_the_chosen_dtype_is_in_the_config(runs, tmp_path, dtype):
     assert AutoModelForCausalLM.from_pretrained(tmp_path / "out").dtype == getattr(torch, dtype)
 
 
-def test_the_config_is_unchanged(runs, tmp_path):
+def test_the_config_has_the_same_values_in_the_keys_of_transformers_4_and_5(runs, tmp_path):
     export(runs / "llama-1", tmp_path / "out")
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (runs / "llama", tmp_path / "out"))
-    assert before == after
+    rope = before.pop("rope_parameters")
+    expected = {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope, "torch_dtype": before.pop("dtype")}
+    # The tokenizer of the dataset names the end-of-text token.
+    expected["eos_token_id"] = after["eos_token_id"]
+    assert after == {**before, **expected}
+    assert read_architecture(tmp_path / "out") == read_architecture(runs / "llama")
+
+
+@pytest.mark.parametrize(("family", "loader"), [("llama", AutoTokenizer), ("qwen2", PreTrainedTokenizerFast)])
+def test_transformers_tokenizes_like_the_dataset(runs, dataset, tmp_path, caplog, family, loader):
+    export(runs / f"{family}-1", tmp_path / "out")
+    raw = Tokenizer.from_file(str(dataset.folder / "tokenizer/tokenizer.json"))
+    tokenizer = loader.from_pretrained(tmp_path / "out")
+    assert tokenizer("17 18 99 3").input_ids == raw.encode("17 18 99 3").ids
+    assert tokenizer.model_max_length == 256
+    assert ("transformers 5 replaces the tokenizer" in caplog.text) == (loader is not AutoTokenizer)
+
+
+def test_others_may_read_the_files_of_a_dataset_a_run_and_its_export(runs, dataset, tmp_path):
+    before = os.umask(0o022)
+    try:
+        export(runs / "llama-2", tmp_path / "out", max_shard_size="60KB")
+    finally:
+        os.umask(before)
+    files = [path for folder in (dataset.folder, runs / "llama-2", tmp_path / "out") for path in folder.rglob("*")]
+    modes = {path: path.stat().st_mode & 0o777 for path in files}
+    assert {path: mode for path, mode in modes.items() if mode != (0o755 if path.is_dir() else 0o644)} == {}
+
+
+def test_a_disk_that_becomes_full_is_one_line_and_leaves_no_partial_export(runs, tmp_path, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("exact_titan.runs.export.save_file", full)
+    with pytest.raises(InputError, match=r"out cannot be written \(No space left on device\): make room"):
+        export(runs / "llama-1", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_limit_of_the_file_size_is_one_line_and_leaves_no_partial_export(runs, tmp_path):
+    command = [sys.executable, "-m", "exact_titan.cli", "export", str(runs / "llama-1"), "--out", str(tmp_path / "out")]
+    limited = ["bash", "-c", 'ulimit -f 20; exec "$@"', "limited", *command]
+    done = subprocess.run(limited, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"exact-titan: error: {tmp_path / 'out'} cannot be written (")
+    assert done.stderr.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoints_on_another_disk_are_found_from_the_run_and_from_themselves(dataset, tmp_path):
+    sizes = ["--architecture.dim", "32", "--architecture.n_layers", "1", "--architecture.n_heads", "4"]
+    other, nested = tmp_path / "disk/run", "saved/a"
+    specs = []
+    for name, folder in (("other", str(other)), ("nested", nested)):
+        options = ["--dump_folder", name, "--checkpoint.folder", folder, *sizes]
+        specs.append({"name": name, "trainer": "exact", "argv": arguments(dataset, *options, "--optimizer.lr", "0.0")})
+    follows = ["--dump_folder", "next", "--start_from", "other", "--optimizer.lr", "0.0"]
+    specs.append({"name": "next", "trainer": "exact", "argv": arguments(dataset, *follows)})
+    launch(1, specs, tmp_path)
+    export(tmp_path / "other", tmp_path / "a")
+    export(other / "step-1", tmp_path / "b")
+    export(tmp_path / "next", tmp_path / "c")
+    assert equal(tmp_path / "a", tmp_path / "b")
+    # The next stage stores no other weights, because its learning rate is 0.
+    assert equal(tmp_path / "a", tmp_path / "c")
+    (tmp_path / "nested").rename(tmp_path / "moved")
+    export(tmp_path / "moved", tmp_path / "d")
+    export(tmp_path / "moved" / nested / "step-1", tmp_path / "e")
+    assert equal(tmp_path / "d", tmp_path / "e")
 
 
 def test_a_stage_starts_from_the_weights_of_the_previous_stage(runs, tmp_path):

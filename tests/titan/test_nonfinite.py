@@ -57,6 +57,16 @@ def take_step(watch: NonFiniteDetector, number: int, losses: tuple[float, float]
         assert torch.equal(norm, torch.full((3,), gradient).norm()) or norm.isnan()
 
 
+@pytest.mark.parametrize(("max_norm", "expected"), [(0, 3.0), (0.0, 3.0), (1.0, 1.0), (100.0, 3.0)])
+def test_a_max_norm_of_0_does_not_clip(watch, max_norm, expected):
+    parameter = torch.nn.Parameter(torch.ones(1))
+    parameter.grad = torch.full((1,), 3.0)
+    with watch.step(1):
+        norm = dist_utils.clip_grad_norm_([parameter], max_norm)
+    assert norm.item() == 3.0
+    assert parameter.grad.item() == pytest.approx(expected, rel=1e-5)
+
+
 INF, NAN = float("inf"), float("nan")
 
 

@@ -252,4 +252,5 @@ class DocumentAttention(VarlenAttention):
 
 @functools.cache
 def _log_once(description: str) -> None:
-    logger.info(f"Attention: {description}")
+    # The header of the run names the kernel on the screen.
+    logger.info(f"Attention: {description}", extra={"file_only": True})

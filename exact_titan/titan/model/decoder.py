@@ -73,8 +73,10 @@ class LlamaSizes:
         for name in ("dim", "n_layers", "ffn_dim", "vocab_size"):
             if getattr(self, name) >= 2**31:
                 raise InputError(f"architecture.{name} is {getattr(self, name)}: no model is that large")
-        if not 0 < self.rope_theta < math.inf:
-            raise InputError(f"architecture.rope_theta is {self.rope_theta}: it must be more than 0")
+        if not 1 < self.rope_theta < math.inf:
+            raise InputError(
+                f"architecture.rope_theta is {self.rope_theta}: it must be more than 0, finite, and above 1"
+            )
         if self.dim % self.n_heads or (self.dim // self.n_heads) % 2:
             raise InputError(
                 f"architecture.n_heads is {self.n_heads}: architecture.dim ({self.dim}) divided by it must be "

@@ -1,0 +1,59 @@
+"""Folders that a command will write: tried before the work starts."""
+
+import os
+import tempfile
+from pathlib import Path
+
+from exact_titan.errors import InputError
+
+
+def check_writable(folder: Path, name: str) -> None:
+    """Refuse a folder that cannot be created or written. The function creates no folder.
+
+    The function writes and removes a temporary file in the folder, or in the nearest existing folder above it. File
+    permissions alone do not show a read-only disk.
+
+    Args:
+        folder: the folder, which need not exist.
+        name: the option or argument that names the folder, for the message.
+
+    Raises:
+        InputError: naming the option, the folder and the cause.
+    """
+    try:
+        nearest = folder.absolute()
+        while not _exists(nearest):
+            nearest = nearest.parent
+        if not nearest.is_dir():
+            raise NotADirectoryError(0, f"{nearest} is not a folder")
+        with tempfile.TemporaryFile(dir=nearest, prefix=".exact-titan-"):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{name} is {folder}: the folder cannot be written ({why(error)}): choose a folder on a writable disk"
+        ) from None
+
+
+def check_new(folder: Path, name: str) -> None:
+    """Refuse a folder that exists, or that cannot be created.
+
+    Raises:
+        InputError: naming the folder.
+    """
+    if os.path.lexists(folder):
+        raise InputError(f"{folder} exists already: choose another folder, or remove it")
+    check_writable(folder, name)
+
+
+def _exists(path: Path) -> bool:
+    """Return whether there is a file, a folder or a link. Other errors are raised, such as a name that is too long."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
+
+
+def why(error: OSError) -> str:
+    """Return the cause of an error in a few words, on one line."""
+    return " ".join((error.strerror or str(error)).split())

@@ -1,0 +1,103 @@
+"""Where the checkpoints of a run are, and which run saved a checkpoint.
+
+By default the checkpoints are in ``<dump_folder>/checkpoint``. ``checkpoint.folder`` may name a nested folder, or a
+folder on another disk. Such a run writes two small files: one in its own folder with the path of the checkpoints, and
+one next to its checkpoints with the path of the run.
+"""
+
+import json
+import os
+from pathlib import Path
+
+from exact_titan.errors import InputError
+from exact_titan.runs.checkpoint_manifest import find_checkpoints
+
+DEFAULT_FOLDER = "checkpoint"
+"""Folder of the checkpoints inside a run's folder, the default of ``checkpoint.folder``."""
+
+CHECKPOINTS_FILE = "checkpoints.json"
+"""The file in a run's folder. Content: ``{"folder": path}``."""
+
+RUN_FILE = "run_folder.json"
+"""The file next to a run's checkpoints. Content: ``{"folder": path}``."""
+
+
+def checkpoints_of(run: Path) -> Path:
+    """Return the folder of the checkpoints of a run.
+
+    Raises:
+        InputError: if the run's file is damaged. The message names the file.
+    """
+    return _read(run / CHECKPOINTS_FILE) or run / DEFAULT_FOLDER
+
+
+def run_of(checkpoint: Path) -> Path:
+    """Return the output folder of the run that saved a checkpoint.
+
+    Without a file next to the checkpoint, the run is the folder above the folder of the checkpoints.
+
+    Raises:
+        InputError: if the file next to the checkpoint is damaged, or names a folder that does not exist.
+    """
+    file = checkpoint.parent / RUN_FILE
+    run = _read(file)
+    if run is None:
+        return checkpoint.parent.parent
+    if not run.is_dir():
+        raise InputError(f"{file}: the run's folder {run} does not exist: correct the path in the file")
+    return run
+
+
+def check_locations(run: Path, checkpoints: Path) -> None:
+    """Refuse a checkpoint folder of another run, and a new checkpoint folder for a run that has checkpoints.
+
+    Raises:
+        InputError: naming ``checkpoint.folder`` and the other folder.
+    """
+    owner = _read(checkpoints / RUN_FILE)
+    if owner is not None and owner.is_dir() and not _same(owner, run):
+        raise InputError(
+            f"checkpoint.folder is {checkpoints}, but this folder has the checkpoints of the run {owner}: choose "
+            f"another folder, or remove {checkpoints / RUN_FILE} if {run} continues that run"
+        )
+    before = checkpoints_of(run)
+    if not _same(before, checkpoints) and find_checkpoints(before)[0] and not find_checkpoints(checkpoints)[0]:
+        raise InputError(
+            f"checkpoint.folder is {checkpoints}, but the checkpoints of this run are in {before}: set "
+            f"checkpoint.folder to that folder, or start a new run in another dump_folder"
+        )
+
+
+def record_locations(run: Path, checkpoints: Path) -> None:
+    """Write the two files of the run, or remove them if the checkpoints are in the default folder."""
+    if _same(checkpoints, run / DEFAULT_FOLDER):
+        (run / CHECKPOINTS_FILE).unlink(missing_ok=True)
+        (checkpoints / RUN_FILE).unlink(missing_ok=True)
+        return
+    _write(run / CHECKPOINTS_FILE, checkpoints, base=run)
+    _write(checkpoints / RUN_FILE, run, base=run)
+
+
+def _same(one: Path, other: Path) -> bool:
+    return one.resolve() == other.resolve()
+
+
+def _read(file: Path) -> Path | None:
+    """Return the folder in one of the files. None if there is no such file."""
+    try:
+        return Path(os.path.normpath(file.parent.resolve() / json.loads(file.read_text(encoding="utf-8"))["folder"]))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{file} is damaged ({error}): write {{"folder": PATH}} into it, or remove it') from None
+
+
+def _write(file: Path, folder: Path, *, base: Path) -> None:
+    """Write ``folder`` into ``file``. Inside ``base`` the path is relative, so that the run may be moved."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    folder, here, base = folder.resolve(), file.parent.resolve(), base.resolve()
+    inside = folder.is_relative_to(base) and here.is_relative_to(base)
+    path = os.path.relpath(folder, here) if inside else str(folder)
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial.write_text(json.dumps({"folder": path}) + "\n", encoding="utf-8")
+    partial.replace(file)
