@@ -78,8 +78,8 @@ def main(argv: list[str] | None = None) -> None:
 def _report(error: InputError, signals: StopSignals) -> None:
     """Print one line. Usually all ranks have the same mistake, and only rank 0 prints.
 
-    torchrun ends the other ranks after the exit of rank 0. Without this signal, rank 0 has no mistake, and the rank prints
-    its own.
+    torchrun ends the other ranks after the exit of rank 0. Without this signal, rank 0 has no mistake, and the other rank
+    prints its own.
     """
     rank = os.environ["RANK"]
     ended = threading.Event()
