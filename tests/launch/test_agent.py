@@ -123,7 +123,7 @@ def background(dataset, folder: Path, nproc: int, *options: str) -> Iterator[Bac
 @both
 def test_ctrl_c_saves_and_is_code_75(dataset, tmp_path, nproc):
     with background(dataset, tmp_path, nproc) as run:
-        run.wait_for("step:  2  loss")
+        run.wait_for("step 2/")
         run.agent.send_signal(signal.SIGINT)
         assert run.end() == 75, run.output()
     assert re.search(r"SIGINT on rank \d: stopped after step \d+ and saved", run.output())
@@ -136,7 +136,7 @@ def test_ctrl_c_saves_and_is_code_75(dataset, tmp_path, nproc):
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGHUP"])
 def test_other_signals_save(dataset, tmp_path, name):
     with background(dataset, tmp_path, 2) as run:
-        run.wait_for("step:  2  loss")
+        run.wait_for("step 2/")
         run.agent.send_signal(signal.Signals[name])
         assert run.end() == 75, run.output()
 
@@ -144,7 +144,7 @@ def test_other_signals_save(dataset, tmp_path, name):
 @pytest.mark.slow
 def test_ctrl_c_twice_kills(dataset, tmp_path):
     with background(dataset, tmp_path, 2) as run:
-        run.wait_for("step:  2  loss")
+        run.wait_for("step 2/")
         workers = run.workers()
         os.kill(workers[0], signal.SIGSTOP)  # a rank that hangs
         run.agent.send_signal(signal.SIGINT)
@@ -159,7 +159,7 @@ def test_ctrl_c_twice_kills(dataset, tmp_path):
 @pytest.mark.slow
 def test_a_killed_rank_is_a_crash(dataset, tmp_path):
     with background(dataset, tmp_path, 2) as run:
-        run.wait_for("step:  2  loss")
+        run.wait_for("step 2/")
         os.kill(run.workers()[1], signal.SIGKILL)
         assert run.end() == 1, run.output()
         assert "was killed by SIGKILL (out of memory?)" in run.output()
