@@ -42,7 +42,10 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
         (["--parallelism.data_parallel_shard_degree", "0"], "data_parallel_shard_degree 0: their product must be"),
         (["--training.enable_cpu_offload"], "training.enable_cpu_offload is on, but there is no GPU"),
         (["--hf_assets_path", "nowhere"], "hf_assets_path is 'nowhere': there is no such folder"),
-        (["--checkpoint.initial_load_in_hf"], "checkpoint.initial_load_in_hf is on, and no initial_load_path"),
+        (
+            ["--checkpoint.initial_load_in_hf"],
+            "checkpoint.initial_load_in_hf is True, and the model is from scratch: name the folder with --model",
+        ),
         (["--loss.num_chunks", "0"], "loss.num_chunks is 0: it must be 1 or more"),
         (["--comm.train_timeout_seconds", "-5"], "comm.train_timeout_seconds is -5: it must be 1 or more"),
         (["--training.gc_freq", "0"], "training.gc_freq is 0: it must be 1 or more"),

@@ -3,6 +3,7 @@
 - ``run_folder``: the output folder, with the model folder and the checkpoints.
 - ``locations``: the folder of a run's checkpoints, and the run of a checkpoint.
 - ``checkpoint_manifest``: the file list that marks a checkpoint as complete.
+- ``run_record``: ``run.json``, the identity of a run.
 - ``export``: the weights of a checkpoint as a Hugging Face folder.
 - ``export_tokenizer``: the tokenizer and the token ids of an export.
 - ``destinations``: folders that are tried before the work starts.

@@ -63,7 +63,8 @@ def test_the_error_about_damaged_bytes_is_one_line(tmp_path):
     file = folder / "__0_0.distcp"
     file.write_bytes(b"\0" * file.stat().st_size)
     assert why_incomplete(folder) is None
-    message = rf"^{folder} is damaged \(.*\): remove it, and the previous checkpoint is used$"
+    remedy = "copy it again, or resume from an earlier checkpoint with --checkpoint.load_step"
+    message = rf"^{folder} cannot be read \(.*\): {remedy}$"
     with pytest.raises(InputError, match=message), reading_checkpoint(folder):
         dcp.load({"weight": torch.zeros(1000), "step": 0}, checkpoint_id=folder, no_dist=True)
 

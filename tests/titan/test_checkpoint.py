@@ -104,7 +104,7 @@ def test_a_complete_checkpoint_with_changed_bytes_is_refused_by_name(checkpoints
     made.save(1)
     (file,) = (tmp_path / "checkpoint/step-1").glob("*.distcp")
     file.write_bytes(b"\0" * file.stat().st_size)
-    with pytest.raises(InputError, match=r"step-1 is damaged \(.*\): remove it, and the previous checkpoint is used"):
+    with pytest.raises(InputError, match=r"step-1 cannot be read \(.*\): copy it again, or resume"):
         made.load()
 
 
@@ -133,7 +133,7 @@ def test_a_run_skips_a_checkpoint_with_a_missing_or_truncated_file(dataset, tmp_
     first = {"name": "run", "trainer": "exact", "argv": options(dataset, tmp_path / "out", steps=4)}
     record(2, tmp_path, first)
     names = [path.name for path in sorted((tmp_path / "out/checkpoint/step-4").iterdir())]
-    assert names == [".metadata", "__0_0.distcp", "__1_0.distcp", "files.json"]
+    assert names == [".metadata", "__0_0.distcp", "__1_0.distcp", "files.json", "run.json"]
     specs, incomplete = (
         [{"name": "whole", "trainer": "exact", "argv": options(dataset, tmp_path / "whole", steps=5)}],
         {},
