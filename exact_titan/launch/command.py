@@ -1,6 +1,7 @@
 """``exact-titan train [--nproc N] CONFIG [--section.option VALUE …]``: check the arguments, and start the processes."""
 
 import os
+import shlex
 import sys
 import time
 from collections.abc import Mapping
@@ -8,6 +9,9 @@ from dataclasses import dataclass
 
 from exact_titan.errors import InputError
 from exact_titan.launch import arguments, help_pages
+
+COMMAND = "EXACT_TITAN_COMMAND"
+"""The environment variable that tells the ranks the user's command."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ def main(argv: list[str]) -> int:
 
     from exact_titan.launch import agent
 
+    # The run's summary shows the command that resumes the run.
+    os.environ[COMMAND] = shlex.join(["exact-titan", "train", *argv])
     return agent.run(launch.argv, nproc=launch.nproc, dump_folder=launch.arguments.dump_folder)
 
 

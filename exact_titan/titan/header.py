@@ -13,6 +13,7 @@ from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 
 from exact_titan.errors import InputError
+from exact_titan.launch.command import COMMAND
 from exact_titan.runs.checkpoint_manifest import find_checkpoints
 from exact_titan.runs.metrics_log import read_records
 from exact_titan.titan.checkpoint import ResumableCheckpoints
@@ -97,6 +98,8 @@ def summary(trainer: Run, *, seconds: float, tokens: int, finished: bool) -> lis
 
 
 def _command() -> str:
+    if (launched := os.environ.get(COMMAND)) is not None:
+        return launched
     arguments = shlex.join(sys.argv[1:])
     ranks, here = (int(os.environ.get(name, "1")) for name in ("WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if ranks != here:

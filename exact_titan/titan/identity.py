@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import exact_titan
 from exact_titan.models import hf_config
 from exact_titan.runs.run_record import RunRecord, Start, code_commit
 from exact_titan.sampling.mixture import Mixture
@@ -30,7 +31,7 @@ def record_of(config: RunConfig, earlier: RunRecord | None) -> RunRecord:
     start = Start(
         time=datetime.now(UTC).isoformat(timespec="seconds"),
         resumed_from=resume.step if resume else 0,
-        version=version("exact-titan"),
+        version=exact_titan.version(),
         commit=code_commit(),
         software={"python": platform.python_version(), "torch": version("torch"), "torchtitan": version("torchtitan")},
         ranks=ranks,
