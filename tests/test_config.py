@@ -53,12 +53,12 @@ def test_every_kind_of_value_in_a_toml(tmp_path):
         'recipe = "from_scratch"\ndump_folder = "--model"\nexport = ""\nactivation_checkpoint = "memory-budget"\n'
         '"activation_checkpoint.memory_budget" = 0.25\n'
         'training."seq-len" = 1_024\noptimizer.eps = 1e-10\noptimizer.lr = 1\ndataloader.seed = -3\n'
-        'loss.threshold = "None"\ncheckpoint.enable = false\ncompile = {enable = true, components = ["loss"]}\n',
+        'loss.threshold = "None"\ncheckpoint.enable = false\ncompile = {enable = true, components = ["model"]}\n',
     )
     config = load_config(["--config", file])
     assert (config.dump_folder, config.export, config.loss.threshold) == ("--model", "", None)
     assert (config.training.seq_len, config.optimizer.eps, config.optimizer.lr) == (1024, 1e-10, 1.0)
-    assert (config.dataloader.seed, config.checkpoint.enable, config.compile.components) == (-3, False, ["loss"])
+    assert (config.dataloader.seed, config.checkpoint.enable, config.compile.components) == (-3, False, ["model"])
     assert isinstance(config.activation_checkpoint, MemoryBudgetAC.Config)
     assert config.activation_checkpoint.memory_budget == 0.25
 

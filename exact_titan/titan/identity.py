@@ -11,7 +11,7 @@ from exact_titan.models import hf_config
 from exact_titan.runs.run_record import RunRecord, Start, code_commit
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.model.decoder import DecoderModel
-from exact_titan.titan.resume import config_dict
+from exact_titan.titan.resume import config_dict, options_of
 from exact_titan.titan.run_config import RunConfig
 
 _PLACES = ("dump_folder", "export", "hf_assets_path", "model", "start_from")
@@ -71,14 +71,12 @@ def shared_values(config: RunConfig) -> dict[str, Any]:
     validation = getattr(config.validator.dataloader, "_mixture", None) if config.validator.enable else None
     resume = config._resume
     return {
-        f"the fingerprint of dataloader.dataset_path ({config.dataloader.dataset_path})": (
-            config.dataloader._mixture.fingerprint
-        ),
+        "the fingerprint of dataloader.dataset_path": config.dataloader._mixture.fingerprint,
         "the fingerprint of the validation data": validation.fingerprint if validation else None,
-        f"the fingerprint of loss.dataset_path ({config.loss.dataset_path})": config.loss._mixture.fingerprint,
+        "the fingerprint of loss.dataset_path": config.loss._mixture.fingerprint,
         "the digest of the first weights": config._first_weights.get("digest"),
         "the step of the checkpoint to resume from": resume.step if resume else None,
-        "the config": options,
+        **{f"the option {name}": value for name, value in options_of(options).items()},
     }
 
 

@@ -74,6 +74,9 @@ class PackedDataLoader(BaseDataLoader):
         _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
         """The open datasets of dataset_path and split, set by preflight. See :func:`open_mixture`."""
 
+        _new_order: Annotated[bool, tyro.conf.Suppress] = field(default=False, repr=False, compare=False)
+        """The checkpoint of a resume has another split or another value of infinite. Set by preflight."""
+
     def __init__(
         self,
         config: Config,
@@ -180,8 +183,6 @@ class PackedDataLoader(BaseDataLoader):
             "windows": self.consumed,
             "fingerprint": self.mixture.fingerprint,
             "seed": self.config.seed,
-            "split": self.mixture.split,
-            "shuffled": self.shuffled,
             # 0: unknown, in torchtitan's own trainer.
             "global_batch_size": rounds * self.dp_world_size * self.local_batch_size,
             "seq_len": self.mixture.window,
@@ -205,7 +206,8 @@ class PackedDataLoader(BaseDataLoader):
                 f"with the value of the checkpoint, start in another dump_folder, or allow the change with "
                 f"--dataloader.allow_changed {','.join(allowed)}"
             )
-        self.consumed = 0 if changes.keys() & {"dataset", "seed"} else state_dict["windows"]
+        new_order = self.config._new_order or changes.keys() & {"dataset", "seed"}
+        self.consumed = 0 if new_order else state_dict["windows"]
 
     def _changes(self, saved: dict[str, Any]) -> dict[str, str]:
         """Return the differences from the saved state, by their names in ``allow_changed``."""
@@ -213,10 +215,6 @@ class PackedDataLoader(BaseDataLoader):
         changes = {}
         if saved["fingerprint"] != now["fingerprint"]:
             changes["dataset"] = self.mixture.difference(saved["fingerprint"])
-        elif saved.get("split", now["split"]) != now["split"]:
-            changes["dataset"] = f"split {saved['split']}, not {now['split']}"
-        elif saved.get("shuffled", now["shuffled"]) != now["shuffled"]:
-            changes["dataset"] = f"infinite {saved['shuffled']}, not {now['shuffled']}"
         for name in ("seed", "global_batch_size", "seq_len"):
             if saved[name] != now[name] and (name == "seed" or (saved[name] and now[name])):
                 changes[name] = f"{name} {saved[name]}, not {now[name]}"

@@ -192,6 +192,9 @@ class ExactLoss(ChunkedLossWrapper):
         _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
         """The datasets of dataset_path, if they are open already (:func:`open_counts`)."""
 
+        _changed: Annotated[bool, tyro.conf.Suppress] = field(default=False, repr=False, compare=False)
+        """The checkpoint of a resume was trained with other options of the loss. Set by preflight."""
+
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
         super().__init__(config, compile_config=compile_config)
         mixture = open_counts(config)
@@ -314,7 +317,6 @@ class ExactLoss(ChunkedLossWrapper):
         self.counter.reduce()
         return {
             "fingerprint": self.fingerprint,
-            "options": self._options(),
             "weights": self.weights_n.tolist(),
             "refresh_due": self._refresh_due,
             "counts": self.counter.state_dict()["counts"].tolist(),
@@ -336,17 +338,11 @@ class ExactLoss(ChunkedLossWrapper):
             self.sums.sums_2n.copy_(torch.tensor(state["sums"], dtype=torch.float64))
         if not self.config.refresh_steps:
             return
-        if state.get("options", self._options()) == self._options():
+        if self.config._changed:  # the weights of the checkpoint follow from other options
+            self.weights_n.copy_(self._weights(self.prior_n + torch.tensor(state["counts"], device=device)))
+        else:
             self.weights_n.copy_(torch.tensor(state["weights"]))
             self._refresh_due = state["refresh_due"]
-        else:  # the weights of the old options are not in force
-            self.weights_n.copy_(self._weights(self.prior_n + torch.tensor(state["counts"], device=device)))
-
-    def _options(self) -> dict[str, Any]:
-        """Return the options that the weights depend on, beside the counts."""
-        config = self.config
-        names = ("rule", "alpha", "gamma", "eps", "min_count")
-        return {name: getattr(config, name) for name in names} | {"threshold": self.threshold}
 
 
 def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] | None = None) -> Mixture:

@@ -87,7 +87,13 @@ def _with_option_changes(config: RunConfig) -> RunConfig:
     if config._resume is None or config._resume.record is None:
         return config
     changes = resume.compare_options(config._resume.record, config, loss_data=config.loss._mixture.fingerprint)
-    return replace(config, _resume=replace(config._resume, changes=(*config._resume.changes, *changes)))
+    changed = {resume.decision(change.partition(" ")[0]) for change in changes}
+    return replace(
+        config,
+        loss=replace(config.loss, _changed="loss" in changed),
+        dataloader=replace(config.dataloader, _new_order="dataset" in changed),
+        _resume=replace(config._resume, changes=(*config._resume.changes, *changes)),
+    )
 
 
 def is_complete(config: RunConfig) -> bool:

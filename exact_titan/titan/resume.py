@@ -48,6 +48,8 @@ DECISIONS = {
     "loss.dataset_path": "free",  # the fingerprint is compared
     "loss.num_chunks": "applies",
     "dataloader": "dataloader",
+    "dataloader.split": "dataset",
+    "dataloader.infinite": "dataset",
     "dataloader.balance": "applies",
     "dataloader.dataset_path": "free",  # the fingerprint is compared
     "dataloader.allow_changed": "free",
@@ -221,7 +223,7 @@ def compare_model(config: RunConfig, architecture: Architecture) -> list[str]:
 
 def config_dict(config: RunConfig) -> dict[str, Any]:
     """Return all options as JSON values. The model spec is left out, because ``run.json`` has the architecture."""
-    options = config.to_dict()
+    options = _public(config.to_dict())
     options.pop("model_spec", None)
     # The options of selective and full checkpointing have the same names.
     kind = "none"
@@ -229,6 +231,13 @@ def config_dict(config: RunConfig) -> dict[str, Any]:
         kind = type(config.activation_checkpoint).__qualname__.removesuffix(".Config")
     options["activation_checkpoint"] = {**(options["activation_checkpoint"] or {}), "kind": kind}
     return options
+
+
+def _public(value: Any) -> Any:
+    """Return a config's dictionary without names that start with an underscore, at any depth."""
+    if not isinstance(value, dict):
+        return value
+    return {name: _public(one) for name, one in value.items() if not name.startswith("_")}
 
 
 def options_of(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

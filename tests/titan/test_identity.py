@@ -55,7 +55,7 @@ def as_dictionary(config: Any) -> Any:
 
 @pytest.mark.parametrize("recipe", recipes())
 def test_every_option_has_a_decision_for_a_resume(recipe):
-    options = [name for name, _ in options_of(as_dictionary(recipes()[recipe]())) if name != "model_spec"]
+    options = [name for name in options_of(as_dictionary(recipes()[recipe]())) if name != "model_spec"]
     assert "loss.alpha" in options
     assert "validator.dataloader.seed" in options
     for name in options:
@@ -74,7 +74,7 @@ def test_a_run_and_its_checkpoint_have_a_record(finished, dataset):
     (start,) = record.starts
     assert (start.ranks, start.hosts, start.replicas, start.shards, start.resumed_from) == (2, 1, 1, 2, 0)
     assert record.config["optimizer"]["lr"] == 1e-2
-    assert not [name for name, _ in options_of(record.config) if "._" in name]
+    assert not [name for name in options_of(record.config) if "._" in name]
     checkpoint = finished / "checkpoint/step-2"
     assert read_record(checkpoint) == record
     assert FILE_NAME in json.loads((checkpoint / MANIFEST).read_text())["files"]
@@ -92,7 +92,7 @@ def test_the_optimizer_has_the_values_of_the_command_line_from_the_next_step_on(
         _load_state_dict_from_keys({*wanted, "tok_embeddings.weight"}, checkpoint_id=run / f"checkpoint/step-{step}")
         for step in (2, 4)
     )
-    stored = {name.rpartition(".")[2]: value for name, value in options_of(after) if name in wanted}
+    stored = {name.rpartition(".")[2]: value for name, value in options_of(after).items() if name in wanted}
     assert stored["weight_decay"] == 5
     assert tuple(stored["betas"]) == (0.5, 0.95)
     assert (stored["eps"], stored["lr"]) == (1e-4, 1e-5)
