@@ -59,3 +59,10 @@ def test_the_gpu_script_runs_on_the_cpu_and_its_checks_pass(tmp_path):
     checks = json.loads((tmp_path / "gpu.json").read_text())["checks"]
     assert sum(check["passed"] is True for check in checks) >= 8
     assert {check["detail"] for check in checks if not check["passed"]} == {"needs CUDA"}
+
+
+@pytest.mark.slow
+def test_the_gpu_run_stops_and_resumes_on_the_cpu(tmp_path):
+    assert run("benchmarks.gpu_run", "--device", "cpu", "--out", str(tmp_path)).splitlines()[-1].startswith("passed: ")
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert [record["step"] for record in records if record["kind"] == "validation"] == [4, 8, 12]
