@@ -59,6 +59,7 @@ say "Exposure: the left context of the targets, and the distribution of the loss
 exact-titan inspect "$out/packed" --png "$out/exposure.png"
 say "Validation"
 exact-titan compare "$out/standard" "$out/exact" --png "$out/quickstart.png"
+echo "A row is noise if its difference is smaller than two times its ±. So few steps of a tiny model show no effect of the rule."
 cat <<TXT
 
 Figures:      $out/exposure.png

@@ -27,7 +27,7 @@ def test_quickstart_from_an_empty_folder_and_again(tmp_path):
     for rule in ("standard", "exact"):
         # The log has lines for the first step and for every second step, and one line for the validation.
         section = output.split(f"Training with the {rule} loss")[1].split("\n== ")[0]
-        assert re.findall(r"^step (\d+)/3 ", section, re.MULTILINE) == ["1", "2", "3"]
+        assert re.findall(r"^step (\d+)/3 ", section, re.MULTILINE) == ["1", "2"]
         assert (results / rule / "checkpoint" / "step-3").is_dir()
     tail = re.search(r"tail \(>= 1024\): share ([\d.]+) %, loss mass standard ([\d.]+) %, exact ([\d.]+) %", output)
     assert tail

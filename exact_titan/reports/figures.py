@@ -108,10 +108,12 @@ def _draw(axes: "Axes", panel: Bars) -> None:
         if show_numbers:
             axes.bar_label(bars, fmt=panel.number_format, fontsize=7, padding=1)
     reach = [error or 0 for errors in panel.errors.values() for error in errors] or [0]
-    low, high = min(values) - max(reach), max(values) + max(reach)
+    # A run that has diverged has values that are not finite. Their bars are empty.
+    finite = [value for value in values if math.isfinite(value)] or [0.0]
+    low, high = min(finite) - max(reach), max(finite) + max(reach)
     if panel.from_zero:
         axes.axhline(0, color="0.3", linewidth=0.8, zorder=3)
         axes.margins(y=0.15)
     else:
-        margin = max(0.05 * abs(high), high - low)
+        margin = max(0.05 * abs(high), high - low) or 1.0
         axes.set_ylim(low - margin, high + 0.3 * margin)

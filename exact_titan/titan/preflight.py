@@ -79,20 +79,30 @@ def complete(config: RunConfig) -> RunConfig:
 def _with_model_changes(config: RunConfig, architecture: Architecture) -> RunConfig:
     if config._resume is None:
         return config
-    changes = resume.compare_model(config, architecture)
-    return replace(config, _resume=replace(config._resume, changes=tuple(changes), model_changed=bool(changes)))
+    changes, refused = resume.compare_model(config, architecture)
+    return replace(
+        config,
+        _resume=replace(config._resume, changes=tuple(changes), refused=refused, model_changed=bool(changes)),
+    )
 
 
 def _with_option_changes(config: RunConfig) -> RunConfig:
-    if config._resume is None or config._resume.record is None:
+    point = config._resume
+    if point is None:
         return config
-    changes = resume.compare_options(config._resume.record, config, loss_data=config.loss._mixture.fingerprint)
+    if point.record is None:
+        resume.check_changes(config, point.refused)
+        return config
+    changes, refused = resume.compare_options(point.record, config, loss_data=config.loss._mixture.fingerprint)
+    found = [resume.compare_data(point.record, config, ranks=int(os.environ["WORLD_SIZE"])), point.refused, refused]
+    names = dict.fromkeys(name for one in found for name in one)
+    resume.check_changes(config, {name: [line for one in found for line in one.get(name, [])] for name in names})
     changed = {resume.decision(change.partition(" ")[0]) for change in changes}
     return replace(
         config,
         loss=replace(config.loss, _changed="loss" in changed),
         dataloader=replace(config.dataloader, _new_order="dataset" in changed),
-        _resume=replace(config._resume, changes=(*config._resume.changes, *changes)),
+        _resume=replace(point, changes=(*point.changes, *changes)),
     )
 
 

@@ -20,6 +20,7 @@ from exact_titan.models.architecture import Architecture
 from exact_titan.runs.checkpoint_manifest import DCP_METADATA, find_checkpoints, why_incomplete
 from exact_titan.runs.run_folder import MODEL_FOLDER, stored_names
 from exact_titan.runs.run_record import Resume, RunRecord, read_record
+from exact_titan.titan.loader import CHANGES
 from exact_titan.titan.run_config import RunConfig
 
 DECISIONS = {
@@ -141,17 +142,62 @@ def _check_whole(checkpoint: Path, config: RunConfig, *, earlier: list[int]) -> 
         )
 
 
-def compare_options(record: RunRecord, config: RunConfig, *, loss_data: str) -> list[str]:
-    """Return a line for every option that differs from the record and applies from the next step on.
+def check_changes(config: RunConfig, refused: dict[str, list[str]]) -> None:
+    """Refuse the differences from the checkpoint, all in one message.
+
+    Args:
+        config: the config.
+        refused: the differences by the name that permits them in ``dataloader.allow_changed``.
+
+    Raises:
+        InputError: if there are differences that ``allow_changed`` does not name. The message has both values of each.
+    """
+    refused = {name: lines for name, lines in refused.items() if lines and name not in config.dataloader.allow_changed}
+    if refused:
+        names = [*config.dataloader.allow_changed, *(name for name in CHANGES if name in refused)]
+        raise InputError(
+            f"{config.dump_folder}: the checkpoint was trained with "
+            f"{'; '.join(line for lines in refused.values() for line in lines)}: resume with the value of the "
+            f"checkpoint, start in another dump_folder, or allow the change with --dataloader.allow_changed "
+            f"{','.join(names)}"
+        )
+
+
+def compare_data(record: RunRecord, config: RunConfig, *, ranks: int) -> dict[str, list[str]]:
+    """Return the differences of training data, seed, batch and window, as :func:`check_changes` takes them.
+
+    Args:
+        record: the record of the checkpoint.
+        config: the completed config.
+        ranks: number of processes of this start.
+    """
+    mixture, was, now = config.dataloader._mixture, options_of(record.config), options_of(config_dict(config))
+    changes: dict[str, list[str]] = {}
+    if record.data["fingerprint"] != mixture.fingerprint:
+        changes["dataset"] = [mixture.difference(record.data["fingerprint"])]
+    batches = [_global_batch(options, ranks) for options, ranks in ((was, record.starts[-1].ranks), (now, ranks))]
+    for name, (old, new) in {
+        "seed": (was["dataloader.seed"], now["dataloader.seed"]),
+        "global_batch_size": batches,
+        "seq_len": (was["training.seq_len"], now["training.seq_len"]),
+    }.items():
+        if old != new:
+            changes[name] = [f"{name} {old}, not {new}"]
+    return changes
+
+
+def _global_batch(options: dict[str, Any], ranks: int) -> int:
+    batch = options["training.global_batch_size"]
+    return batch if batch > 0 else options["training.local_batch_size"] * ranks
+
+
+def compare_options(record: RunRecord, config: RunConfig, *, loss_data: str) -> tuple[list[str], dict[str, list[str]]]:
+    """Return a line for every option that applies from the next step on, and the differences to permit.
 
     Args:
         record: the record of the checkpoint.
         config: the completed config.
         loss_data: fingerprint of the datasets whose counts give the weights.
-
-    Raises:
-        InputError: naming all options that may not differ, with both values, and the ``allow_changed`` that permits
-            them.
     """
     was, now = options_of(record.config), options_of(config_dict(config))
     changes: list[str] = []
@@ -177,32 +223,25 @@ def compare_options(record: RunRecord, config: RunConfig, *, loss_data: str) -> 
         refused.setdefault("loss", []).append(
             f"loss.dataset_path with fingerprint {record.loss_data}, not {loss_data} ({config.loss.dataset_path})"
         )
-    if refused:
-        allowed = ",".join([*config.dataloader.allow_changed, *refused])
-        raise InputError(
-            f"{config.dump_folder}: the checkpoint was trained with "
-            f"{'; '.join(line for lines in refused.values() for line in lines)}: resume with the value of the "
-            f"checkpoint, start in another dump_folder, or allow the change with --dataloader.allow_changed {allowed}"
-        )
-    return changes
+    return changes, refused
 
 
-def compare_model(config: RunConfig, architecture: Architecture) -> list[str]:
-    """Return a line for every difference from the model that the checkpoint belongs to, apart from shapes.
+def compare_model(config: RunConfig, architecture: Architecture) -> tuple[list[str], dict[str, list[str]]]:
+    """Return the permitted differences from the checkpoint's model, a line each, and the differences to permit.
 
     ``<dump_folder>/model`` has the architecture of the checkpoint. The shapes of the tensors are compared with the
     checkpoint itself. ``allow_changed`` permits another RoPE and another number of positions with ``seq_len`` or
     ``model``, and any other difference with ``model``.
-
-    Raises:
-        InputError: naming the differences that are not permitted, with both values.
     """
     folder = Path(config.dump_folder) / MODEL_FOLDER
     if not folder.is_dir():
-        return []
+        return [], {}
     trained = hf_config.read_architecture(folder)
     allowed = set(config.dataloader.allow_changed)
-    changes, refused = [], []
+    record = config._resume.record if config._resume else None
+    window = record.config["training"]["seq_len"] if record else None
+    changes: list[str] = []
+    refused: dict[str, list[str]] = {}
     for field in fields(Architecture):
         was, now = getattr(trained, field.name), getattr(architecture, field.name)
         if was == now:
@@ -211,14 +250,9 @@ def compare_model(config: RunConfig, architecture: Architecture) -> list[str]:
         if "model" in allowed or (positional and "seq_len" in allowed):
             changes.append(f"model: {field.name} {was} -> {now}")
         else:
-            refused.append(f"{field.name} {was}, not {now}")
-    if refused:
-        raise InputError(
-            f"{config.dump_folder}: the checkpoint was trained with another model: {'; '.join(refused)}: resume with "
-            f"the model of the checkpoint ({folder}), start in another dump_folder, or allow the change with "
-            f"--dataloader.allow_changed {','.join([*config.dataloader.allow_changed, 'model'])}"
-        )
-    return changes
+            longer = positional and window not in (None, config.training.seq_len)
+            refused.setdefault("seq_len" if longer else "model", []).append(f"{field.name} {was}, not {now}")
+    return changes, refused
 
 
 def config_dict(config: RunConfig) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """``exact-titan train`` as a user starts it: real processes, exit codes, Ctrl-C, crashes."""
 
 import contextlib
-import functools
 import os
 import re
 import signal
@@ -102,8 +101,12 @@ def test_a_crash_is_code_1_with_the_end_of_the_traceback(dataset, tmp_path, npro
 def background(dataset, folder: Path, nproc: int, *options: str) -> Iterator[BackgroundRun]:
     log = folder / "train.log"
     endless = ("--training.steps", "100000", "--training.global_batch_size", "32", *options)
-    # A shell starts background programs with SIGINT ignored.
-    default = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+
+    def default() -> None:
+        # A shell starts background programs with SIGINT ignored, and nohup starts programs with SIGHUP ignored.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     with log.open("wb") as out:
         process = subprocess.Popen(
             command(dataset, nproc, *endless),

@@ -18,14 +18,14 @@ torch_versions.install()
 cpu.install()
 
 import torch.distributed as dist  # noqa: E402
-from torchtitan.components.metrics import MetricsProcessor  # noqa: E402
 
+from exact_titan.titan.metrics import ExposureMetrics  # noqa: E402
 from exact_titan.titan.trainer import ExactTrainer  # noqa: E402
 
 
 def main(folder: Path, argv: list[str]) -> None:
     losses: dict[int, str] = {}
-    stock_log = MetricsProcessor.log
+    stock_log = ExposureMetrics.log
 
     def log(self, step, global_avg_loss, *args, **kwargs) -> None:
         losses[step] = global_avg_loss.hex()
@@ -54,7 +54,7 @@ def main(folder: Path, argv: list[str]) -> None:
                 }
                 (folder / "final.json").write_text(json.dumps(final))
 
-    MetricsProcessor.log = log
+    ExposureMetrics.log = log
     ExactTrainer.Config._owner = TracedTrainer
     train.main(argv)
 
