@@ -16,7 +16,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exact_titan.errors import InputError
+from exact_titan.errors import InputError, print_error
 from exact_titan.launch import arguments
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> int:
             config = complete(config_of(given))
             write_snapshot(config, args.options, Path(config.dump_folder) / FOLDER / args.name)
     except InputError as error:
-        print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print_error("exact_titan.train", error)
         return 2
     print(config.dump_folder)
     return 0

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exact_titan.errors import InputError
+from exact_titan.errors import InputError, print_error
 from exact_titan.launch import arguments, help_pages
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
 from exact_titan.titan.logs import start_logging
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
             if config.export:
                 _export(config)
         except InputError as error:
-            print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            print_error("exact_titan.train", error)
             code = ExitCode.INPUT_ERROR
         write_exit_code(Path(config.dump_folder), code)
         if code != ExitCode.FINISHED:
@@ -83,7 +83,7 @@ def _arguments(argv: list[str]) -> arguments.Arguments | InputError:
     except InputError as error:
         if os.environ["RANK"] != "0":
             return error
-        print(f"exact_titan.train: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+        print_error("exact_titan.train", error)
         sys.exit(ExitCode.INPUT_ERROR)
 
 

@@ -59,7 +59,7 @@ say "Exposure: the left context of the targets, and the distribution of the loss
 exact-titan inspect "$out/packed" --png "$out/exposure.png"
 say "Validation"
 exact-titan compare "$out/standard" "$out/exact" --png "$out/quickstart.png"
-echo "A row is noise if its difference is smaller than two times its ±. So few steps of a tiny model show no effect of the rule."
+echo "A row is noise if its difference is smaller than two times its ±. A larger difference is one of these two runs: another seed may not show it."
 cat <<TXT
 
 Figures:      $out/exposure.png

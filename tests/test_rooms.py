@@ -28,7 +28,7 @@ ROOMS = [
     ("titan",),
     # planning traces the run that titan builds.
     ("planning",),
-    ("config_registry", "config", "describe_options", "train", "snapshot", "cli", "__main__"),
+    ("config_registry", "config", "describe_options", "commands", "train", "snapshot", "cli", "__main__"),
 ]
 """The rooms from top to bottom. The first and the last line name files, the other lines name folders."""
 

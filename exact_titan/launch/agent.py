@@ -28,6 +28,7 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
 from exact_titan.errors import InputError
+from exact_titan.launch import LOGS_FOLDER
 from exact_titan.runs.exit_codes import ExitCode
 
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1"
@@ -35,9 +36,6 @@ SIGNALS = "SIGTERM,SIGINT,SIGUSR1"
 
 SHUTDOWN_SECONDS = 600
 """Time for the save after a signal."""
-
-LOGS_FOLDER = "logs"
-"""Folder in the run's folder for the output of the ranks other than 0."""
 
 _OWN_CODES = (ExitCode.INPUT_ERROR, ExitCode.NOT_FINITE, ExitCode.SAVED)
 

@@ -93,7 +93,6 @@ class Resume:
         step: step of the checkpoint.
         record: record of the checkpoint. None: the checkpoint is from an older version.
         changes: a line for every difference from the checkpoint that applies from the next step on.
-        refused: differences of the model to permit, by the name that permits them in ``dataloader.allow_changed``.
         model_changed: whether the start trains another model than the checkpoint, apart from shapes.
     """
 
@@ -101,7 +100,6 @@ class Resume:
     step: int
     record: RunRecord | None
     changes: tuple[str, ...] = ()
-    refused: dict[str, list[str]] = field(default_factory=dict)
     model_changed: bool = False
 
 

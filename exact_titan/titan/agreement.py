@@ -13,14 +13,13 @@ A rank that fails later, on its own, speaks itself (:meth:`Agreement.report`).
 import json
 import os
 import socket
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from exact_titan.errors import InputError
+from exact_titan.errors import InputError, print_error
 
 T = TypeVar("T")
 
@@ -116,27 +115,22 @@ class Agreement:
 
         self.check(name, compare)
 
-    def report(self, error: InputError) -> bool:
-        """Print a complaint once, and return whether this rank has printed it.
+    def report(self, error: InputError) -> None:
+        """Print a complaint once.
 
         Rank 0 prints. Another rank prints if rank 0 has reported nothing for 2 seconds: the failure is this rank's own,
         and rank 0 waits in a collective call.
         """
-        text = " ".join(str(error).split())
         if self._rank == 0:
-            print(f"exact_titan.train: error: {text}", file=sys.stderr, flush=True)
-            if self._store is not None:
-                self._store.set("reported", "")
-            return True
+            print_error("exact_titan.train", error)
+        if self._store is None:
+            return
+        if self._rank == 0:
+            self._store.set("reported", "")
+            return
         try:
-            self._store.wait(["reported"], _RANK_0_SPEAKS)  # type: ignore[union-attr]
+            self._store.wait(["reported"], _RANK_0_SPEAKS)
         except dist.DistStoreError:
-            print(
-                f"exact_titan.train: error: rank {self._rank} on {socket.gethostname()}: {text}",
-                file=sys.stderr,
-                flush=True,
-            )
-            return True
+            print_error("exact_titan.train", f"rank {self._rank} on {socket.gethostname()}: {error}")
         except dist.DistError:  # rank 0 has ended, and its store with it
             pass
-        return False

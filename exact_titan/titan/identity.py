@@ -10,8 +10,8 @@ import exact_titan
 from exact_titan.models import hf_config
 from exact_titan.runs.run_record import RunRecord, Start, code_commit
 from exact_titan.sampling.mixture import Mixture
+from exact_titan.titan.changes import config_dict, options_of
 from exact_titan.titan.model.decoder import DecoderModel
-from exact_titan.titan.resume import config_dict, options_of
 from exact_titan.titan.run_config import RunConfig
 
 _PLACES = ("dump_folder", "export", "hf_assets_path", "model", "start_from")

@@ -197,7 +197,7 @@ class PackedDataLoader(BaseDataLoader):
         """
         if not state_dict:
             return
-        changes = self._changes(state_dict)
+        changes = order_changes(state_dict, self.state_dict(), self.mixture)
         refused = {name: change for name, change in changes.items() if name not in self.config.allow_changed}
         if refused:
             allowed = [*self.config.allow_changed, *refused]
@@ -209,16 +209,21 @@ class PackedDataLoader(BaseDataLoader):
         new_order = self.config._new_order or changes.keys() & {"dataset", "seed"}
         self.consumed = 0 if new_order else state_dict["windows"]
 
-    def _changes(self, saved: dict[str, Any]) -> dict[str, str]:
-        """Return the differences from the saved state, by their names in ``allow_changed``."""
-        now = self.state_dict()
-        changes = {}
-        if saved["fingerprint"] != now["fingerprint"]:
-            changes["dataset"] = self.mixture.difference(saved["fingerprint"])
-        for name in ("seed", "global_batch_size", "seq_len"):
-            if saved[name] != now[name] and (name == "seed" or (saved[name] and now[name])):
-                changes[name] = f"{name} {saved[name]}, not {now[name]}"
-        return changes
+
+def order_changes(saved: dict[str, Any], now: dict[str, Any], mixture: Mixture) -> dict[str, str]:
+    """Return the differences of two orders of windows, by their names in ``allow_changed``.
+
+    Args:
+        saved, now: states of dataloaders (:meth:`PackedDataLoader.state_dict`). The places do not matter.
+        mixture: the mixture of ``now``.
+    """
+    changes = {}
+    if saved["fingerprint"] != now["fingerprint"]:
+        changes["dataset"] = mixture.difference(saved["fingerprint"])
+    for name in ("seed", "global_batch_size", "seq_len"):
+        if saved[name] != now[name] and (name == "seed" or (saved[name] and now[name])):
+            changes[name] = f"{name} {saved[name]}, not {now[name]}"
+    return changes
 
 
 def open_mixture(

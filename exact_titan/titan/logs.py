@@ -16,9 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
+from exact_titan.launch import LOGS_FOLDER
 from exact_titan.titan.console import Screen
-
-LOGS_FOLDER = "logs"
 
 _HELD_MESSAGES = 100_000
 _NEVER = logging.CRITICAL + 1

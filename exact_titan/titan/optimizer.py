@@ -44,9 +44,7 @@ class AdamW(OptimizersContainer):
         super().__init__(own, model_parts=model_parts)
 
 
-def apply_options(
-    optimizers: OptimizersContainer, schedulers: LRSchedulersContainer, config: OptimizersContainer.Config
-) -> None:
+def apply_options(schedulers: LRSchedulersContainer, config: OptimizersContainer.Config) -> None:
     """Set the config's options in the parameter groups after the load of a checkpoint.
 
     The load replaces the options of every parameter group by the options of the checkpoint. Without this function a new

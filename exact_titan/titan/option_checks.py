@@ -8,12 +8,11 @@ other. docs/operations.md describes the rules for users.
 :mod:`exact_titan.titan.preflight` calls both functions before a process group exists:
 
 1. :func:`check_values` reads only the config. ``exact-titan plan`` calls this function on machines without a GPU.
-2. :func:`check_machine` compares the config with the GPUs and the disks of this machine.
+2. :func:`check_machine` compares the config with the GPUs of this machine.
 """
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +20,6 @@ from torchtitan.components.checkpointer.base import DATALOADER, LR_SCHEDULER, OP
 from torchtitan.tools import filesystem
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import why_incomplete
 from exact_titan.titan.run_config import RunConfig
 
 _SEEDS = 2**63 - 1
@@ -189,7 +187,7 @@ def check_values(config: RunConfig, *, ranks: int) -> None:
 
 
 def check_machine(config: RunConfig) -> None:
-    """Refuse options that this machine cannot fulfil: options for a GPU, and a checkpoint that is not on the disk.
+    """Refuse options for a GPU on a machine without a GPU.
 
     Raises:
         InputError: naming the option and the way out.
@@ -197,15 +195,6 @@ def check_machine(config: RunConfig) -> None:
     for name, gpu_only, instead in _GPU_ONLY:
         if _value(config, name) == gpu_only and not torch.accelerator.is_available():
             raise InputError(f"{name} is {_text(gpu_only)}, but there is no GPU: {instead}")
-    step = config.checkpoint.load_step
-    if step != -1:
-        folder = Path(config.dump_folder) / config.checkpoint.folder / f"step-{step}"
-        if not folder.is_dir():
-            raise InputError(
-                f"checkpoint.load_step is {step}, but there is no folder {folder}: name the step of a checkpoint"
-            )
-        if (why := why_incomplete(folder)) is not None:
-            raise InputError(f"checkpoint.load_step is {step}, but {folder} is not complete: {why}")
 
 
 def _value(config: Any, name: str) -> Any:

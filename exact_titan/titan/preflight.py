@@ -7,6 +7,7 @@
    config carries the open datasets to the dataloader, the loss and the validator.
 3. Resolve the architecture and the first weights (:mod:`exact_titan.titan.start`).
 4. Choose the attention kernel.
+5. Compare the options with the checkpoint that the start continues (:mod:`exact_titan.titan.changes`).
 """
 
 import os
@@ -17,10 +18,10 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest
 from exact_titan.errors import InputError
-from exact_titan.models.architecture import Architecture
 from exact_titan.sampling.dataset_path import Entry, join, parse
 from exact_titan.sampling.mixture import Mixture
-from exact_titan.titan import resume, start
+from exact_titan.titan import start
+from exact_titan.titan.changes import permitted_changes
 from exact_titan.titan.console import FILE_ONLY
 from exact_titan.titan.destinations import check_destinations
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
@@ -28,6 +29,7 @@ from exact_titan.titan.loss import ExactLoss, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
 from exact_titan.titan.model.decoder import check_vocabulary, decoder_spec
 from exact_titan.titan.option_checks import check_machine, check_values
+from exact_titan.titan.resume import find_resume
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 from exact_titan.titan.trackers import check_wandb
@@ -43,7 +45,7 @@ def complete(config: RunConfig) -> RunConfig:
     ranks = int(os.environ.get("WORLD_SIZE", "1"))
     config = check_options(config, ranks=ranks)
     check_machine(config)
-    config = replace(config, _resume=resume.find_resume(config))
+    config = replace(config, _resume=find_resume(config))
     check_destinations(config)
     _check_assets(config)
     loader = config.dataloader
@@ -61,7 +63,6 @@ def complete(config: RunConfig) -> RunConfig:
         start.check_positions(config, architecture)
         start.check_tokenizer(config, dataset_tokenizer=tokenizer)
         config = start.with_initial_weights(config, architecture)
-        config = _with_model_changes(config, architecture)
         model_spec = decoder_spec(architecture)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
     set_implementation(model_spec.model, config.attention)
@@ -73,36 +74,24 @@ def complete(config: RunConfig) -> RunConfig:
         hf_assets_path=config.hf_assets_path or str(tokenizer),
     )
     completed.model_spec = model_spec
-    return _with_option_changes(completed)
+    return _with_changes(completed, ranks)
 
 
-def _with_model_changes(config: RunConfig, architecture: Architecture) -> RunConfig:
+def _with_changes(config: RunConfig, ranks: int) -> RunConfig:
+    """Return the config with the differences from the checkpoint to resume from. Refuse what is not permitted."""
     if config._resume is None:
         return config
-    changes, refused = resume.compare_model(config, architecture)
+    found = permitted_changes(config, ranks=ranks)
+    kinds = {change.kind for change in found}
     return replace(
         config,
-        _resume=replace(config._resume, changes=tuple(changes), refused=refused, model_changed=bool(changes)),
-    )
-
-
-def _with_option_changes(config: RunConfig) -> RunConfig:
-    point = config._resume
-    if point is None:
-        return config
-    if point.record is None:
-        resume.check_changes(config, point.refused)
-        return config
-    changes, refused = resume.compare_options(point.record, config, loss_data=config.loss._mixture.fingerprint)
-    found = [resume.compare_data(point.record, config, ranks=int(os.environ["WORLD_SIZE"])), point.refused, refused]
-    names = dict.fromkeys(name for one in found for name in one)
-    resume.check_changes(config, {name: [line for one in found for line in one.get(name, [])] for name in names})
-    changed = {resume.decision(change.partition(" ")[0]) for change in changes}
-    return replace(
-        config,
-        loss=replace(config.loss, _changed="loss" in changed),
-        dataloader=replace(config.dataloader, _new_order="dataset" in changed),
-        _resume=replace(point, changes=(*point.changes, *changes)),
+        loss=replace(config.loss, _changed="loss" in kinds),
+        dataloader=replace(config.dataloader, _new_order="dataset" in kinds),
+        _resume=replace(
+            config._resume,
+            changes=tuple(change.applied for change in found),
+            model_changed=any(change.of_model for change in found),
+        ),
     )
 
 

@@ -211,7 +211,7 @@ class ExactTrainer(Trainer):
     def _begin(self) -> None:
         """Apply the options, start the logs after the load of the checkpoint, and repeat an interrupted validation."""
         if self.step > 0:
-            apply_options(self.optimizers, self.lr_schedulers, self.config.optimizer)
+            apply_options(self.lr_schedulers, self.config.optimizer)
         repeat = self.step > 0 and self.config.validator.enable and self.validator.should_validate(self.step)
         repeat = repeat and not self.checkpointer.is_validated(self.step)
         self.metrics_processor.begin(self.step, validated=not repeat)

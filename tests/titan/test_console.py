@@ -130,6 +130,7 @@ def test_without_a_terminal_there_is_no_bar(capsys):
 
 
 def test_log_files_hold_library_messages_warnings_and_crashes_over_restarts(monkeypatch, tmp_path):
+    logging.captureWarnings(False)  # an earlier test may have left it on, under another filter of pytest
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [])
     monkeypatch.setattr(root, "level", root.level)

@@ -170,7 +170,6 @@ def test_a_seed_checkpoint_needs_one_process():
     [
         (["--optimizer.implementation", "fused_opt_states_bf16"], "but there is no GPU: set it to fused"),
         (["--profiler.enable_memory_snapshot"], "profiler.enable_memory_snapshot is on, but there is no GPU"),
-        (["--checkpoint.load_step", "7"], "checkpoint.load_step is 7, but there is no folder"),
     ],
 )
 def test_options_that_this_machine_cannot_fulfil_are_refused(tmp_path, monkeypatch, options, message):
@@ -178,9 +177,3 @@ def test_options_that_this_machine_cannot_fulfil_are_refused(tmp_path, monkeypat
     with pytest.raises(InputError) as caught:
         check_machine(config("--dump_folder", str(tmp_path), *options))
     assert message in str(caught.value)
-
-
-def test_a_load_step_that_is_not_complete_is_refused(tmp_path):
-    (tmp_path / "checkpoint/step-7").mkdir(parents=True)
-    with pytest.raises(InputError, match=r"checkpoint.load_step is 7, but .*step-7 is not complete: it has no files"):
-        check_machine(config("--dump_folder", str(tmp_path), "--checkpoint.load_step", "7"))

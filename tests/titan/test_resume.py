@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from exact_titan.config import load_config
+from exact_titan.errors import InputError
+from exact_titan.titan.resume import find_resume
 from tests import warm_ranks
 from tests.support import pack_lengths
 from tests.titan.test_training import argv, losses, record
@@ -89,3 +92,12 @@ def test_the_last_step_is_saved_when_the_dataset_ends_early(dataset, tmp_path):
     for _ in range(2):
         run(1, tmp_path, once)
         assert [path.name for path in (tmp_path / "out/checkpoint").iterdir()] == [f"step-{steps}"]
+
+
+def test_a_load_step_without_a_complete_checkpoint_is_refused(tmp_path):
+    config = load_config(["--config", "from_scratch", "--dump_folder", str(tmp_path), "--checkpoint.load_step", "7"])
+    with pytest.raises(InputError, match=r"checkpoint.load_step is 7, but there is no folder"):
+        find_resume(config)
+    (tmp_path / "checkpoint/step-7").mkdir(parents=True)
+    with pytest.raises(InputError, match=r"checkpoint.load_step is 7, but .*step-7 is not complete: it has no files"):
+        find_resume(config)

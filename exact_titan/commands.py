@@ -1,0 +1,380 @@
+"""The commands of ``exact-titan``. Each command imports its modules itself, because ``--help`` must be fast."""
+
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from tyro.conf import FlagCreatePairsOff, Positional, arg
+
+from exact_titan.errors import InputError
+from exact_titan.launch import arguments, configs
+from exact_titan.slurm_options import SlurmOptions
+
+if TYPE_CHECKING:
+    from exact_titan.dataset import Manifest
+    from exact_titan.packing import Execution as PackingExecution
+
+
+@dataclass(frozen=True)
+class ExecutionOptions:
+    """Options of ``pack`` and ``append`` for the packing tasks."""
+
+    executor: Literal["local", "slurm", "ray"] = "local"
+    """Where the tasks run: on this machine, or through datatrove on Slurm (start from a login node) or on Ray."""
+
+    workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """local: cores of this machine to use. slurm and ray: tasks that run at one time."""
+
+    tasks: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: one for each part)")] = None
+    """Number of tasks for the parts of the corpus. A part is up to 512 MiB of files, or one larger file."""
+
+    slurm: SlurmOptions = field(default_factory=SlurmOptions)
+    """Options of the Slurm jobs. With ray, the cores and the memory of a task."""
+
+
+Sources = Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCES…", help_behavior_hint="")]
+Mirror = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: from the hub)")]
+Execution = Annotated[ExecutionOptions, arg(name="")]
+
+
+def pack(
+    sources: Sources,
+    *,
+    tokenizer: Path,
+    out: Path,
+    seq_len: int = 16384,
+    val_fraction: float = 0.0,
+    policy: Literal["concat", "best_fit"] = "concat",
+    text_key: str = "text",
+    eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
+    mirror: Mirror = None,
+    execution: Execution = ExecutionOptions(),
+) -> None:
+    """Pack documents into windows for training.
+
+    Finished parts are kept next to --out. After an interruption the same command resumes with the unfinished parts. The
+    result does not depend on the executor, the workers or the tasks.
+
+    Example: exact-titan pack books.jsonl.gz more/ --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/books-16k
+
+    Args:
+        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
+            URLs of files or folders (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and
+            datatrove (.ds), or one corpus TOML. `exact-titan configs` lists corpora that have a name.
+        tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json. For token files: the tokenizer that made
+            them.
+        out: New folder for the packed dataset.
+        seq_len: Window length in tokens, training.seq_len of the runs.
+        val_fraction: Share of the documents for validation, from 0 to below 1.
+        policy: Placement of documents in windows. concat: end to end, cut at window borders. best_fit: a document
+            that fits a window is not cut; a longer document fills full windows and a rest; short windows are padded.
+        text_key: Key or column of the text in .jsonl and .parquet files.
+        eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
+        mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
+        execution: See ExecutionOptions.
+    """
+    from exact_titan import packing
+
+    begin = _begin_packing()
+    paths = configs.with_shipped_corpora(sources)
+    for source, path in zip(sources, paths, strict=True):
+        if path != source:
+            print(f"corpus       {source}: {path}")
+    corpus = packing.Corpus.of(paths).mirrored(mirror)
+    manifest = packing.pack(
+        corpus,
+        tokenizer=tokenizer,
+        seq_len=seq_len,
+        out=out,
+        val_fraction=val_fraction,
+        policy=policy,
+        text_key=text_key,
+        eos_token=eos_token,
+        execution=_execution(execution),
+    )
+    tokens = sum(source.tokens for source in manifest.sources)
+    _show_packed(manifest, out, time.monotonic() - begin, tokens, by_source=corpus.is_mix)
+
+
+def append(
+    folder: Annotated[Positional[Path], arg(metavar="DATASET")],
+    sources: Sources,
+    *,
+    text_key: str = "text",
+    mirror: Mirror = None,
+    execution: Execution = ExecutionOptions(),
+) -> None:
+    """Add documents to a packed dataset, with the dataset's own tokenizer, window and policy.
+
+    The windows of the dataset stay. The dataset gets a new fingerprint.
+
+    Example: exact-titan append packed/books-16k new-books.jsonl.gz
+
+    Args:
+        folder: The packed dataset.
+        sources: The same kinds as for pack.
+        text_key: Key or column of the text in .jsonl and .parquet files.
+        mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
+        execution: See ExecutionOptions.
+    """
+    from exact_titan import packing
+    from exact_titan.dataset import Manifest
+
+    begin = _begin_packing()
+    tokens_before = sum(source.tokens for source in Manifest.read(folder).sources)
+    manifest = packing.append(
+        folder,
+        packing.Corpus.of(sources).mirrored(mirror),
+        text_key=text_key,
+        execution=_execution(execution),
+    )
+    tokens = sum(source.tokens for source in manifest.sources) - tokens_before
+    _show_packed(manifest, folder, time.monotonic() - begin, tokens, by_source=True)
+
+
+def _execution(options: ExecutionOptions) -> "PackingExecution":
+    from exact_titan.packing import Execution
+
+    return Execution(options.executor, options.workers, options.tasks, options.slurm)
+
+
+def _begin_packing() -> float:
+    # A batch system ends a job with SIGTERM. An exit by exception cleans up.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    return time.monotonic()
+
+
+def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int, *, by_source: bool) -> None:
+    """Print the contents of a dataset, and the packing speed for ``tokens`` tokens in ``seconds``."""
+    from exact_titan.exposure import default_threshold
+    from exact_titan.reports.exposure import ExposureReport
+
+    total = sum(source.tokens for source in manifest.sources)
+    print(f"documents    {sum(source.documents for source in manifest.sources):,}")
+    reasons = dict.fromkeys(reason for source in manifest.sources for reason in source.dropped)
+    for reason in reasons:
+        print(f"  dropped    {sum(source.dropped.get(reason, 0) for source in manifest.sources):,} ({reason})")
+    print(f"tokens       {total:,}")
+    if by_source:
+        for source in manifest.sources:
+            share = 100 * source.tokens / max(1, total)
+            print(f"  {share:6.2f} %   {source.name}: {source.tokens:,} tokens, {source.documents:,} documents")
+    print(f"end of text  {manifest.tokenizer.eos_token} ({manifest.tokenizer.eos_id})")
+    for split, record in manifest.splits.items():
+        padding = 100 * record.padding / (record.windows * manifest.window)
+        windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
+        print(f"{split:<12} {windows}, {padding:.2f} % padding")
+    report = ExposureReport.of(manifest.splits["train"], manifest.window, default_threshold(manifest.window))
+    print(
+        f"tail share   {100 * report.tail_masses[0]:.1f} % of the targets have a context of {report.tail_start} or more"
+    )
+    print(f"folder       {folder}")
+    print(f"fingerprint  {manifest.fingerprint[:12]}")
+    print(f"time         {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
+
+
+def inspect(
+    folder: Positional[Path],
+    *,
+    split: str = "train",
+    compare: Annotated[bool, FlagCreatePairsOff] = False,
+    png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no figure)")] = None,
+    threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
+) -> None:
+    """Show the left context of the targets of a packed dataset, and their loss weights under EXACT.
+
+    Example: exact-titan inspect packed/books-16k --png exposure.png
+
+    Args:
+        folder: The packed dataset.
+        split: train or val.
+        compare: Also show the windows that each packing policy would make of the same documents.
+        png: Also draw the histogram into this file.
+        threshold: First context length of the tail, in tokens.
+    """
+    from exact_titan.dataset.dataset import split_record
+    from exact_titan.dataset.manifest import Manifest
+    from exact_titan.exposure import default_threshold
+    from exact_titan.reports.exposure import ExposureReport
+    from exact_titan.reports.figures import save_png
+    from exact_titan.reports.policies import measure_policies, policy_table
+
+    manifest = Manifest.read(folder)
+    record = split_record(manifest, split, folder)
+    start = default_threshold(manifest.window) if threshold is None else threshold
+    report = ExposureReport.of(record, manifest.window, start)
+    windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
+    title = f"{folder.resolve().name}, {split}: {windows}"
+    policies = measure_policies(folder, manifest, split) if compare else []
+    if png is not None:
+        save_png(report.figure(title), png)
+    print(f"{title}, fingerprint {manifest.fingerprint[:12]}")
+    print(report.table())
+    if policies:
+        print(f"\npolicies on the same documents; this dataset is packed with {manifest.policy}")
+        print(policy_table(policies, start))
+
+
+def window(
+    folder: Positional[Path], number: Annotated[Positional[int], arg(metavar="N")], *, split: str = "train"
+) -> None:
+    """Show the documents of one window of a packed dataset as text, with their lengths and their cuts.
+
+    Example: exact-titan window packed/books-16k 17 | less
+
+    Args:
+        folder: The packed dataset.
+        number: Number of the window in the split, from 0.
+        split: train or val.
+    """
+    from exact_titan.reports.window import window_report
+
+    print(window_report(folder, number, split))
+
+
+def verify(folder: Positional[Path]) -> None:
+    """Check every byte of a packed dataset: digests, segments, counts.
+
+    Example: exact-titan verify packed/books-16k
+
+    Args:
+        folder: The packed dataset.
+    """
+    from exact_titan.dataset.verify import verify as verify_dataset
+
+    for line in verify_dataset(folder):
+        print(f"ok  {line}", flush=True)
+    print(f"{folder} is whole")
+
+
+def compare(
+    runs: Annotated[Positional[tuple[str, ...]], arg(metavar="RUNS…", help_behavior_hint="")],
+    *,
+    png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no figure)")] = None,
+    threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: of the runs)")] = None,
+) -> None:
+    """Compare runs by the plain cross-entropy of their last common validation, per bucket of effective context.
+
+    With one run a side, the errors are standard errors over documents. With several runs a side, the errors of the
+    differences are 95 % intervals over pairs of runs.
+
+    Example: exact-titan compare outputs/standard outputs/exact --png compare.png
+
+    Example: exact-titan compare standard=outputs/s0,outputs/s1 exact=outputs/e0,outputs/e1
+
+    Args:
+        runs: The dump folders of the runs. Differences are from the first run. For several runs of one side that differ
+            in the seed: NAME=FOLDER,FOLDER. The first run of each side forms a pair, the second run of each side forms
+            a pair, and so on.
+        png: Also draw the table into this file.
+        threshold: First context length of the tail, in tokens.
+    """
+    from exact_titan.reports import runs as report
+    from exact_titan.reports.figures import save_png
+
+    comparison = report.compare(report.parse_sides(runs), threshold=threshold)
+    if png is not None:
+        save_png(report.figure(comparison), png)
+    print(report.table(comparison))
+
+
+def export(
+    run: Positional[Path],
+    *,
+    out: Path,
+    step: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the last)")] = None,
+    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+) -> None:
+    """Write the weights of a run as a Hugging Face folder for transformers and vLLM.
+
+    Example: exact-titan export outputs/books --out books-135M
+
+    Args:
+        run: The dump folder of the run, or one checkpoint in it.
+        out: New folder for config.json, the tokenizer and the safetensors.
+        step: Step of the checkpoint.
+        dtype: Data type of all weights.
+    """
+    from exact_titan.runs.export import export as export_run
+
+    files = export_run(run, out, step=step, dtype=dtype)
+    print(f"{out}: {len(files)} file{'s' if len(files) > 1 else ''}, {sum(f.stat().st_size for f in files):,} bytes")
+
+
+def plan(
+    options: Annotated[Positional[tuple[str, ...]], arg(metavar="--SECTION.OPTION VALUE…", help_behavior_hint="")] = (),
+    *,
+    config: str,
+    nproc: int,
+    memory: Annotated[str | None, arg(metavar="SIZE", help_behavior_hint="(default: no comparison)")] = None,
+    mfu: float = 0.35,
+    peak_tflops: float = 989.0,
+) -> int:
+    """Show the memory per GPU, the FLOPs and the hours of a training run. The command needs no GPU and no dataset.
+
+    The exit code is 1 if the run does not fit.
+
+    Example: exact-titan plan --config Llama-3.1-8B-16k --nproc 8 --memory 80GiB --training.local_batch_size 2
+
+    Args:
+        options: Options of the run, as of exact_titan.train. They override the config.
+        config: TOML file, recipe, or a name that `exact-titan configs` lists.
+        nproc: Number of GPUs over all nodes.
+        memory: Memory of one GPU, such as 80GiB.
+        mfu: Assumed share of the peak FLOP/s that the run reaches (torchtitan on H100, Llama 3.1 8B: 0.33 to 0.39).
+        peak_tflops: Dense bfloat16 TFLOP/s of one GPU (H100 SXM and H200: 989, A100: 312).
+    """
+    # These checks come before the import of torch.
+    given = arguments.read(["--config", config, *options])
+    if nproc < 1:
+        raise InputError(f"--nproc is {nproc}: it must be 1 or more")
+    if not 0 < mfu <= 1:
+        raise InputError(f"--mfu is {mfu}: it is a share, more than 0 and at most 1")
+    if peak_tflops <= 0:
+        raise InputError(f"--peak-tflops is {peak_tflops}: it must be more than 0")
+
+    from exact_titan.config import config_of
+    from exact_titan.planning import report
+    from exact_titan.planning.run import plan_run
+
+    available = None if memory is None else report.parse_memory(memory)
+    planned = plan_run(config_of(given), nproc=nproc)
+    print(report.table(planned, memory=available, peak_flops=peak_tflops * 1e12, mfu=mfu))
+    if available is None:
+        return 0
+    verdict = report.shortfall(planned, available)
+    print(f"\n{verdict or 'fits'}")
+    return 1 if verdict else 0
+
+
+def list_configs(
+    folder: Annotated[Positional[Path], arg(metavar="FOLDER", help_behavior_hint="(default: this folder)")] = Path("."),
+    *,
+    copy: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: list all)")] = None,
+) -> None:
+    """List the recipes, configs and corpora that have a name, or copy a config to edit the copy.
+
+    Example: exact-titan configs --copy Llama-3.1-8B-16k my-configs
+
+    Args:
+        folder: Folder of the copy.
+        copy: Config or corpus to copy. A file that exists is never overwritten.
+    """
+    print(configs.listing() if copy is None else configs.copy(copy, folder))
+
+
+COMMANDS: dict[str, Callable] = {
+    "pack": pack,
+    "append": append,
+    "inspect": inspect,
+    "window": window,
+    "verify": verify,
+    "configs": list_configs,
+    "plan": plan,
+    "compare": compare,
+    "export": export,
+}
