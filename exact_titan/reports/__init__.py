@@ -4,7 +4,6 @@
 - ``policies``: the windows that each packing policy would make of the same documents.
 - ``window``: the documents of one window as text.
 - ``runs``: the last common validation of several runs side by side.
-- ``statistics``: the errors of means and of differences.
 - ``figures``: the bar figure of all reports. matplotlib is imported when a figure is drawn.
 
 This room may import the rooms exposure, documents, dataset, packing, sampling, models and runs. The room imports no

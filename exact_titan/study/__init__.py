@@ -5,6 +5,8 @@
 3. :mod:`pairing` compares the completed configs of the arms, refuses arms that are not paired, and writes the proof.
 4. :mod:`runner` trains the runs, several at a time, and resumes a study after an interruption.
 5. :mod:`results` finds the finished runs of a study.
+6. :mod:`statistics` tests whether a rule is better, over pairs of runs. :mod:`checkpoint_difference` tests whether two
+   checkpoints differ, over the documents of a validation.
 
 The room imports no torchtitan. A caller hands over the functions that complete configs and start processes.
 """
