@@ -22,6 +22,7 @@ ROOMS = [
     ("sampling",),
     ("models",),
     ("runs",),
+    ("study",),
     ("reports",),
     ("launch",),
     ("titan.model",),
@@ -40,6 +41,7 @@ MAY_NOT_IMPORT = {
     "sampling": ("torch", "torchtitan"),
     "models": ("torchtitan",),
     "runs": ("torchtitan",),
+    "study": ("torchtitan",),
     "reports": ("torchtitan",),
     "launch": ("torchtitan",),
 }
