@@ -47,12 +47,14 @@ class Stage:
         window: inputs per window.
         sigma: standard deviation of the logarithm of a document's length.
         spacing: mean number of text tokens between two facts, at least 1.
+        facts: number of different facts of a document, at most :data:`KEYS`.
     """
 
     name: str
     window: int
     sigma: float
     spacing: float
+    facts: int
 
 
 def plant_facts(
@@ -108,7 +110,7 @@ def plant_facts(
         work = Path(name)
         (work / "tokenizer").mkdir()
         tokenizer.save(str(work / "tokenizer" / "tokenizer.json"))
-        for stage in (Stage("short", short_len, 0.8, 3), Stage("long", long_len, 1.2, 5)):
+        for stage in (Stage("short", short_len, 0.8, 2, 8), Stage("long", long_len, 1.2, 5, 32)):
             folder = work / "tokens" / stage.name
             folder.mkdir(parents=True)
             splits = []
@@ -252,8 +254,8 @@ class _Draw:
     def _plant(self, ids_m: np.ndarray) -> None:
         """Write facts over tokens of a document.
 
-        A new fact and an asked fact have the same probability, as long as both are possible. An asked fact is any of
-        the facts that the document has stated. A key has one value in a document.
+        A new fact and an asked fact have the same probability until the document has stated all its facts. An asked
+        fact is any fact that the document has stated. A key has one value in a document.
         """
         rng, tokens = self.rng, self.fact_tokens
         keys = tokens.first_key + rng.permutation(tokens.keys)
@@ -261,7 +263,7 @@ class _Draw:
         stated = 0
         at = self._gap()
         while at + 2 <= len(ids_m):
-            if stated == tokens.keys or (stated and rng.random() < 0.5):
+            if stated == self.stage.facts or (stated and rng.random() < 0.5):
                 fact = int(rng.integers(stated))
             else:
                 fact = stated
