@@ -29,7 +29,17 @@ ROOMS = [
     ("titan",),
     # planning traces the run that titan builds.
     ("planning",),
-    ("config_registry", "config", "describe_options", "commands", "train", "snapshot", "cli", "__main__"),
+    (
+        "config_registry",
+        "config",
+        "describe_options",
+        "commands",
+        "study_commands",
+        "train",
+        "snapshot",
+        "cli",
+        "__main__",
+    ),
 ]
 """The rooms from top to bottom. The first and the last line name files, the other lines name folders."""
 
@@ -41,7 +51,7 @@ MAY_NOT_IMPORT = {
     "sampling": ("torch", "torchtitan"),
     "models": ("torchtitan",),
     "runs": ("torchtitan",),
-    "study": ("torchtitan",),
+    "study": ("torch", "torchtitan"),
     "reports": ("torchtitan",),
     "launch": ("torchtitan",),
 }

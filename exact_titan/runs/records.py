@@ -5,8 +5,11 @@ A record is made once, on every rank, and does not change. :func:`as_json` gives
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Weights = Literal["last", "ema"]
+"""The weights of a validation: of the last optimizer step, or their exponential moving average."""
 
 
 @dataclass(frozen=True)
@@ -167,17 +170,34 @@ class ValidationSet:
     seed: int | None
 
 
+@dataclass(frozen=True)
+class ContextGain:
+    """The loss of the tail in pieces of K tokens, minus the loss with the whole context.
+
+    Attributes:
+        gain: mean difference of the plain cross-entropy in nats. ``None`` without targets.
+        targets: number of targets: in the tail, and with an effective context of K or more.
+        seconds: duration of the pass over the pieces.
+    """
+
+    gain: float | None
+    targets: int
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ValidationRecord:
-    """The values of a validation.
+    """The values of a validation with one set of weights.
 
     Attributes:
         step: the optimizer step before the validation.
         steps: optimizer steps of the run.
         time: Unix time in seconds.
+        weights: the weights that are validated.
         losses: plain cross-entropy of the validation windows.
+        context_gain: what the tail gains from context beyond K tokens, by K. Empty without ``validator.context_gain``.
         windows: the validation windows. ``None`` for a dataloader of another package.
-        seconds: duration of the validation.
+        seconds: duration of the validation with the whole context.
         tokens_per_second: over all ranks.
         devices: number of ranks.
         memory: peak memory.
@@ -186,7 +206,9 @@ class ValidationRecord:
     step: int
     steps: int
     time: float
+    weights: Weights = "last"
     losses: ContextLosses
+    context_gain: dict[str, ContextGain] = field(default_factory=dict)
     windows: ValidationSet | None
     seconds: float
     tokens_per_second: float

@@ -15,7 +15,7 @@ from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 from exact_titan.errors import InputError
 from exact_titan.launch.command import COMMAND
 from exact_titan.runs.checkpoint_manifest import find_checkpoints
-from exact_titan.runs.metrics_log import read_records
+from exact_titan.runs.metrics_log import read_validations
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.console import duration
 from exact_titan.titan.loader import PackedDataLoader
@@ -112,7 +112,7 @@ def _command() -> str:
 def _validations(run: Path) -> list[tuple[str, str]]:
     """Return the best and the last validation of the run, with the tail."""
     try:
-        found = [record for record in read_records(run, "validation") if record["cross_entropy"] is not None]
+        found = [record for record in read_validations(run) if record["cross_entropy"] is not None]
     except InputError as error:  # the end of a training must not depend on a file of numbers
         return [("validations", str(error))]
     if not found:

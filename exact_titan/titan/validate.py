@@ -113,7 +113,8 @@ class ExposureValidator(Validator):
         """
         self._result = self.sums.take().cpu()
         if self._target_files is not None and isinstance(self.sums, TargetSums) and dist.get_rank() == 0:
-            self._target_files.write(self.sums, step=self._step, threshold=self.exact_loss.threshold)
+            threshold = self.exact_loss.threshold
+            self._target_files.write(self.sums, step=self._step, threshold=threshold, weights="last")
         windows = self.windows
         tokens = int(self._result[1].sum()) if windows is None else windows.windows * windows.window
         return Validated(self._result, windows, tokens, time.perf_counter() - self._begun)
