@@ -3,12 +3,14 @@
 import gzip
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer
 
+from exact_titan.cli import main
 from exact_titan.dataset import Manifest, PackedDataset
 from exact_titan.dataset.dataset import NO_LABEL
 from exact_titan.dataset.verify import verify
@@ -179,6 +181,22 @@ def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, texts: int, op
         plant_facts([file], out=tmp_path / "facts", **sizes)
     assert "\n" not in str(error.value)
     assert [one.name for one in tmp_path.iterdir()] == ["texts.jsonl.gz"]
+
+
+def test_the_command_says_what_it_made(corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = [word for name, value in SIZES.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    source = str(corpus / "texts.jsonl.gz")
+    assert main(["study", "facts", source, "--out", str(tmp_path / "facts"), *sizes]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[0] for line in lines] == [
+        f"{tmp_path}/facts/{stage}, {split}" for stage in STAGES for split in ("train", "val")
+    ]
+    distances = fact_distances(corpus / "facts" / "long", "val")
+    asked, far = np.count_nonzero(distances), np.count_nonzero(distances >= 12)
+    assert lines[-1].endswith(f"{asked} asked facts, {far} of them 12 tokens or more back")
+
+    assert main(["study", "facts", source, "--out", str(tmp_path / "facts"), *sizes]) == 2
+    assert re.fullmatch(r"exact-titan: error: --out .*facts exists: .*\n", capsys.readouterr().err)
 
 
 def test_an_existing_folder_and_a_dataset_without_facts_are_refused(corpus: Path, tmp_path: Path) -> None:
