@@ -8,5 +8,8 @@
 6. :mod:`statistics` tests whether a rule is better, over pairs of runs. :mod:`checkpoint_difference` tests whether two
    checkpoints differ, over the documents of a validation.
 
+:mod:`fact_corpus` makes the corpus of the miniature study, text with planted facts. :mod:`facts` finds the facts in the
+windows.
+
 The room imports no torchtitan. A caller hands over the functions that complete configs and start processes.
 """
