@@ -8,19 +8,30 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from inspect import signature
 from typing import Any
 
 import tyro
 
-from exact_titan import version
+from exact_titan import study_commands, version
 from exact_titan.commands import COMMANDS
-from exact_titan.errors import InputError, print_error
+from exact_titan.errors import InputError, did_you_mean, print_error
 from exact_titan.launch import command
-from exact_titan.launch.options import did_you_mean
 
+GROUPS = {"study": study_commands.COMMANDS}
+"""Commands of two words, such as ``exact-titan study run``."""
+
+_TITLES = {
+    "": "Long-context continued pretraining with EXACT.",
+    "train": "Train a model on this machine, with one process per GPU.",
+    "study": "Train paired runs, and ask whether their difference is real.",
+}
+_EXAMPLES = {
+    "": "exact-titan train SmolLM2-135M-2k --training.steps 20",
+    "study": "exact-titan study run smollm2 --out outputs/smollm2-study",
+}
 _PLAN_OPTIONS = ("--config", "--nproc", "--memory", "--mfu", "--peak-tflops")
 
 
@@ -43,56 +54,70 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: list[str]) -> int:
-    if not given or given[0] in ("-h", "--help"):
-        print(_overview())
+    group = given[0] if given and given[0] in GROUPS else ""
+    commands, rest = (GROUPS[group], given[1:]) if group else (COMMANDS, given)
+    if not rest or rest[0] in ("-h", "--help"):
+        print(_overview(group))
         return 0
     if given[0] == "--version":
         print(f"exact_titan {version()}")
         return 0
     if given[0] == "train":
         return command.main(given[1:])
-    if given[0] not in COMMANDS:
-        names = ("train", *COMMANDS)
+    if rest[0] not in commands:
+        names = tuple(commands) if group else ("train", *COMMANDS, *GROUPS)
+        name = f"{group} {rest[0]}".strip()
         raise InputError(
-            f"there is no command {given[0]!r}{did_you_mean(given[0], names)}; the commands are {', '.join(names)}"
+            f"there is no command {name!r}{did_you_mean(rest[0], names)}; the commands are "
+            f"{', '.join(f'{group} {one}'.strip() for one in names)}"
         )
-    _check_names(given)
-    return _parse(given)() or 0
+    _check_names(f"{group} {rest[0]}".strip(), commands[rest[0]], rest[1:])
+    return _parse(group, commands, rest)() or 0
 
 
-def _overview() -> str:
-    """Return the help of ``exact-titan`` itself: one line per command."""
-    lines = {"train": "Train a model on this machine, with one process per GPU."}
-    lines |= {name: (function.__doc__ or "").partition("\n")[0] for name, function in COMMANDS.items()}
+def _overview(group: str) -> str:
+    """Return the help of ``exact-titan`` itself, or of a group: one line per command."""
+    lines = {} if group else {"train": _TITLES["train"]}
+    lines |= {
+        name: (function.__doc__ or "").partition("\n")[0] for name, function in (GROUPS.get(group) or COMMANDS).items()
+    }
+    lines |= {} if group else {name: _TITLES[name] for name in GROUPS}
+    prefix = f"exact-titan {group}".strip()
+    version_line = "" if group else " --version shows the version."
     return "\n".join(
         [
-            "usage: exact-titan COMMAND …",
+            f"usage: {prefix} COMMAND …",
             "",
-            "Long-context continued pretraining with EXACT.",
+            _TITLES[group],
             "",
             *(f"  {name:<8}  {line}" for name, line in lines.items()),
             "",
-            "`exact-titan COMMAND --help` shows the options of a command. --version shows the version.",
-            "Example: exact-titan train SmolLM2-135M-2k --training.steps 20",
+            f"`{prefix} COMMAND --help` shows the options of a command.{version_line}",
+            f"Example: {_EXAMPLES[group]}",
         ]
     )
 
 
-def _check_names(given: list[str]) -> None:
+def _check_names(name: str, function: Callable, given: list[str]) -> None:
     """Refuse an option that the command does not have, with the closest name.
+
+    Args:
+        name: the words of the command.
+        function: the command.
+        given: the arguments after the words of the command.
 
     Raises:
         InputError: naming the option.
     """
-    known = ["--help", *_flags(COMMANDS[given[0]])]
-    for word in given[1:]:
-        name = word.partition("=")[0]
+    known = ["--help", *_flags(function)]
+    for word in given:
+        option = word.partition("=")[0]
         # The options of plan after its own options belong to the run.
-        if word == "--" or (given[0] == "plan" and "." in name):
+        if word == "--" or (name == "plan" and "." in option):
             continue
-        if name.startswith("--") and name.replace("_", "-") not in known:
-            hint = did_you_mean(name, known) or f"; `exact-titan {given[0]} --help` lists the options"
-            raise InputError(f"{given[0]}: there is no option {name}{hint}")
+        if option.startswith("--") and option.replace("_", "-") not in known:
+            hint = did_you_mean(option, known) or f"; `exact-titan {name} --help` lists the options"
+            raise InputError(f"{name}: there is no option {option}{hint}")
 
 
 def _flags(function: Callable) -> Iterator[str]:
@@ -114,7 +139,7 @@ def _fields(options: Any, prefix: str) -> Iterator[str]:
             yield f"--{prefix}{one.name.replace('_', '-')}"
 
 
-def _parse(given: list[str]) -> Callable[[], int | None]:
+def _parse(group: str, commands: Mapping[str, Callable], given: list[str]) -> Callable[[], int | None]:
     """Return the call that the arguments describe. A mistake in the arguments is one line.
 
     Raises:
@@ -124,14 +149,14 @@ def _parse(given: list[str]) -> Callable[[], int | None]:
     try:
         with contextlib.redirect_stderr(errors):
             return tyro.extras.subcommand_cli_from_dict(
-                {name: _deferred(function) for name, function in COMMANDS.items()},
-                prog="exact-titan",
-                args=_run_options_last(given),
+                {name: _deferred(function) for name, function in commands.items()},
+                prog=f"exact-titan {group}".strip(),
+                args=given if group else _run_options_last(given),
             )
     except SystemExit as end:
         if not end.code:
             raise
-        raise InputError(f"{given[0]}: {_one_line(errors.getvalue())}") from None
+        raise InputError(f"{f'{group} {given[0]}'.strip()}: {_one_line(errors.getvalue())}") from None
 
 
 def _deferred(function: Callable) -> Callable:

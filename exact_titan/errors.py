@@ -1,6 +1,8 @@
-"""The exception for wrong input, and its line on the screen. The message is for the user."""
+"""The exception for wrong input, its line on the screen, and the hint for a wrong name. Users read the messages."""
 
+import difflib
 import sys
+from collections.abc import Iterable
 
 
 class InputError(ValueError):
@@ -15,3 +17,10 @@ class InputError(ValueError):
 def print_error(program: str, error: InputError | str) -> None:
     """Print ``PROGRAM: error: MESSAGE`` on standard error, as one line."""
     print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+
+
+def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
+    """Return ``"; did you mean …?"`` with the closest known word, or an empty string."""
+    by_lower = {one.lower(): one for one in known}
+    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
+    return f"; did you mean {by_lower[close[0]]}?" if close else ""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from exact_titan.cli import COMMANDS, main
+from exact_titan.cli import COMMANDS, GROUPS, main
 from exact_titan.dataset import Manifest
 
 pytest_plugins = ["tests.text_fixtures"]
@@ -189,9 +189,18 @@ def test_the_help_of_exact_titan_has_a_line_for_each_command(capsys: pytest.Capt
     for arguments in ([], ["-h"], ["--help"]):
         assert main(arguments) == 0
         shown = capsys.readouterr().out
-        for command in ("train", *COMMANDS):
+        for command in ("train", *COMMANDS, *GROUPS):
             assert f"\n  {command} " in shown
         assert len(shown.splitlines()) < 25
+
+
+@pytest.mark.parametrize("arguments", ["study", "study -h", "study --help"])
+def test_the_help_of_a_group_has_a_line_for_each_command(capsys: pytest.CaptureFixture[str], arguments: str) -> None:
+    assert run(arguments) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: exact-titan study COMMAND")
+    for command in GROUPS["study"]:
+        assert f"\n  {command} " in shown
 
 
 @pytest.mark.parametrize(
@@ -199,6 +208,10 @@ def test_the_help_of_exact_titan_has_a_line_for_each_command(capsys: pytest.Capt
     [
         ("pakc d", "there is no command 'pakc'; did you mean pack"),
         ("trian from_scratch", "did you mean train"),
+        ("studdy run x", "did you mean study"),
+        ("study rnu x", "there is no command 'study rnu'; did you mean run?"),
+        ("study run x --uot o", "study run: there is no option --uot; did you mean --out?"),
+        ("study run x", "study run: Missing from exact-titan study run"),
         ("--oops", "there is no command '--oops'"),
         ("pack d --tokeniser t", "pack: there is no option --tokeniser; did you mean --tokenizer"),
         ("pack d --slurm.partitoin t", "did you mean --slurm.partition"),

@@ -22,13 +22,24 @@ ROOMS = [
     ("sampling",),
     ("models",),
     ("runs",),
+    ("study",),
     ("reports",),
     ("launch",),
     ("titan.model",),
     ("titan",),
     # planning traces the run that titan builds.
     ("planning",),
-    ("config_registry", "config", "describe_options", "commands", "train", "snapshot", "cli", "__main__"),
+    (
+        "config_registry",
+        "config",
+        "describe_options",
+        "commands",
+        "study_commands",
+        "train",
+        "snapshot",
+        "cli",
+        "__main__",
+    ),
 ]
 """The rooms from top to bottom. The first and the last line name files, the other lines name folders."""
 
@@ -40,6 +51,7 @@ MAY_NOT_IMPORT = {
     "sampling": ("torch", "torchtitan"),
     "models": ("torchtitan",),
     "runs": ("torchtitan",),
+    "study": ("torch", "torchtitan"),
     "reports": ("torchtitan",),
     "launch": ("torchtitan",),
 }

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exact_titan.errors import InputError
+from exact_titan.errors import InputError, did_you_mean
 from exact_titan.launch import configs
-from exact_titan.launch.options import POLICY, Option, did_you_mean, table
+from exact_titan.launch.options import POLICY, Option, table
 
 HELP = ("-h", "--help")
 HELP_ALL = ("--help-all", "--help_all")

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from exact_titan.errors import InputError
-from exact_titan.launch.options import did_you_mean, table
+from exact_titan.errors import InputError, did_you_mean
+from exact_titan.launch.options import table
 
 FOLDER = Path(__file__).parents[1] / "train_configs"
 

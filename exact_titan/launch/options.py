@@ -3,10 +3,11 @@
 import difflib
 import functools
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from exact_titan.errors import did_you_mean
 
 FILE = Path(__file__).parent / "options.json"
 """Written by ``python -m exact_titan.describe_options``."""
@@ -109,13 +110,6 @@ def table() -> Table:
         choices, policies = (tuple(described.pop(key, ())) for key in ("choices", "policies"))
         options[name] = Option(name, choices=choices, policies=policies, **described)
     return Table(options, data["recipes"], data["defaults"])
-
-
-def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:
-    """Return ``"; did you mean …?"`` with the closest known word, or an empty string."""
-    by_lower = {one.lower(): one for one in known}
-    close = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=cutoff)
-    return f"; did you mean {by_lower[close[0]]}?" if close else ""
 
 
 def _converts(type_: type, text: str) -> bool:

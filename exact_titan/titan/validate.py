@@ -24,8 +24,9 @@ from exact_titan.reports.figures import Bars, bucket_figure
 from exact_titan.runs.records import ValidationSet
 from exact_titan.titan.console import FILE_ONLY
 from exact_titan.titan.context_gain import Cells, cut
+from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.loader import PackedDataLoader
-from exact_titan.titan.loss import BucketSums, ExactLoss
+from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, Validated
 from exact_titan.titan.stop import StopAgreement
 from exact_titan.titan.target_losses import TargetFiles, TargetSums

@@ -1,0 +1,13 @@
+"""Studies: paired training runs that differ only in their arm.
+
+1. :mod:`spec` reads a STUDY.toml: arms, seeds, starts, stages, outcomes.
+2. :mod:`plan` lists the runs of the study, and the options of each run.
+3. :mod:`pairing` compares the completed configs of the arms, refuses arms that are not paired, and writes the proof.
+4. :mod:`runner` trains the runs, several at a time, and resumes a study after an interruption.
+5. :mod:`results` finds the finished runs of a study.
+
+:mod:`fact_corpus` makes the corpus of the miniature study, text with planted facts. :mod:`facts` finds the facts in the
+windows.
+
+The room imports no torchtitan. A caller hands over the functions that complete configs and start processes.
+"""

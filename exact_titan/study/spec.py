@@ -1,0 +1,296 @@
+"""A study: its arms, seeds, starts, stages and outcomes, read from a STUDY.toml (docs/studies.md).
+
+Every key of the file is checked here, except the options of the runs. The options have the keys of a run's TOML, and
+the command that trains the study checks them (:mod:`exact_titan.study_commands`).
+"""
+
+import dataclasses
+import hashlib
+import json
+import re
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeGuard
+
+from exact_titan.errors import InputError, did_you_mean
+
+SELECTIONS = ("facts", "tail", "below_tail", "all", "context_gain")
+"""The targets that an outcome measures."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_RESERVED = ("report",)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A number that the study compares between its arms.
+
+    Attributes:
+        name: name in the report.
+        select: one of :data:`SELECTIONS`.
+        min_distance, max_distance: for ``facts``: the tokens between a fact and its question, from ``min_distance`` to
+            below ``max_distance``. None: no upper limit.
+        piece: for ``context_gain``: the length of the pieces in tokens.
+    """
+
+    name: str
+    select: str
+    min_distance: int = 0
+    max_distance: int | None = None
+    piece: int | None = None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training stage. Every stage starts from the last weights of the stage before.
+
+    Attributes:
+        name: name of the stage's folder.
+        shared: whether all arms and seeds share one run of the stage for each start.
+        options: options of the stage's runs, as the tree of a run's TOML.
+    """
+
+    name: str
+    shared: bool
+    options: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study.
+
+    Attributes:
+        name: name in the report.
+        baseline: the arm that all differences are from.
+        arms: options of each arm by its name, as the tree of a run's TOML.
+        seeds: values of ``dataloader.seed``, the order of the data.
+        starts: values of ``debug.seed``. One shared start is trained for each value.
+        stages: the stages in their order.
+        options: options of all runs, as the tree of a run's TOML.
+        primary: name of the outcome that decides. The study fixes the outcome before it trains.
+        outcomes: all outcomes.
+        nproc: processes of one run.
+        parallel: runs at one time. None: the number that the machine allows.
+    """
+
+    name: str
+    baseline: str
+    arms: dict[str, dict[str, Any]]
+    seeds: tuple[int, ...]
+    starts: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    options: dict[str, Any]
+    primary: str
+    outcomes: tuple[Outcome, ...]
+    nproc: int = 1
+    parallel: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the study as JSON values. :meth:`of_json` reads the values."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def of_json(cls, values: dict[str, Any]) -> "Study":
+        """Return the study of :meth:`as_json`.
+
+        Raises:
+            KeyError, TypeError: if the values are not a study.
+        """
+        lists = {name: tuple(values[name]) for name in ("seeds", "starts")}
+        stages = tuple(Stage(**stage) for stage in values["stages"])
+        outcomes = tuple(Outcome(**outcome) for outcome in values["outcomes"])
+        return cls(**{**values, **lists, "stages": stages, "outcomes": outcomes})
+
+    def identity(self) -> dict[str, Any]:
+        """Return the values that make the study: all but ``parallel``, because another number gives the same runs."""
+        return {name: value for name, value in self.as_json().items() if name != "parallel"}
+
+    def digest(self) -> str:
+        """Return the SHA-256 of :meth:`identity`, in hexadecimal digits."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()
+
+
+def read_study(path: Path) -> Study:
+    """Read a STUDY.toml.
+
+    Raises:
+        InputError: naming the file and the key.
+    """
+    try:
+        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"{path}: not a readable TOML file: {error}") from None
+    table = _Table(tree, str(path))
+    study = Study(
+        name=table.text("name"),
+        baseline=table.text("baseline"),
+        arms=_arms(table),
+        seeds=table.numbers("seeds", example="[0, 1, 2]"),
+        starts=table.numbers("starts", default=(0,)),
+        stages=_stages(table),
+        options=table.options("options"),
+        primary=table.text("primary"),
+        outcomes=_outcomes(table),
+        nproc=table.number("nproc", 1, least=1),
+        parallel=table.number("parallel", None, least=1),
+    )
+    table.end()
+    _check(study, str(path))
+    return study
+
+
+class _Table:
+    """A table of the TOML. Every key is taken once, and :meth:`end` refuses the rest."""
+
+    def __init__(self, tree: dict[str, Any], where: str, prefix: str = "") -> None:
+        self._rest, self._where, self._prefix = dict(tree), where, prefix
+        self._known: list[str] = []
+
+    def take(self, key: str) -> Any:
+        """Return the value of a key, or None."""
+        self._known.append(key)
+        return self._rest.pop(key, None)
+
+    def text(self, key: str) -> str:
+        value = self.take(key)
+        if value is None:
+            self.fail(f'{key} is missing: write {key} = "…"')
+        if not isinstance(value, str) or not value.strip():
+            self.wrong(key, value, "a text in quotes")
+        return value
+
+    def number(self, key: str, default: Any, *, least: int = 0) -> Any:
+        value = self.take(key)
+        if value is None:
+            return default
+        if not _is_integer(value) or value < least:
+            self.wrong(key, value, f"an integer, {least} or more")
+        return value
+
+    def numbers(self, key: str, *, default: tuple[int, ...] | None = None, example: str = "") -> tuple[int, ...]:
+        value = self.take(key)
+        if value is None:
+            if default is None:
+                self.fail(f"{key} is missing: write {key} = {example}, one run of every arm for each")
+            return default
+        if not isinstance(value, list) or not value or not all(_is_integer(one) and one >= 0 for one in value):
+            self.wrong(key, value, "a list of integers, 0 or more")
+        if repeated := _repeated(value):
+            self.wrong(key, value, f"a list without repetition, and {repeated} is there twice")
+        return tuple(value)
+
+    def options(self, key: str) -> dict[str, Any]:
+        value = self.take(key)
+        if not isinstance(value, dict | None):
+            self.wrong(key, value, f"a table of options, [{key}]")
+        return value or {}
+
+    def tables(self, key: str) -> list["_Table"]:
+        value = self.take(key)
+        if value is None:
+            self.fail(f"{key} is missing: write one [[{key}]] or more")
+        if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
+            self.wrong(key, value, f"tables, [[{key}]]")
+        return [_Table(one, self._where, f"{key}[{number}].") for number, one in enumerate(value)]
+
+    def end(self) -> None:
+        for key in self._rest:
+            hint = did_you_mean(key, self._known) or f"; the keys are {', '.join(self._known)}"
+            self.fail(f"there is no key {self._prefix}{key}{hint}", prefix="")
+
+    def wrong(self, key: str, value: Any, expected: str) -> NoReturn:
+        self.fail(f"{key} is {json.dumps(value, ensure_ascii=False, default=str)}: it must be {expected}")
+
+    def fail(self, message: str, *, prefix: str | None = None) -> NoReturn:
+        raise InputError(f"{self._where}: {self._prefix if prefix is None else prefix}{message}")
+
+
+def _is_integer(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _repeated(values: Sequence[Any]) -> str:
+    return next((str(value) for number, value in enumerate(values) if value in values[:number]), "")
+
+
+def _arms(table: _Table) -> dict[str, dict[str, Any]]:
+    arms = table.options("arms")
+    if len(arms) < 2:
+        table.fail("arms has fewer than two arms: write one table [arms.NAME.SECTION] for each arm")
+    for name, options in arms.items():
+        if not isinstance(options, dict):
+            table.wrong(f"arms.{name}", options, f"a table of options, [arms.{name}.SECTION]")
+        for key in options:
+            if key[:1].isdigit():
+                table.fail(f'arms.{name}.{key} is no option: a name with a dot needs quotes, [arms."{name}.{key}"]')
+    return arms
+
+
+def _stages(table: _Table) -> tuple[Stage, ...]:
+    stages = []
+    for one in table.tables("stages"):
+        shared = one.take("shared")
+        if not isinstance(shared, bool | None):
+            one.wrong("shared", shared, "true or false, without quotes")
+        stages.append(Stage(one.text("name"), bool(shared), one.options("options")))
+        one.end()
+    return tuple(stages)
+
+
+def _outcomes(table: _Table) -> tuple[Outcome, ...]:
+    outcomes = []
+    for one in table.tables("outcomes"):
+        name, select = one.text("name"), one.text("select")
+        if select not in SELECTIONS:
+            one.wrong("select", select, f"one of {', '.join(SELECTIONS)}{did_you_mean(select, SELECTIONS)}")
+        least, most = one.number("min_distance", None), one.number("max_distance", None, least=1)
+        piece = one.number("piece", None, least=1)
+        if select != "facts" and (least, most) != (None, None):
+            one.fail("min_distance and max_distance belong to the selection facts: leave them out")
+        if (select == "context_gain") != (piece is not None):
+            one.fail("piece belongs to the selection context_gain, which needs it: the length of the pieces in tokens")
+        if most is not None and most <= (least or 0):
+            one.wrong("max_distance", most, f"more than min_distance ({least or 0})")
+        outcomes.append(Outcome(name, select, least or 0, most, piece))
+        one.end()
+    return tuple(outcomes)
+
+
+def _check(study: Study, where: str) -> None:
+    """Refuse values that do not fit together."""
+
+    def fail(message: str) -> NoReturn:
+        raise InputError(f"{where}: {message}")
+
+    stages = [stage.name for stage in study.stages]
+    outcomes = [outcome.name for outcome in study.outcomes]
+    for kind, names in {"stage": stages, "outcome": outcomes}.items():
+        if repeated := _repeated(names):
+            fail(f"two {kind}s have the name {repeated!r}: give each {kind} its own name")
+    for kind, folders in {"stage": stages, "arm": list(study.arms)}.items():
+        for name in folders:
+            if not _NAME.fullmatch(name) or (kind == "stage" and name in _RESERVED):
+                fail(
+                    f"the {kind} {name!r} cannot name a folder of the study: use letters, digits, '.', '_', '+' and "
+                    f"'-', and not {' or '.join(_RESERVED)}"
+                )
+    if study.baseline not in study.arms:
+        hint = did_you_mean(study.baseline, study.arms) or f"; the arms are {', '.join(study.arms)}"
+        fail(f"baseline is {study.baseline!r}: there is no such arm{hint}")
+    if study.primary not in outcomes:
+        hint = did_you_mean(study.primary, outcomes) or f"; the outcomes are {', '.join(outcomes)}"
+        fail(f"primary is {study.primary!r}: there is no such outcome{hint}")
+    for before, stage in zip(study.stages, study.stages[1:], strict=False):
+        if stage.shared and not before.shared:
+            fail(
+                f"the stage {stage.name} is shared, but the stage {before.name} before it is not: the runs of "
+                f"{before.name} have different weights, so put the shared stages first"
+            )
+    if study.stages[-1].shared:
+        fail(f"the last stage, {stages[-1]}, is shared: the arms need a stage of their own")
+    if len(study.starts) > 1 and not study.stages[0].shared:
+        fail(f"starts has {len(study.starts)} values: several starts need a first stage with shared = true")
