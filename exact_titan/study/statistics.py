@@ -109,7 +109,9 @@ def paired_test(values: Sequence[float]) -> PairedTest:
     )
 
 
-def independent_values(differences: Mapping[tuple[int, int], float]) -> tuple[list[float], tuple[int, ...]]:
+def independent_values(
+    differences: Mapping[tuple[int, int], float],
+) -> tuple[list[float], list[tuple[int, int]]]:
     """Return independent values for :func:`paired_test` from the differences of all pairs.
 
     Pairs with one start share the weights of this start, and pairs with one seed share the order of the data. With
@@ -124,7 +126,7 @@ def independent_values(differences: Mapping[tuple[int, int], float]) -> tuple[li
         differences: difference of each complete pair, by (start, seed).
 
     Returns:
-        The values, and the starts that the values contain.
+        The values, and the pairs (start, seed) that count.
     """
     seeds_of: dict[int, set[int]] = {}
     for start, seed in sorted(differences):
@@ -135,9 +137,21 @@ def independent_values(differences: Mapping[tuple[int, int], float]) -> tuple[li
         if not starts or common & seeds:
             common = common & seeds if starts else seeds
             starts.append(start)
-    table_IK = np.array([[differences[start, seed] for seed in sorted(common)] for start in starts])
+    counted = [(start, seed) for start in starts for seed in sorted(common)]
+    table_IK = np.array([differences[pair] for pair in counted]).reshape(len(starts), len(common))
     over_starts = len(starts) > len(common)
-    return table_IK.mean(axis=1 if over_starts else 0).tolist(), tuple(starts)
+    return table_IK.mean(axis=1 if over_starts else 0).tolist(), counted
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """Return the p values of several tests after Holm's correction (Scand. J. Statist. 6, 1979). None stays None."""
+    known = sorted((p, place) for place, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, place) in enumerate(known):
+        highest = max(highest, min(1.0, p * (len(known) - rank)))
+        adjusted[place] = highest
+    return adjusted
 
 
 def _sign_flip_p(values: np.ndarray) -> float:
