@@ -2,22 +2,16 @@
 
 import os
 import shlex
+import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from tyro.conf import Positional, arg
 
-from exact_titan.errors import InputError
 from exact_titan.launch import configs
-from exact_titan.launch.arguments import read_tree, tokens
 from exact_titan.launch.command import COMMAND, check_environment
-
-if TYPE_CHECKING:
-    from exact_titan.launch.warm import WarmProcesses
-    from exact_titan.study.plan import Planned
-    from exact_titan.study.runner import Process, Start
-    from exact_titan.study.spec import Study
 
 
 def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -> int:
@@ -35,6 +29,7 @@ def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -
     from exact_titan.study import session
     from exact_titan.study.plan import plan, representatives
     from exact_titan.study.spec import read_study
+    from exact_titan.study_machine import Machine, run_argv
 
     check_environment(os.environ)
     file = configs.find_study(study)
@@ -49,112 +44,58 @@ def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -
     return code
 
 
-def run_argv(one: "Planned", *, where: str) -> list[str]:
-    """Return the arguments of ``exact_titan.train`` for a run.
+def facts(
+    sources: Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCES…", help_behavior_hint="")],
+    *,
+    out: Path,
+    short_len: int = 128,
+    long_len: int = 512,
+    tokens: int = 4_000_000,
+    val_tokens: int = 262_144,
+    seed: int = 0,
+    text_key: str = "text",
+) -> None:
+    """Make the corpus of the miniature study: your text with planted facts, packed in short and in long windows.
 
-    Raises:
-        InputError: naming the file of the study, the stage, the arm and the option.
-    """
-    arm = f", arm {one.run.arm}" if one.run.arm else ""
-    recipe, settings = read_tree(one.options, where=f"{where}, stage {one.run.stage}{arm}")
-    return ["--config", recipe, *tokens(settings, recipe)]
+    A fact is a key and its value. A document states a fact once and asks for the fact again later. The command writes
+    the datasets FOLDER/short and FOLDER/long. The validation documents come from a tenth of the texts, which no
+    training document uses.
 
-
-class Machine:
-    """This machine: completes the configs of a study, and starts its runs.
-
-    Args:
-        study: the study.
-        where: the file of the study, for messages.
-    """
-
-    def __init__(self, study: "Study", where: str) -> None:
-        self._study, self._where = study, where
-        self._warm: WarmProcesses | None = None
-        self._devices = 0
-
-    def complete(self, planned: "list[Planned]"):
-        """Complete the configs of runs in another process (:func:`exact_titan.study_configs.complete_records`)."""
-        from exact_titan import study_configs
-        from exact_titan.launch.warm import in_new_process, number_of_devices
-
-        warm = self._warm_processes()
-        print("Loading torch and torchtitan", flush=True)
-        self._devices = warm.call(number_of_devices)
-        call = in_new_process if self._devices else warm.call
-        return call(study_configs.complete_records, planned, nproc=self._study.nproc, where=self._where)
-
-    def starter(self, planned: "list[Planned]") -> "tuple[Start, int]":
-        """Return the function that starts a run, and the number of runs at one time."""
-        parallel, devices = places(self._study, runs=len(planned), devices=self._devices)
-        print(
-            f"{len(planned)} runs, {parallel} at a time, {self._study.nproc} "
-            f"process{'es' if self._study.nproc > 1 else ''} each",
-            flush=True,
-        )
-        running: list[Process | None] = [None] * parallel
-
-        def start(one: "Planned", log: Path) -> "Process":
-            from exact_titan.launch import background
-
-            place = next(k for k, process in enumerate(running) if process is None or process.poll() is not None)
-            argv = run_argv(one, where=self._where)
-            process: Process
-            if self._devices or self._study.nproc > 1:
-                visible = {"CUDA_VISIBLE_DEVICES": devices[place]} if self._devices else {}
-                threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(self._threads(parallel)))}
-                process = background.start(argv, log, visible | threads, nproc=self._study.nproc)
-            else:
-                process = self._warm_processes().start(argv, log, {})
-            running[place] = process
-            return process
-
-        return start, parallel
-
-    def _warm_processes(self) -> "WarmProcesses":
-        if self._warm is None:
-            from exact_titan.launch.warm import WarmProcesses
-
-            parallel, _ = places(self._study, runs=_number_of_runs(self._study), devices=0)
-            self._warm = WarmProcesses(threads=self._threads(parallel))
-        return self._warm
-
-    def _threads(self, parallel: int) -> int:
-        return max(1, len(os.sched_getaffinity(0)) // (parallel * self._study.nproc))
-
-
-def places(study: "Study", *, runs: int, devices: int) -> tuple[int, list[str]]:
-    """Return the number of runs at one time, and ``CUDA_VISIBLE_DEVICES`` for each of them.
-
-    Without ``parallel`` in the study, every run has its own accelerators, or its own cores on a machine without an
-    accelerator. With ``parallel``, several runs may share an accelerator.
+    Example: exact-titan study facts book_chapters.jsonl.gz --out packed/facts
 
     Args:
-        study: the study.
-        runs: number of runs of the study.
-        devices: number of accelerators.
-
-    Raises:
-        InputError: if a run needs more accelerators than the machine has.
+        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
+            or URLs. The command reads the first 64 Mi characters.
+        out: New folder for the two datasets.
+        short_len: Window length of FOLDER/short in tokens.
+        long_len: Window length of FOLDER/long in tokens. The median document has 2/5 of this length.
+        tokens: Tokens of the training documents of each dataset.
+        val_tokens: Tokens of the validation documents of each dataset.
+        seed: Seed of the held-out texts, of the documents and of the facts.
+        text_key: Key or column of the text in .jsonl and .parquet files.
     """
-    if 0 < devices < study.nproc:
-        raise InputError(f"nproc is {study.nproc}, but this machine has {devices} GPUs: each process needs its own GPU")
-    own = (devices or len(os.sched_getaffinity(0))) // study.nproc
-    parallel = max(1, min(study.parallel or own, runs))
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [name.strip() for name in given.split(",")][:devices] if given else [str(k) for k in range(devices)]
-    visible = (
-        [",".join(names[(place * study.nproc + k) % devices] for k in range(study.nproc)) for place in range(parallel)]
-        if devices
-        else []
+    from exact_titan.study.fact_corpus import plant_facts
+    from exact_titan.study.facts import fact_distances
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    manifests = plant_facts(
+        sources,
+        out=out,
+        short_len=short_len,
+        long_len=long_len,
+        tokens=tokens,
+        val_tokens=val_tokens,
+        seed=seed,
+        text_key=text_key,
     )
-    return parallel, visible
+    for name, manifest in manifests.items():
+        for split, record in manifest.splits.items():
+            distances = fact_distances(out / name, split)
+            asked, far = (int((distances >= least).sum()) for least in (1, manifest.window // 4))
+            print(
+                f"{out / name}, {split}: {record.windows:,} windows of {manifest.window}, {record.documents:,} "
+                f"documents, {asked:,} asked facts, {far:,} of them {manifest.window // 4} tokens or more back"
+            )
 
 
-def _number_of_runs(study: "Study") -> int:
-    from exact_titan.study.results import stage_runs
-
-    return sum(len(stage_runs(study, Path(), number)) for number in range(len(study.stages)))
-
-
-COMMANDS: dict[str, Callable[..., int | None]] = {"run": run}
+COMMANDS: dict[str, Callable[..., int | None]] = {"run": run, "facts": facts}

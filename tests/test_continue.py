@@ -19,7 +19,7 @@ CONFIG = ROOT / "train_configs/SmolLM2-135M-2k.toml"
 
 
 def pack(folder: Path, chapters: Path, seq_len: int) -> None:
-    options = ["--tokenizer", "SmolLM2-135M", "--seq-len", seq_len, "--val-fraction", "0.005"]
+    options = ["--tokenizer", "SmolLM2-135M", "--seq-len", seq_len, "--val-fraction", "0.003"]
     out = ["--out", f"packed/books-{seq_len}"]
     done = warm_ranks.run(0, "exact_titan.cli", "pack", chapters, *options, *out, cwd=folder)
     assert done.codes == [0], done.stderr
@@ -48,7 +48,7 @@ def test_validation_cross_entropy_falls_and_transformers_finds_the_same_value_in
     # Half the README's window. The test then takes half the time.
     pack(tmp_path, book_chapters_file, 1024)
     options = ["--dataloader.dataset_path", "packed/books-1024", "--training.seq_len", "1024"]
-    options += ["--loss.threshold", "256", "--training.steps", "6", "--validator.freq", "3"]
+    options += ["--loss.threshold", "256", "--training.steps", "4", "--validator.freq", "2"]
     done = torchrun(2, "-m", "exact_titan.train", "--config", str(CONFIG), *options, cwd=tmp_path, timeout=1500)
     assert done.returncode == 0, done.stdout + done.stderr
 

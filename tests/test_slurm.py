@@ -120,18 +120,18 @@ def test_a_job_resumes_after_its_time_limit_with_the_losses_of_an_uninterrupted_
 ) -> None:
     """The time limit is two minutes. Slurm is exact to half a minute, so the signal comes after about one minute.
 
-    Slurm waits two minutes before it starts a job again. The uninterrupted run trains meanwhile. The second start has
-    a longer limit.
+    The uninterrupted run trains meanwhile. Slurm waits two minutes before it starts a job again, and the test shortens
+    the wait. The second start has a longer limit.
     """
     # The number of steps takes longer than the time until the signal, on any machine.
     steps = str(steps_in(90, tmp_path))
     job = cluster.submit("--time=2", "--signal=B:USR1@45", "--", "run.toml", "--training.steps", steps)
-    cluster.wait(job, lambda: cluster.job(job)["Restarts"] == "1")
-    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60")
     options = ("--config", "run.toml", "--training.steps", steps, "--dump_folder", tmp_path / "unbroken")
     unbroken = warm_ranks.run(2, "exact_titan.train", *options, cwd=tmp_path, timeout=LONG)
     assert unbroken.codes == [0, 0], unbroken.stderr
     expected = losses(tmp_path / "unbroken")
+    cluster.wait(job, lambda: cluster.job(job)["Restarts"] == "1")
+    cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60", "StartTime=now")
     ended = cluster.wait_for_end(job)
     log, run = cluster.log(job), tmp_path / "out/exact"
     assert (ended["JobState"], ended["ExitCode"], ended["Restarts"]) == ("COMPLETED", "0:0", "1"), log

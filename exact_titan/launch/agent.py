@@ -217,7 +217,7 @@ def _keep_logs(agent: _Agent, dump_folder: Path) -> dict[int, Path]:
 def _repeat_messages(errors: dict[int, Path]) -> None:
     """Print the messages of the ranks whose errors are not on the screen. Rank 0 may have no reason to complain."""
     for file in errors.values():
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in _lines(file):
             if line.startswith("exact_titan.train:"):
                 print(line, file=sys.stderr, flush=True)
 
@@ -226,18 +226,30 @@ def _report_crash(codes: dict[int, int | None], failures: dict[int, ProcessFailu
     """Print which ranks crashed, and the end of the errors of the first ranks whose errors are not on the screen."""
     first = min((failure.timestamp for failure in failures.values()), default=0)
     # The agent ends the other ranks after the first failure. Their exit codes come later.
-    crashed = [rank for rank, failure in failures.items() if failure.timestamp == first] or [
+    ended = [rank for rank, failure in failures.items() if failure.timestamp == first] or [
         rank for rank, code in codes.items() if code
     ]
+    # A rank that still cleans up after its error is ended by the agent, because another rank lost the connection to it.
+    raised = {rank for rank, file in errors.items() if codes.get(rank) == -signal.SIGTERM and _traceback(file)}
+    crashed = {rank for rank in ended if codes.get(rank) != -signal.SIGTERM} | raised or set(ended)
     # The rank that wrote its errors first is probably the cause.
     hidden = sorted((rank for rank in crashed if rank in errors), key=lambda rank: errors[rank].stat().st_mtime)
     for rank in hidden[:_SHOWN_RANKS]:
-        lines = errors[rank].read_text(encoding="utf-8", errors="replace").splitlines()[-_SHOWN_LINES:]
         print(f"exact-titan train: rank {rank} crashed, the end of its errors:", file=sys.stderr)
-        print("\n".join(f"  {line}" for line in lines), file=sys.stderr)
-    how = ", ".join(f"rank {rank} {_how(codes.get(rank))}" for rank in sorted(crashed))
+        print("\n".join(f"  {line}" for line in _lines(errors[rank])[-_SHOWN_LINES:]), file=sys.stderr)
+    how = ", ".join(
+        f"rank {rank} {'raised an error' if rank in raised else _how(codes.get(rank))}" for rank in sorted(crashed)
+    )
     where = sorted({str(errors[rank].parent) for rank in hidden})
     print(f"exact-titan train: crashed: {how}{f'; see {where[0]}' if where else ''}", file=sys.stderr, flush=True)
+
+
+def _traceback(errors: Path) -> bool:
+    return any("Traceback (most recent call last)" in line for line in _lines(errors))
+
+
+def _lines(file: Path) -> list[str]:
+    return file.read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _how(code: int | None) -> str:

@@ -21,7 +21,7 @@ from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
 from exact_titan.reports.figures import Bars, bucket_figure
 from exact_titan.reports.statistics import Estimate, mean_over_documents, mean_over_pairs
-from exact_titan.runs.metrics_log import FILE_NAME, read_records
+from exact_titan.runs.metrics_log import FILE_NAME, read_validations
 from exact_titan.runs.target_losses import TargetLosses, read_target_losses, target_losses_file
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def _last_common(runs: Sequence[Path]) -> tuple[int, dict[Path, dict[str, Any]]]
     The validations of a run may have different windows, after a resume with another dataset. Only validations on the
     windows of the first run's last validation count.
     """
-    found = {run: read_records(run, "validation") for run in runs}
+    found = {run: read_validations(run) for run in runs}
     for run, records in found.items():
         if not records:
             raise InputError(

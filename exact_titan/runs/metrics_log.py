@@ -1,5 +1,7 @@
 """``<dump_folder>/metrics.jsonl``: one JSON object a log step and one a validation, in the order of the steps.
 
+A run with an exponential moving average of its weights writes two objects a validation: ``last`` and ``ema``.
+
 - Rank 0 appends a line, and syncs the line to the disk, before the run saves a checkpoint of the step. A checkpoint of
   step k therefore means that all records up to step k are in the file.
 - A run that starts after step k (:meth:`MetricsLog.begin`) moves the records of later steps out of the file. The run
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from exact_titan.errors import InputError
-from exact_titan.runs.records import Record, as_json
+from exact_titan.runs.records import Record, Weights, as_json
 
 FILE_NAME = "metrics.jsonl"
 REPLACED = "metrics.replaced.jsonl"
@@ -112,6 +114,14 @@ def read_records(run: Path, kind: str) -> list[dict[str, Any]]:
         if record["kind"] == kind:
             records.append(_numbers(record))
     return records
+
+
+def read_validations(run: Path, weights: Weights = "last") -> list[dict[str, Any]]:
+    """Read the validation records of one set of weights. Older records name no weights: the last weights.
+
+    The errors are those of :func:`read_records`.
+    """
+    return [one for one in read_records(run, "validation") if one.get("weights", "last") == weights]
 
 
 def _lines(file: Path) -> list[bytes]:

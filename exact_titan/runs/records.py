@@ -5,8 +5,11 @@ A record is made once, on every rank, and does not change. :func:`as_json` gives
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+Weights = Literal["last", "ema"]
+"""The weights of a validation: of the last optimizer step, or their exponential moving average."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ class TrainRecord:
         time: Unix time in seconds.
         loss: weighted loss of this step alone, over all ranks. With ``max_loss``, the highest mean of a rank.
         losses: plain cross-entropy over the steps since the last log step.
-        weights: weight of a target in each bucket, by ``<lo>-<hi>``.
+        weights: mean weight of the targets of each bucket since the last log step, by ``<lo>-<hi>``. A bucket without
+            targets has the expected weight of its targets.
         tail_loss_mass: share of the loss mass in the tail since the last log step, between 0 and 1.
         learning_rates: learning rate of this step by optimizer, such as ``AdamW``. With several parameter groups by
             ``AdamW/0``, ``AdamW/1``, ….
@@ -167,17 +171,34 @@ class ValidationSet:
     seed: int | None
 
 
+@dataclass(frozen=True)
+class ContextGain:
+    """The loss of the tail in pieces of K tokens, minus the loss with the whole context.
+
+    Attributes:
+        gain: mean difference of the plain cross-entropy in nats. ``None`` without targets.
+        targets: number of targets: in the tail, and with an effective context of K or more.
+        seconds: duration of the pass over the pieces.
+    """
+
+    gain: float | None
+    targets: int
+    seconds: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ValidationRecord:
-    """The values of a validation.
+    """The values of a validation with one set of weights.
 
     Attributes:
         step: the optimizer step before the validation.
         steps: optimizer steps of the run.
         time: Unix time in seconds.
+        weights: the weights that are validated.
         losses: plain cross-entropy of the validation windows.
+        context_gain: what the tail gains from context beyond K tokens, by K. Empty without ``validator.context_gain``.
         windows: the validation windows. ``None`` for a dataloader of another package.
-        seconds: duration of the validation.
+        seconds: duration of the validation with the whole context.
         tokens_per_second: over all ranks.
         devices: number of ranks.
         memory: peak memory.
@@ -186,7 +207,9 @@ class ValidationRecord:
     step: int
     steps: int
     time: float
+    weights: Weights = "last"
     losses: ContextLosses
+    context_gain: dict[str, ContextGain] = field(default_factory=dict)
     windows: ValidationSet | None
     seconds: float
     tokens_per_second: float

@@ -1,7 +1,8 @@
 """The plain cross-entropy of every target of a validation: ``<dump_folder>/validation/step-N.safetensors``.
 
-Two runs with the same validation windows have the same targets in the same order. The files therefore compare two runs
-target by target and document by document. The file has these tensors, 17 bytes a target for T targets::
+``step-N-ema.safetensors`` has the same targets with the exponential moving average of the weights. Two runs with the
+same validation windows have the same targets in the same order. The files therefore compare two runs target by target
+and document by document. The file has these tensors, 17 bytes a target for T targets::
 
     cross_entropy  [T]  float32  plain cross-entropy in nats
     bucket         [T]  uint8    bucket of the effective context
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from exact_titan.errors import InputError
-from exact_titan.runs.records import ValidationSet
+from exact_titan.runs.records import ValidationSet, Weights
 
 FOLDER = "validation"
 
@@ -34,6 +35,7 @@ class TargetLosses:
         step: the optimizer step before the validation.
         threshold: first effective context of the tail, in tokens.
         windows: the validation windows.
+        weights: the weights that are validated.
     """
 
     step: int
@@ -43,40 +45,45 @@ class TargetLosses:
     bucket: np.ndarray
     document: np.ndarray
     place: np.ndarray
+    weights: Weights = "last"
 
 
 _DTYPES = {"cross_entropy": np.float32, "bucket": np.uint8, "document": np.int32, "place": np.int64}
 
 
-def target_losses_file(run: Path, step: int) -> Path:
-    """Return the path of the file of a validation."""
-    return run / FOLDER / f"step-{step}.safetensors"
+def target_losses_file(run: Path, step: int, weights: Weights = "last") -> Path:
+    """Return the path of the file of a validation with one set of weights."""
+    return run / FOLDER / f"step-{step}{'' if weights == 'last' else f'-{weights}'}.safetensors"
 
 
 def write_target_losses(run: Path, losses: TargetLosses, *, keep: int) -> None:
-    """Write the file of a validation atomically, and remove all other files except the ``keep - 1`` before.
+    """Write the file of a validation atomically. Remove the files of all other steps except the ``keep - 1`` before.
 
-    A file of a later step is from an attempt that the run replaces. Such a file is removed as well.
+    The files of all weights of a step are one validation, and the file of the last weights is the first. A file of a
+    later step, or of other weights and the same step, is then from an attempt that the run replaces. Such a file is
+    removed as well.
     """
-    file = target_losses_file(run, losses.step)
+    file = target_losses_file(run, losses.step, losses.weights)
     file.parent.mkdir(parents=True, exist_ok=True)
     partial = file.with_name(f".{file.name}")
     metadata = {name: str(value) for name, value in _metadata(losses).items()}
     save_file({name: getattr(losses, name).astype(dtype) for name, dtype in _DTYPES.items()}, partial, metadata)
     partial.replace(file)
-    steps = {step: one for one in file.parent.iterdir() if (step := _step(one)) is not None}
-    kept = sorted(step for step in steps if step <= losses.step)[-keep:]
-    for step in steps.keys() - set(kept):
-        steps[step].unlink()
+    steps = {one: step for one in file.parent.iterdir() if (step := _step(one)) is not None}
+    kept = sorted({step for step in steps.values() if step <= losses.step})[-keep:]
+    for one, step in steps.items():
+        replaced = step == losses.step and losses.weights == "last" and one != file
+        if step not in kept or replaced:
+            one.unlink()
 
 
-def read_target_losses(run: Path, step: int) -> TargetLosses | None:
-    """Read the file of a validation. None if the run did not write or did not keep the file.
+def read_target_losses(run: Path, step: int, weights: Weights = "last") -> TargetLosses | None:
+    """Read the file of a validation with one set of weights. None if the run did not write or did not keep the file.
 
     Raises:
         InputError: if the file is damaged.
     """
-    file = target_losses_file(run, step)
+    file = target_losses_file(run, step, weights)
     if not file.is_file():
         return None
     try:
@@ -91,15 +98,20 @@ def read_target_losses(run: Path, step: int) -> TargetLosses | None:
             windows=int(metadata["windows"]),
             seed=None if seed == "None" else int(seed),
         )
-        return TargetLosses(int(metadata["step"]), int(metadata["threshold"]), windows, **arrays)
+        return TargetLosses(int(metadata["step"]), int(metadata["threshold"]), windows, **arrays, weights=weights)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{file} is damaged ({error}): remove the file, or copy the file again") from error
 
 
 def _metadata(losses: TargetLosses) -> dict[str, int | str | None]:
-    return {"step": losses.step, "threshold": losses.threshold, **asdict(losses.windows)}
+    return {
+        "step": losses.step,
+        "weights": losses.weights,
+        "threshold": losses.threshold,
+        **asdict(losses.windows),
+    }
 
 
 def _step(file: Path) -> int | None:
-    match = re.fullmatch(r"step-(\d+)\.safetensors", file.name)
+    match = re.fullmatch(r"step-(\d+)(-ema)?\.safetensors", file.name)
     return int(match[1]) if match else None

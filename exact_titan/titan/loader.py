@@ -38,9 +38,9 @@ class PackedDataLoader(BaseDataLoader):
     Reads are synchronous and happen in the training process: a 16K window takes about 50 µs (docs/benchmarks.md). The
     transfer from a worker process would cost more.
 
-    Yields ``({"input", "positions", "cu_seqlens", "max_seqlen"}, labels)``, all on the host: ``input``, ``positions``
-    and ``labels`` are int64 ``[B, L]`` (``IGNORE_INDEX`` is the label without a target), ``cu_seqlens`` is int32
-    ``[n+1]`` over the flattened batch, and ``max_seqlen`` is an int.
+    Yields ``({"input", "positions", "cu_seqlens", "max_seqlen", "places"}, labels)``, all on the host: ``input``,
+    ``positions`` and ``labels`` are int64 ``[B, L]`` (``IGNORE_INDEX`` is the label without a target), ``cu_seqlens``
+    is int32 ``[n+1]`` over the flattened batch, ``max_seqlen`` is an int, and ``places`` is int64 ``[B]``.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -68,7 +68,8 @@ class PackedDataLoader(BaseDataLoader):
         seq_len also permits another RoPE and another number of positions."""
 
         varlen_metadata: bool = True
-        """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer: it passes all tensors to the model."""
+        """Yield cu_seqlens, max_seqlen and places. Off for torchtitan's own trainer: it passes all tensors to the
+        model."""
 
         # torchtitan leaves names with an underscore out when it writes a config down.
         _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
@@ -160,7 +161,11 @@ class PackedDataLoader(BaseDataLoader):
         inputs: dict[str, Any] = {"input": torch.from_numpy(input_BL), "positions": torch.from_numpy(positions_BL)}
         if self.config.varlen_metadata:
             packed = np.concatenate([*offsets, [shape[0] * shape[1]]]).astype(np.int32)
-            inputs |= {"cu_seqlens": torch.from_numpy(packed), "max_seqlen": int(np.diff(packed).max())}
+            inputs |= {
+                "cu_seqlens": torch.from_numpy(packed),
+                "max_seqlen": int(np.diff(packed).max()),
+                "places": torch.tensor(places),
+            }
         return inputs, torch.from_numpy(labels_BL)
 
     def state_dict(self) -> dict[str, Any]:

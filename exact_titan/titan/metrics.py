@@ -127,20 +127,21 @@ class ExposureMetrics(MetricsProcessor):
             extra_metrics: torchtitan's tokens of all ranks, ``n_tokens_seen``, and learning rates, ``lr/<name>``.
         """
         loss, extra = self.exact_loss, extra_metrics or {}
-        extra_m = torch.tensor(
+        own_m = torch.tensor(
             [self.ntokens_since_last_log, self.attention_pairs, *self.health.local_times()],
             dtype=torch.float64,
             device=loss.sums.sums_2n.device,
         )
+        extra_m = torch.cat([own_m, loss.take_weight_sums()])
         sums_2n, summed_m = (summed.cpu() for summed in loss.sums.take_with(extra_m))
-        tokens, pairs, *times = summed_m.tolist()
+        (tokens, pairs, *times), weight_sums_n = summed_m[: len(own_m)].tolist(), summed_m[len(own_m) :]
         seconds = time.perf_counter() - self.time_last_log
         self.num_flops_per_token = (
             self.matmul_flops_per_token + attention_flops(int(pairs), **self.attention_shape) / tokens
         )
         flops = self.num_flops_per_token * tokens / seconds / dist.get_world_size()
-        weights_n = loss.weights_n.cpu()
-        labels = loss.buckets.labels()
+        weights_n = loss.mean_weights(sums_2n[1], weight_sums_n)
+        labels, bounds = loss.buckets.labels(), loss.buckets.lower_bounds
         rates = {name.removeprefix("lr/"): rate for name, rate in extra.items() if name.startswith("lr/")}
         self._show(
             TrainRecord(
@@ -151,7 +152,7 @@ class ExposureMetrics(MetricsProcessor):
                 max_loss=global_max_loss,
                 losses=self._losses(sums_2n),
                 weights=dict(zip(labels, weights_n.tolist(), strict=True)),
-                tail_loss_mass=tail_mass(sums_2n[1], weights_n, loss.buckets.lower_bounds, threshold=loss.threshold),
+                tail_loss_mass=tail_mass(sums_2n[1], weights_n, bounds, threshold=loss.threshold),
                 learning_rates=rates,
                 grad_norm=grad_norm,
                 tokens_seen=int(extra.get("n_tokens_seen", 0)),

@@ -164,7 +164,7 @@ def _with_counts(
     loss: ExactLoss.Config, loader: PackedDataLoader.Config, mixture: Mixture, seq_len: int
 ) -> ExactLoss.Config:
     """Return the loss's config with its open datasets. By default these are the datasets of the run."""
-    loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path)
+    loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path, _seed=loader.seed)
     if loss.dataset_path == mixture.dataset_path and mixture.split == "train":
         loss = replace(loss, _mixture=mixture)
     counted = open_counts(loss, manifests=mixture.manifests)

@@ -20,10 +20,10 @@ from exact_titan.dataset.lengths import lengths_file, read_lengths
 from exact_titan.dataset.policies import lay_out
 from exact_titan.errors import InputError
 from exact_titan.exposure import effective_context
-from exact_titan.runs.records import ValidationSet
+from exact_titan.runs.records import ValidationSet, Weights
 from exact_titan.runs.target_losses import TargetLosses, write_target_losses
+from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.loader import PackedDataLoader
-from exact_titan.titan.loss import BucketSums
 
 
 class TargetSums(BucketSums):
@@ -115,7 +115,7 @@ class TargetFiles:
         self._run, self._loader, self._windows, self._keep = run, loader, windows, keep
         self._documents: Documents | None = None
 
-    def write(self, sums: TargetSums, *, step: int, threshold: int) -> None:
+    def write(self, sums: TargetSums, *, step: int, threshold: int, weights: Weights) -> None:
         """Write the targets of a validation in the order of the places. Host memory: 34 bytes a target.
 
         Without the lengths of the documents the run writes no file and warns.
@@ -127,7 +127,16 @@ class TargetFiles:
             logger.warning(f"The run writes no file with the targets of the validation: {error}")
             return
         columns = {name: np.concatenate(parts) for name, parts in self._columns(sums, self._documents).items()}
-        losses = TargetLosses(step=step, threshold=threshold, windows=self._windows, **columns)
+        losses = TargetLosses(
+            step=step,
+            threshold=threshold,
+            windows=self._windows,
+            cross_entropy=columns["cross_entropy"],
+            bucket=columns["bucket"],
+            document=columns["document"],
+            place=columns["place"],
+            weights=weights,
+        )
         write_target_losses(self._run, losses, keep=self._keep)
 
     def _columns(self, sums: TargetSums, documents: Documents) -> dict[str, list[np.ndarray]]:

@@ -16,8 +16,9 @@ from torchtitan.tools.logging import logger
 from exact_titan.reports.figures import Bars, bucket_figure
 from exact_titan.runs.records import ValidationSet
 from exact_titan.titan.console import FILE_ONLY
+from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.loader import PackedDataLoader
-from exact_titan.titan.loss import BucketSums, ExactLoss
+from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, Validated
 from exact_titan.titan.stop import StopAgreement
 from exact_titan.titan.target_losses import TargetFiles, TargetSums
@@ -113,7 +114,8 @@ class ExposureValidator(Validator):
         """
         self._result = self.sums.take().cpu()
         if self._target_files is not None and isinstance(self.sums, TargetSums) and dist.get_rank() == 0:
-            self._target_files.write(self.sums, step=self._step, threshold=self.exact_loss.threshold)
+            threshold = self.exact_loss.threshold
+            self._target_files.write(self.sums, step=self._step, threshold=threshold, weights="last")
         windows = self.windows
         tokens = int(self._result[1].sum()) if windows is None else windows.windows * windows.window
         return Validated(self._result, windows, tokens, time.perf_counter() - self._begun)

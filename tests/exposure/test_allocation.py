@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exact_titan.exposure import Buckets, bucket_weights, default_threshold, rule_weights, tail_mass
+from exact_titan.exposure import Buckets, bucket_weights, default_threshold, tail_mass
 
 COUNTS = st.lists(st.integers(0, 10**12), min_size=2, max_size=14)
 
@@ -110,7 +110,10 @@ def test_alpha_0_is_exactly_1():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("alpha", -0.1), ("alpha", float("nan")), ("gamma", -1), ("eps", 0), ("threshold", -1), ("min_count", -1)],
+    [
+        *[("alpha", -0.1), ("alpha", float("nan")), ("alpha", float("inf")), ("gamma", -1), ("gamma", float("inf"))],
+        *[("eps", 0), ("threshold", -1), ("min_count", -1)],
+    ],
 )
 def test_values_the_rule_is_not_defined_for_are_refused_by_name(option, value):
     with pytest.raises(ValueError, match=f"^{option} is"):
@@ -120,14 +123,6 @@ def test_values_the_rule_is_not_defined_for_are_refused_by_name(option, value):
 def test_counts_of_other_buckets_are_refused():
     with pytest.raises(ValueError, match=r"\(3,\)"):
         bucket_weights(torch.tensor([1, 2, 3]), torch.tensor([0, 8]), threshold=8)
-
-
-def test_rules():
-    counts, bounds = torch.tensor([5, 300, 100]), torch.tensor([0, 8, 16])
-    assert rule_weights("standard", counts, bounds, threshold=8).tolist() == [1, 1, 1]
-    assert torch.equal(rule_weights("exact", counts, bounds, threshold=8), bucket_weights(counts, bounds, threshold=8))
-    with pytest.raises(ValueError, match="standard, exact"):
-        rule_weights("best", counts, bounds, threshold=8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("window", "threshold"), [(16384, 4096), (64, 16), (16, 4), (8, 0), (2, 0)])

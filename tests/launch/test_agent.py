@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from exact_titan.errors import InputError
 from exact_titan.launch import agent
@@ -65,7 +66,7 @@ def test_a_wrong_value_is_code_2_and_one_line(dataset, tmp_path, nproc):
     done = train(dataset, tmp_path, nproc, "--loss.alpha=-1")
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if "loss.alpha" in line] == [
-        "exact_titan.train: error: loss.alpha is -1.0: the tail's extra weight must be 0 or more"
+        "exact_titan.train: error: loss.alpha is -1.0: the tail's extra weight must be 0 or more and finite"
     ]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -92,9 +93,27 @@ def test_a_crash_is_code_1_with_the_end_of_the_traceback(dataset, tmp_path, npro
     done = train(dataset, tmp_path, nproc, *options, PYTHONPATH=f"{ROOT}:{tmp_path}")
     assert done.returncode == 1, done.stderr
     assert f"a bug of rank {crashing}" in done.stderr
-    assert re.search(rf"exact-titan train: crashed: .*rank {crashing} ended with exit code 1", done.stderr)
+    assert re.search(
+        rf"exact-titan train: crashed: .*rank {crashing} (ended with exit code 1|raised an error)", done.stderr
+    )
     if crashing:
         assert "exact-titan train: rank 1 crashed, the end of its errors:" in done.stderr
+
+
+def test_the_rank_that_raised_is_named_although_the_agent_ended_it(tmp_path, capsys):
+    """Rank 1 raises an error and cleans up. Rank 0 loses the connection and ends first. The agent ends rank 1."""
+    traceback = "Traceback (most recent call last):\nRuntimeError: a bug of rank 1\n"
+    files = {rank: tmp_path / f"rank_{rank}.stderr.log" for rank in (1, 2)}
+    files[1].write_text(traceback)
+    files[2].write_text("a warning\n")
+    failures = {0: ProcessFailure(local_rank=0, pid=1, exitcode=1, error_file="")}
+    agent._report_crash({0: 1, 1: -signal.SIGTERM, 2: -signal.SIGTERM}, failures, files)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "exact-titan train: rank 1 crashed, the end of its errors:"
+    assert lines[2] == "  RuntimeError: a bug of rank 1"
+    assert lines[3] == (
+        f"exact-titan train: crashed: rank 0 ended with exit code 1, rank 1 raised an error; see {tmp_path}"
+    )
 
 
 @contextlib.contextmanager

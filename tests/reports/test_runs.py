@@ -30,8 +30,10 @@ def write_run(
     """Write the records of a run with 24 documents of 8 targets. ``shift`` moves the targets of the tail."""
     log = MetricsLog(folder)
     log.begin(0)
-    for step in steps:
-        ce = np.random.default_rng(seed).normal(4, 1, len(DOCUMENTS)) + shift * (BUCKET > 0) + step / 1000
+    for step, weights in [(step, weights) for step in steps for weights in ("last", "ema")]:
+        # compare reads the last weights. The moving average has another loss.
+        moved = 0 if weights == "last" else 7
+        ce = moved + np.random.default_rng(seed).normal(4, 1, len(DOCUMENTS)) + shift * (BUCKET > 0) + step / 1000
         sums = [np.bincount(BUCKET, ce).tolist(), np.bincount(BUCKET).tolist()]
         losses = ContextLosses.of(sums, BUCKETS.labels(), BUCKETS.lower_bounds.tolist(), threshold)
         log.append(
@@ -39,6 +41,7 @@ def write_run(
                 step=step,
                 steps=40,
                 time=1.0,
+                weights=weights,
                 losses=losses,
                 windows=windows,
                 seconds=1.0,
@@ -48,7 +51,7 @@ def write_run(
             )
         )
         if keep:
-            targets = TargetLosses(step, threshold, windows, ce, BUCKET, DOCUMENTS, np.arange(len(ce)))
+            targets = TargetLosses(step, threshold, windows, ce, BUCKET, DOCUMENTS, np.arange(len(ce)), weights)
             write_target_losses(folder, targets, keep=keep)
     return folder
 

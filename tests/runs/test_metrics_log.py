@@ -8,14 +8,16 @@ from pathlib import Path
 import pytest
 
 from exact_titan.errors import InputError
-from exact_titan.runs.metrics_log import MetricsLog, read_records
+from exact_titan.runs.metrics_log import MetricsLog, read_records, read_validations
 from exact_titan.runs.records import (
+    ContextGain,
     ContextLosses,
     Memory,
     Pace,
     TrainRecord,
     ValidationRecord,
     ValidationSet,
+    Weights,
 )
 
 LOSSES = ContextLosses.of([[6.0, 0.0, 8.0], [3, 0, 2]], ["0-7", "8-15", "16-32"], [0, 8, 16], 16)
@@ -45,12 +47,14 @@ def train(step: int, grad_norm: float = 1.0) -> TrainRecord:
     )
 
 
-def validation(step: int) -> ValidationRecord:
+def validation(step: int, weights: Weights = "last") -> ValidationRecord:
     return ValidationRecord(
         step=step,
         steps=40,
         time=1.0,
+        weights=weights,
         losses=LOSSES,
+        context_gain={"16": ContextGain(0.25, 2, 1.5), "32": ContextGain(None, 0, 1.5)},
         windows=ValidationSet("f" * 64, "val", 32, 5, None),
         seconds=1.0,
         tokens_per_second=160.0,
@@ -96,7 +100,7 @@ def test_a_run_killed_at_any_moment_has_the_records_of_an_unbroken_run(tmp_path,
     expected = []
     for step in range(1, 41):
         expected += [("train", step)] if step % 2 == 0 else []
-        expected += [("validation", step)] if step % 5 == 0 else []
+        expected += [("validation", step)] * 2 if step % 5 == 0 else []
     saved, validated, ended = 0, True, False
     while not ended:
         log = MetricsLog(tmp_path)
@@ -105,6 +109,7 @@ def test_a_run_killed_at_any_moment_has_the_records_of_an_unbroken_run(tmp_path,
         step = saved
         if not validated:
             log.append(validation(step))
+            log.append(validation(step, "ema"))
             validated = True
         while step < min(last, 40):
             step += 1
@@ -114,6 +119,9 @@ def test_a_run_killed_at_any_moment_has_the_records_of_an_unbroken_run(tmp_path,
                 saved, validated = step, step % 5 != 0
             if step % 5 == 0 and not (step == last < 40 and rng.random() < 0.5):
                 log.append(validation(step))
+                if step == last < 40 and rng.random() < 0.5:
+                    break  # a kill between the records of the last weights and of their average
+                log.append(validation(step, "ema"))
                 if step == saved:
                     validated = rng.random() < 0.7  # a kill between the record and its mark in the checkpoint
         ended = step == 40
@@ -122,6 +130,26 @@ def test_a_run_killed_at_any_moment_has_the_records_of_an_unbroken_run(tmp_path,
             with (tmp_path / "metrics.jsonl").open("a") as out:
                 out.write('{"kind":"train","st')
     assert steps(tmp_path) == expected
+    for weights in ("last", "ema"):
+        assert [one["step"] for one in read_validations(tmp_path, weights)] == list(range(5, 41, 5))
+
+
+def test_the_weights_of_a_validation(tmp_path):
+    log = MetricsLog(tmp_path)
+    log.begin(0)
+    log.append(validation(5))
+    log.append(validation(5, "ema"))
+    log.close()
+    (last,), (ema,) = read_validations(tmp_path), read_validations(tmp_path, "ema")
+    assert (last["weights"], ema["weights"]) == ("last", "ema")
+    assert last["context_gain"] == {
+        "16": {"gain": 0.25, "targets": 2, "seconds": 1.5},
+        "32": {"gain": None, "targets": 0, "seconds": 1.5},
+    }
+    # An older version wrote no weights.
+    file = tmp_path / "metrics.jsonl"
+    file.write_text(file.read_text().replace('"weights":"last",', ""))
+    assert len(read_validations(tmp_path)) == 1
 
 
 def test_a_new_run_in_the_folder_of_another_run_says_where_the_old_records_are(tmp_path):

@@ -19,8 +19,8 @@ LOSSES = TargetLosses(
 )
 
 
-def kept(run: Path) -> list[int]:
-    return sorted(int(file.stem.removeprefix("step-")) for file in (run / "validation").iterdir())
+def kept(run: Path) -> list[str]:
+    return sorted(file.stem.removeprefix("step-") for file in (run / "validation").iterdir())
 
 
 @pytest.mark.parametrize("seed", [7, None])
@@ -46,10 +46,27 @@ def test_17_bytes_a_target(tmp_path):
 def test_the_last_files_stay_and_files_of_a_replaced_attempt_go(tmp_path):
     for step in (10, 20, 30, 40):
         write_target_losses(tmp_path, replace(LOSSES, step=step), keep=2)
-    assert kept(tmp_path) == [30, 40]
+    assert kept(tmp_path) == ["30", "40"]
     # The run resumed from step 10, and validates at step 20 again.
     write_target_losses(tmp_path, replace(LOSSES, step=20), keep=2)
-    assert kept(tmp_path) == [20]
+    assert kept(tmp_path) == ["20"]
+
+
+def test_the_files_of_both_weights_of_a_step_are_one_validation(tmp_path):
+    average = replace(LOSSES, weights="ema", cross_entropy=LOSSES.cross_entropy + 1)
+    for step in (10, 20, 30):
+        for losses in (LOSSES, average):
+            write_target_losses(tmp_path, replace(losses, step=step), keep=2)
+    assert kept(tmp_path) == ["20", "20-ema", "30", "30-ema"]
+    last, ema = read_target_losses(tmp_path, 30), read_target_losses(tmp_path, 30, "ema")
+    assert last is not None
+    assert ema is not None
+    assert (last.weights, ema.weights) == ("last", "ema")
+    assert (ema.cross_entropy - last.cross_entropy).tolist() == [1, 1, 1]
+    # The run resumed from step 20 without the average, and validates step 20 again.
+    write_target_losses(tmp_path, replace(LOSSES, step=20), keep=2)
+    assert kept(tmp_path) == ["20"]
+    assert read_target_losses(tmp_path, 20, "ema") is None
 
 
 def test_a_damaged_file_is_named(tmp_path):

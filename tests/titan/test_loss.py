@@ -7,7 +7,8 @@ from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper
 from exact_titan.dataset import PackedDataset
 from exact_titan.errors import InputError
 from exact_titan.exposure import bucket_weights
-from exact_titan.titan.loss import BucketSums, ExactLoss, weighted_cross_entropy
+from exact_titan.titan.cross_entropy import BucketSums, weighted_cross_entropy
+from exact_titan.titan.loss import ExactLoss
 
 
 def windows(dataset: PackedDataset, *indices: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
