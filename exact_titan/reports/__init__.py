@@ -4,10 +4,10 @@
 - ``policies``: the windows that each packing policy would make of the same documents.
 - ``window``: the documents of one window as text.
 - ``runs``: the last common validation of several runs side by side.
-- ``study``: the report of a study, as Markdown, HTML, pictures and CSV. ``study_sections``, ``study_tables`` and
-  ``study_figures`` have its parts, and ``pages`` writes the page.
+- ``study``: the report of a study, as Markdown, HTML, pictures and CSV. ``study_sections``, ``study_tables``,
+  ``study_figures`` and ``study_csv`` have its parts, and ``pages`` writes the page.
 - ``figures``: the bar figure of all reports. matplotlib is imported when a figure is drawn.
 
-This room may import the rooms exposure, documents, dataset, packing, sampling, models, runs and study. The room imports no
-torchtitan.
+This room may import the rooms exposure, documents, dataset, packing, sampling, models, runs and study. The room imports
+no torchtitan.
 """

@@ -4,6 +4,7 @@ import base64
 import csv
 import html
 import io
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ p, ul { max-width: 46rem; }
 pre { background: #f4f4f4; padding: 0.8em 1em; overflow-x: auto; font-size: 0.8rem; }
 .table { overflow-x: auto; margin: 1em 0; }
 table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25em 0.8em; text-align: right; white-space: nowrap; border-bottom: 1px solid #ccc; }
+th, td { padding: 0.25em 0.8em; text-align: right; white-space: pre; vertical-align: top; }
+tr { border-bottom: 1px solid #ccc; }
 th { border-bottom: 2px solid #111; vertical-align: bottom; white-space: normal; }
 .label { text-align: left; }
 figure { margin: 1.5em 0; }
@@ -63,7 +65,7 @@ class Table:
 
     Args:
         header: names of the columns.
-        rows: cells as text.
+        rows: cells as text. A cell may have two lines.
         labels: number of the first columns that have names. The other columns have numbers.
     """
 
@@ -160,7 +162,9 @@ def _markdown(block: Block) -> str:
             return f"![{caption}]({file})\n\n{caption}"
         case Table(header, rows, labels):
             rule = ["---" if place < labels else "---:" for place in range(len(header))]
-            escaped = [[cell.replace("|", "\\|") for cell in row] for row in (header, rule, *rows)]
+            escaped = [
+                [cell.replace("|", "\\|").replace("\n", "<br>") for cell in row] for row in (header, rule, *rows)
+            ]
             return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
 
 
@@ -169,17 +173,16 @@ def _html(block: Block, pictures: Mapping[str, bytes]) -> str:
         case Heading(text, level):
             return f"<h{level}>{html.escape(text)}</h{level}>"
         case Text(text):
-            return f"<p>{html.escape(text)}</p>"
+            return f"<p>{_text(text)}</p>"
         case Items(items):
-            return "<ul>\n" + "\n".join(f"<li>{html.escape(item)}</li>" for item in items) + "\n</ul>"
+            return "<ul>\n" + "\n".join(f"<li>{_text(item)}</li>" for item in items) + "\n</ul>"
         case Lines(lines):
             return f"<pre>{html.escape(chr(10).join(lines))}</pre>"
         case Picture(file, caption):
             data = base64.b64encode(pictures[file]).decode()
-            text = html.escape(caption)
-            return (
-                f'<figure><img src="data:image/png;base64,{data}" alt="{text}"><figcaption>{text}</figcaption></figure>'
-            )
+            alternative = html.escape(caption)
+            picture = f'<img src="data:image/png;base64,{data}" alt="{alternative}">'
+            return f"<figure>{picture}<figcaption>{_text(caption)}</figcaption></figure>"
         case Table(header, rows, labels):
 
             def row(cells: Sequence[str], tag: str) -> str:
@@ -191,3 +194,8 @@ def _html(block: Block, pictures: Mapping[str, bytes]) -> str:
 
             lines = [f"<thead>{row(header, 'th')}</thead>", "<tbody>", *(row(one, "td") for one in rows), "</tbody>"]
             return '<div class="table"><table>\n' + "\n".join(lines) + "\n</table></div>"
+
+
+def _text(text: str) -> str:
+    """Return a sentence as HTML: code in backticks, and no line break before a percent sign."""
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", re.sub(r"(\d) %", "\\1\u00a0%", html.escape(text)))

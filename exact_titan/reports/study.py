@@ -40,20 +40,24 @@ def write_report(folder: Path) -> str:
     study_sections.add_figures(page, pairs, comparisons)
     study_sections.add_validations(page, pairs, comparisons)
     study_sections.add_checkpoints(page, pairs)
-    _write(page, folder / FOLDER)
+    write_page(page, folder / FOLDER)
     return "\n".join(
         [
             study_sections.subtitle(pairs),
             plain(study_tables.primary_table(primary)),
-            *(study_tables.sentence(one, pairs.primary) for one in primary),
+            *study_tables.sentences(primary, pairs.primary),
             *study_sections.warnings(pairs, folder),
             f"report: {folder / FOLDER / 'report.html'}",
         ]
     )
 
 
-def _write(page: Page, folder: Path) -> None:
-    """Write the files of the report, and remove the pictures and tables of an earlier report of other runs."""
+def write_page(page: Page, folder: Path) -> None:
+    """Write the files of the report, and remove the pictures and tables that only an earlier report has.
+
+    Raises:
+        InputError: if the files cannot be written.
+    """
     files = {
         "report.md": markdown(page.blocks).encode(),
         "report.html": html_page(page.blocks, page.pictures).encode(),

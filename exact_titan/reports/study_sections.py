@@ -8,6 +8,7 @@ from typing import Any
 from exact_titan.errors import InputError
 from exact_titan.reports import study_figures, study_tables
 from exact_titan.reports.pages import Heading, Items, Lines, Page, Text
+from exact_titan.reports.study_csv import checkpoint_row, comparison_row, loss_mass_rows, pair_rows
 from exact_titan.reports.study_tables import WEIGHTS
 from exact_titan.study.comparisons import Comparison, Pairs
 from exact_titan.study.proof import FILE_NAME as PROOF_FILE
@@ -21,14 +22,15 @@ FILES = {
 """All pictures and tables that a report may have."""
 
 _READING = (
+    "n: number of independent values. With one start n counts the pairs, with several starts the seeds.",
     "difference: mean of (arm - baseline) over the pairs, in nats per target. A negative difference is better. For a "
     "context gain, a positive difference is better.",
     "95 % interval and p (t): Student's t over the pairs. The interval contains the noise of training.",
-    "p (sign flip): share of all sign patterns of the pairs with a mean at least as far from 0. It needs 6 pairs.",
-    "detectable: smallest true difference that this number of pairs finds with 80 % power at this noise (two-sided "
-    "test, level 5 %).",
-    "pairs needed: number of pairs for 80 % power, if the true difference and the noise are the observed ones. This "
-    "number is rough, because both come from few pairs.",
+    "p (sign flip): share of all sign patterns of the n values with a mean at least as far from 0. The test needs 6 "
+    "values.",
+    "detectable: smallest true difference that n values find with 80 % power at this noise (two-sided, level 5 %).",
+    "n needed: the n for 80 % power, if the true difference and the noise are the observed ones. This number is rough, "
+    "because both come from few values.",
 )
 
 
@@ -113,13 +115,13 @@ def add_primary(page: Page, pairs: Pairs, primary: Sequence[Comparison]) -> None
     page.add(
         Heading(f"Is the rule better? Primary outcome: {pairs.primary.name}"),
         study_tables.primary_table(primary),
-        Items([study_tables.sentence(one, pairs.primary) for one in primary]),
+        Items(study_tables.sentences(primary, pairs.primary)),
         Text(study_tables.multiplicity(pairs)),
         Items(_READING),
     )
     if len(pairs.study.starts) > 1:
         rows = _per_start(pairs)
-        page.add(Heading("The primary outcome for each start", 3), study_tables.detail_table(rows, label="start"))
+        page.add(Heading("The primary outcome for each start", 3), study_tables.start_table(rows))
 
 
 def add_outcomes(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) -> None:
@@ -127,7 +129,7 @@ def add_outcomes(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) ->
     page.add(Heading("All outcomes"))
     page.add(
         Text(
-            "Values are means over the runs in nats. In parentheses: the difference from the baseline, with half the "
+            "Values are means over the runs in nats. Below a value: the difference from the baseline, with half the "
             "width of its 95 % interval over pairs. These intervals are descriptive."
         ),
         Items([f"{one.name}: {study_tables.described(one, pairs.threshold)}." for one in pairs.outcomes]),
@@ -136,8 +138,8 @@ def add_outcomes(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) ->
         at_end = [one for one in comparisons if (one.step, one.weights) == (pairs.final_step, weights)]
         page.add(Heading(f"Step {pairs.final_step}, {WEIGHTS[weights]}", 3), study_tables.outcomes_table(pairs, at_end))
     everything = [*comparisons, *(_per_start(pairs) if len(pairs.study.starts) > 1 else [])]
-    page.add_csv("comparisons.csv", [_row(one, pairs) for one in everything])
-    page.add_csv("pairs.csv", [row for one in comparisons for row in _pair_rows(one)])
+    page.add_csv("comparisons.csv", [comparison_row(one, pairs) for one in everything])
+    page.add_csv("pairs.csv", [row for one in comparisons for row in pair_rows(one)])
 
 
 def add_figures(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) -> None:
@@ -151,20 +153,7 @@ def add_figures(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) -> 
             "Where the loss goes: share of the loss mass (targets times weight) per bucket of effective context, over "
             "all training steps.",
         )
-        page.add_csv(
-            "loss_mass.csv",
-            [
-                {
-                    "arm": one.arm,
-                    "bucket": label,
-                    "targets": one.targets[label],
-                    "weight": one.weights[label],
-                    "percent": share,
-                }
-                for one in masses
-                for label, share in one.percent.items()
-            ],
-        )
+        page.add_csv("loss_mass.csv", [row for one in masses for row in loss_mass_rows(one)])
     found = [pairs.compare_bucket(label, arm, step, weights) for label in pairs.buckets(step) for arm in pairs.arms]
     buckets = [one for one in found if one is not None]
     page.add_picture(
@@ -173,7 +162,7 @@ def add_figures(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) -> 
         f"Difference from the baseline per bucket of effective context, with 95 % intervals over pairs (descriptive), "
         f"{WEIGHTS[weights]}.",
     )
-    page.add_csv("buckets.csv", [_row(one, pairs) for one in buckets])
+    page.add_csv("buckets.csv", [comparison_row(one, pairs) for one in buckets])
     of_weights = [one for one in comparisons if one.weights == weights]
     page.add_picture(
         "training.png",
@@ -193,7 +182,7 @@ def add_figures(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) -> 
         page.add_csv(
             "dose.csv",
             [
-                {"rule": alpha_of[one.arm][0], "alpha": alpha_of[one.arm][1], **_row(one, pairs)}
+                {"rule": alpha_of[one.arm][0], "alpha": alpha_of[one.arm][1], **comparison_row(one, pairs)}
                 for one in at_end
                 if one.arm in alpha_of
             ],
@@ -206,7 +195,7 @@ def add_validations(page: Page, pairs: Pairs, comparisons: Sequence[Comparison])
     for step in sorted({pairs.final_step, *pairs.steps(pairs.weights[0], with_targets=True)}, reverse=True):
         for weights in pairs.weights:
             rows = [one for one in comparisons if (one.step, one.weights) == (step, weights)]
-            page.add(Heading(f"Step {step}, {WEIGHTS[weights]}", 3), study_tables.detail_table(rows))
+            page.add(Heading(f"Step {step}, {WEIGHTS[weights]}", 3), study_tables.detail_table(pairs, rows))
     page.add(Text("comparisons.csv has the numbers of all validations, and pairs.csv the values of every pair."))
 
 
@@ -229,24 +218,7 @@ def add_checkpoints(page: Page, pairs: Pairs) -> None:
     elif outcomes:
         rows = [one for outcome in outcomes for one in pairs.checkpoints(outcome, step, weights)]
         page.add(study_tables.checkpoint_table(rows))
-        page.add_csv(
-            "checkpoints.csv",
-            [
-                {
-                    "outcome": one.outcome.name,
-                    "step": one.step,
-                    "weights": one.weights,
-                    "arm": one.arm,
-                    "start": one.start,
-                    "seed": one.seed,
-                    "macro_difference": one.difference.value,
-                    "half_width": one.difference.error,
-                    "documents": one.difference.documents,
-                    "buckets": one.difference.cells,
-                }
-                for one in rows
-            ],
-        )
+        page.add_csv("checkpoints.csv", [checkpoint_row(one) for one in rows])
 
 
 def _per_start(pairs: Pairs) -> list[Comparison]:
@@ -266,43 +238,6 @@ def _scope(pairs: Pairs) -> str:
         "independent values are therefore the seeds, each averaged over the starts (or the starts, if there are more "
         "starts than seeds). The intervals hold for these starts, and say nothing about another start."
     )
-
-
-def _row(one: Comparison, pairs: Pairs) -> dict[str, Any]:
-    """Return a comparison as a row of a CSV."""
-    test = one.test
-    return {
-        "name": one.name,
-        "primary": one.name == pairs.primary.name,
-        "step": one.step,
-        "weights": one.weights,
-        "start": "all" if one.start is None else one.start,
-        "arm": one.arm,
-        "pairs": test.n,
-        "targets": one.targets,
-        "baseline_value": one.baseline,
-        "arm_value": one.value,
-        "difference": test.mean,
-        "half_width": test.error,
-        "p_t": test.p,
-        "p_sign_flip": test.sign_flip_p,
-        "detectable": test.detectable,
-        "pairs_needed": test.pairs_needed,
-    }
-
-
-def _pair_rows(one: Comparison) -> Iterator[dict[str, Any]]:
-    for (start, seed), difference in one.differences.items():
-        yield {
-            "name": one.name,
-            "step": one.step,
-            "weights": one.weights,
-            "arm": one.arm,
-            "start": start,
-            "seed": seed,
-            "difference": difference,
-            "counts": (start, seed) in one.counted,
-        }
 
 
 def _proof(folder: Path) -> dict[str, Any] | None:

@@ -12,7 +12,7 @@ from exact_titan.study.statistics import LEVEL, POWER, holm
 WEIGHTS: dict[Weights, str] = {"last": "last weights", "ema": "EMA of the weights"}
 
 _COLUMNS = (
-    "pairs",
+    "n",
     "baseline",
     "arm",
     "difference",
@@ -20,7 +20,7 @@ _COLUMNS = (
     "p (t)",
     "p (sign flip)",
     "detectable",
-    "pairs needed",
+    "n needed",
 )
 
 
@@ -39,19 +39,25 @@ def described(outcome: Outcome, threshold: int) -> str:
 
 def primary_table(comparisons: Sequence[Comparison]) -> Table:
     """Return the table of the primary outcome, one arm a row, with Holm's correction over the arms."""
-    adjusted = holm([one.test.p for one in comparisons])
-    header = ["arm", *_COLUMNS]
-    place = header.index("p (t)") + 1
-    rows = [[one.arm, *_cells(one)] for one in comparisons]
-    for row, p in zip(rows, adjusted, strict=True):
-        row.insert(place, _p(p))
-    return Table([*header[:place], "p (Holm)", *header[place:]], rows)
+    place = _COLUMNS.index("p (t)") + 1
+    rows = []
+    for one, p in zip(comparisons, holm([one.test.p for one in comparisons]), strict=True):
+        cells = _cells(one)
+        rows.append([one.arm, *cells[:place], _p(p), *cells[place:]])
+    return Table(["arm", *_COLUMNS[:place], "p (Holm)", *_COLUMNS[place:]], rows)
 
 
-def detail_table(comparisons: Sequence[Comparison], *, label: str = "outcome") -> Table:
-    """Return a table with one outcome and arm a row. ``label``: name of the first column, ``outcome`` or ``start``."""
-    rows = [[one.name if label == "outcome" else str(one.start), one.arm, *_cells(one)] for one in comparisons]
-    return Table([label, "arm", *_COLUMNS], rows, labels=2)
+def detail_table(pairs: Pairs, comparisons: Sequence[Comparison]) -> Table:
+    """Return a table with one outcome and arm a row."""
+    rows = [[_marked(one.name, pairs), one.arm, *_cells(one)] for one in comparisons]
+    return Table(["outcome", "arm", *_COLUMNS], rows, labels=2)
+
+
+def start_table(comparisons: Sequence[Comparison]) -> Table:
+    """Return a table with one start and arm a row."""
+    return Table(
+        ["start", "arm", *_COLUMNS], [[str(one.start), one.arm, *_cells(one)] for one in comparisons], labels=2
+    )
 
 
 def outcomes_table(pairs: Pairs, comparisons: Sequence[Comparison]) -> Table:
@@ -63,7 +69,7 @@ def outcomes_table(pairs: Pairs, comparisons: Sequence[Comparison]) -> Table:
     """
     by_cell = {(one.name, one.arm): one for one in comparisons}
     outcomes = [one for one in pairs.outcomes if any(name == one.name for name, _ in by_cell)]
-    header = ["arm"] + [f"{one.name} (primary)" if one == pairs.primary else one.name for one in outcomes]
+    header = ["arm", *(_marked(one.name, pairs) for one in outcomes)]
     base = [pairs.study.baseline]
     for outcome in outcomes:
         # The comparison with most pairs has most runs of the baseline.
@@ -72,7 +78,15 @@ def outcomes_table(pairs: Pairs, comparisons: Sequence[Comparison]) -> Table:
     rows = [base]
     for arm in pairs.arms:
         found = [by_cell.get((outcome.name, arm)) for outcome in outcomes]
-        rows.append([arm, *("-" if one is None else f"{_value(one.value)} ({difference_text(one)})" for one in found)])
+        rows.append(
+            [
+                arm,
+                *(
+                    "-" if one is None else f"{_value(one.value)}\n{_with_error(one.test.mean, one.test.error)}"
+                    for one in found
+                ),
+            ]
+        )
     return Table(header, rows)
 
 
@@ -90,29 +104,40 @@ def checkpoint_table(comparisons: Sequence[CheckpointComparison]) -> Table:
     return Table(header, rows, labels=3)
 
 
-def sentence(one: Comparison, outcome: Outcome) -> str:
-    """Return what the test of an arm says, and what it cannot say."""
+def sentences(comparisons: Sequence[Comparison], outcome: Outcome) -> list[str]:
+    """Return what the test of every arm says, and what the test cannot say.
+
+    Args:
+        comparisons: the primary outcome of every arm.
+        outcome: the primary outcome.
+    """
+    adjusted = holm([one.test.p for one in comparisons])
+    return [_sentence(one, outcome, p) for one, p in zip(comparisons, adjusted, strict=True)]
+
+
+def _sentence(one: Comparison, outcome: Outcome, holm_p: float | None) -> str:
     test = one.test
     if not math.isfinite(test.mean):
         return f"{one.arm}: the difference is not a finite number. A run has diverged, or the outcome has no targets."
-    if test.error is None or test.detectable is None:
+    if test.error is None or test.detectable is None or holm_p is None:
         return (
             f"{one.arm}: one pair gives no interval. The difference in {one.name} is {_signed(test.mean, None)} nats. "
             f"Add seeds to the study."
         )
     places = _places(test.error)
-    low, high = (f"{value:+.{places}f}" for value in (test.mean - test.error, test.mean + test.error))
-    better = (test.mean > 0) == (outcome.select == "context_gain")
-    verdict = f"excludes 0: {one.arm} is {'better' if better else 'worse'} than the baseline"
-    if not test.excludes_zero:
-        verdict = "does not exclude 0"
-    power = f"{POWER:.0%}".replace("%", " %")
+    verdict = "does not exclude 0"
+    if test.excludes_zero:
+        better = (test.mean > 0) == (outcome.select == "context_gain")
+        verdict = f"excludes 0: {one.arm} is {'better' if better else 'worse'} than the baseline"
+        if holm_p >= LEVEL:
+            verdict = f"excludes 0, but not after Holm's correction for the number of arms (p {_p(holm_p)})"
     text = (
-        f"{one.arm}: the 95 % interval of the difference in {one.name}, {low} to {high} nats, {verdict}. "
-        f"Smallest effect that {test.n} pairs find with {power} power: {test.detectable:.{places}f} nats."
+        f"{one.arm}: the 95 % interval of the difference in {one.name}, {_interval(one)} nats, {verdict}. "
+        f"Smallest effect that {test.n} {one.unit} find with {100 * POWER:.0f} % power: "
+        f"{test.detectable:.{places}f} nats."
     )
     if test.pairs_needed is not None and not test.excludes_zero:
-        text += f" An effect of the observed size needs {test.pairs_needed:,} pairs."
+        text += f" An effect of the observed size needs {test.pairs_needed:,} {one.unit}."
     return text
 
 
@@ -122,28 +147,23 @@ def multiplicity(pairs: Pairs) -> str:
     family = "one test" if arms == 1 else f"{arms} tests, one for each arm, with Holm's correction (p (Holm))"
     return (
         f"Only the primary outcome at the final validation is tested: {family}, at the level {LEVEL}. All other "
-        f"validations and buckets are descriptive. Their intervals and p values are not corrected, and about one of 20 "
-        f"such intervals excludes 0 by chance."
+        f"outcomes, validations and buckets are descriptive. Their intervals and p values are not corrected: about one "
+        f"of 20 such intervals excludes 0 by chance."
     )
 
 
-def difference_text(one: Comparison) -> str:
-    """Return the difference with half the width of its interval, such as ``-0.0018 ±0.0004``."""
-    return _with_error(one.test.mean, one.test.error)
+def _marked(outcome: str, pairs: Pairs) -> str:
+    return f"{outcome} (primary)" if outcome == pairs.primary.name else outcome
 
 
 def _cells(one: Comparison) -> list[str]:
     test = one.test
-    interval = "-"
-    if test.error is not None:
-        places = _places(test.error)
-        interval = f"{test.mean - test.error:+.{places}f} to {test.mean + test.error:+.{places}f}"
     return [
         str(test.n),
         _value(one.baseline),
         _value(one.value),
         _signed(test.mean, test.error),
-        interval,
+        _interval(one),
         _p(test.p),
         _p(test.sign_flip_p),
         "-" if test.detectable is None else f"{test.detectable:.{_places(test.error)}f}",
@@ -151,12 +171,22 @@ def _cells(one: Comparison) -> list[str]:
     ]
 
 
+def _interval(one: Comparison) -> str:
+    test = one.test
+    if test.error is None:
+        return "-"
+    return f"{_signed(test.mean - test.error, test.error)} to {_signed(test.mean + test.error, test.error)}"
+
+
 def _value(value: float) -> str:
     return f"{value:.4f}" if math.isfinite(value) else "not finite"
 
 
 def _signed(value: float, error: float | None) -> str:
-    return f"{value:+.{_places(error)}f}" if math.isfinite(value) else "not finite"
+    if not math.isfinite(value):
+        return "not finite"
+    places = _places(error)
+    return f"{round(value, places) + 0.0:+.{places}f}"  # the sum has no negative 0
 
 
 def _with_error(value: float, error: float | None) -> str:

@@ -54,6 +54,14 @@ class Comparison:
     counted: list[Key]
     test: PairedTest
 
+    @property
+    def unit(self) -> str:
+        """The independent values of the test: ``pairs``, or with several starts ``seeds`` or ``starts``."""
+        starts, seeds = ({key[place] for key in self.counted} for place in (0, 1))
+        if len(starts) == 1:
+            return "pairs"
+        return "starts" if len(starts) > len(seeds) else "seeds"
+
 
 @dataclass(frozen=True)
 class CheckpointComparison:
