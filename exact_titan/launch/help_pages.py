@@ -98,7 +98,9 @@ def _form(option: Option) -> str:
     if option.type == "bool":
         section, dot, last = option.name.rpartition(".")
         return f"--{option.name}, --{section}{dot}no_{last}"
-    kind = "|".join(option.choices) or {"list": "A,B,…", "words": "A B …"}.get(option.type, option.type.upper())
+    kind = "|".join(option.choices) or {"list": "A,B,…", "ints": "1,2,…", "words": "A B …"}.get(
+        option.type, option.type.upper()
+    )
     return f"--{option.name} {kind}"
 
 

@@ -15,6 +15,7 @@ A corpus TOML::
     max_document_tokens = 1_000_000   # drop longer documents
     max_tokens = 6_000_000_000        # maximum number of tokens of the source
     max_documents = 1_000_000         # maximum number of documents of the source
+    split = "val"                     # split of all documents of the source; default: by the validation fraction
 """
 
 import dataclasses
@@ -31,6 +32,7 @@ from exact_titan.documents.token_files import TokenFile, is_token_file, open_tok
 from exact_titan.errors import InputError
 
 UNITS = ("tokens", "documents")
+SPLITS = ("train", "val")
 HUB = "hf://datasets/"
 
 
@@ -66,6 +68,8 @@ class CorpusSource:
         min_document_tokens, max_document_tokens: range of the documents' lengths, with the end-of-text token. Other
             documents are dropped.
         max_tokens, max_documents: caps. The first documents are packed, in the order of the files.
+        split: split of all documents of the source, ``train`` or ``val``. None: a hash of each document and the
+            validation fraction of the dataset decide.
     """
 
     path: str
@@ -77,6 +81,7 @@ class CorpusSource:
     max_document_tokens: int | None = None
     max_tokens: int | None = None
     max_documents: int | None = None
+    split: str | None = None
 
     @property
     def limit(self) -> Limit:
@@ -216,6 +221,9 @@ def _source(entry: dict[str, Any], where: str) -> CorpusSource:
         if key in ("path", "name", "files", "text_key"):
             if not isinstance(value, str) or not value:
                 raise InputError(f"{where}: {key} is {value!r}: it must be a text")
+        elif key == "split":
+            if value not in SPLITS:
+                raise InputError(f"{where}: split is {value!r}: choose one of {', '.join(SPLITS)}")
         elif key == "weight":
             entry = entry | {"weight": _weight(value, where)}
         else:

@@ -199,7 +199,8 @@ class _Packer:
         options = part.options
         self._part, self._opened, self._tokenizer = part, opened, tokenizer
         self._workers, self._tally = workers, tally
-        self._splits = ("train", "val") if options.val_fraction else ("train",)
+        has_val = options.val_fraction or any(source.split == "val" for source in part.sources.values())
+        self._splits = ("train", "val") if has_val else ("train",)
         self._writers = [
             SplitWriter(folder, split, options.seq_len, tokenizer.dtype, options.shard_tokens, options.policy)
             for split in self._splits
@@ -273,10 +274,14 @@ class _Packer:
                 batch.ids.append(item.document)
             else:
                 continue
-            batch.validation.append(_hash_fraction(content) < self._part.options.val_fraction)
+            batch.validation.append(self._is_validation(item.source, content))
             size += content.nbytes
         if batch is not None:
             yield batch
+
+    def _is_validation(self, source: int, document: memoryview) -> bool:
+        split = self._part.sources[source].split
+        return _hash_fraction(document) < self._part.options.val_fraction if split is None else split == "val"
 
     def _read(self) -> Iterator[_ReadItem]:
         """Read the documents and files of all pieces, in their order."""

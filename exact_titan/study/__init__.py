@@ -6,5 +6,8 @@
 4. :mod:`runner` trains the runs, several at a time, and resumes a study after an interruption.
 5. :mod:`results` finds the finished runs of a study.
 
+:mod:`fact_corpus` makes the corpus of the miniature study, text with planted facts. :mod:`facts` finds the facts in the
+windows.
+
 The room imports no torchtitan. A caller hands over the functions that complete configs and start processes.
 """

@@ -26,6 +26,7 @@ def test_every_key(tmp_path: Path) -> None:
         max_document_tokens = 100
         max_tokens = 5000
         max_documents = 500
+        split = "val"
         [[source]]
         path = "local"
         weight = 3
@@ -42,6 +43,7 @@ def test_every_key(tmp_path: Path) -> None:
         max_document_tokens=100,
         max_tokens=5000,
         max_documents=500,
+        split="val",
     )
     assert (corpus.unit, corpus.total, corpus.is_mix) == ("documents", 1000, True)
     assert [corpus.share(index) for index in (0, 1)] == [Fraction(1, 31), Fraction(30, 31)]
@@ -77,6 +79,7 @@ def test_every_key(tmp_path: Path) -> None:
         ('tokens = 5\n[[source]]\npath = "a"', "tokens is the size of a mix, but no source has a weight"),
         ('tokens = 0\n[[source]]\npath = "a"\nweight = 1', "tokens is 0: it must be an integer above 0"),
         ('[[source]]\npath = "a"\nmax_tokens = 1.5', "source 1: max_tokens is 1.5: it must be an integer above 0"),
+        ('[[source]]\npath = "a"\nsplit = "test"', "source 1: split is 'test': choose one of train, val"),
         (
             '[[source]]\npath = "a"\nmin_document_tokens = 9\nmax_document_tokens = 8',
             "source 1: min_document_tokens is 9, more than max_document_tokens, 8",

@@ -156,3 +156,26 @@ def test_a_cap_below_the_share(documents: Documents) -> None:
     message = r"source .*/web is capped at 500 tokens, its share of 1,200 is 900: raise max_tokens, or lower its weight"
     with pytest.raises(InputError, match=message):
         pack_mix(documents, mix(documents, 1200, max_tokens=500))
+
+
+def test_a_source_with_a_split_goes_to_the_split(tmp_path: Path, documents: Documents) -> None:
+    sources = [
+        CorpusSource(path=str(documents.write(name, files=2, documents=20, longest=9)), split=split)
+        for name, split in (("a", "val"), ("b", "train"), ("c", None))
+    ]
+    tokens = {name: sum(len(ids) - 1 for ids in documents.ids[name]) for name in "abc"}
+    packed = {}
+    for fraction in (0.0, 0.5):
+        manifest = pack(
+            Corpus(sources),
+            tokenizer=tmp_path / "tokenizer.json",
+            seq_len=8,
+            val_fraction=fraction,
+            out=tmp_path / str(fraction),
+        )
+        packed[fraction] = {split: record.targets for split, record in manifest.splits.items()}
+        assert list(verify(tmp_path / str(fraction)))
+    assert packed[0.0] == {"train": tokens["b"] + tokens["c"], "val": tokens["a"]}
+    # The validation fraction divides only the source without a split.
+    assert tokens["b"] < packed[0.5]["train"] < tokens["b"] + tokens["c"]
+    assert sum(packed[0.5].values()) == sum(tokens.values())
