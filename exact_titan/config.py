@@ -78,8 +78,12 @@ def load_config(argv: list[str]) -> RunConfig:
     return config_of(arguments.read(argv))
 
 
-def config_of(given: arguments.Arguments) -> RunConfig:
+def config_of(given: arguments.Arguments, *, where: str | None = None) -> RunConfig:
     """Return the config of checked arguments.
+
+    Args:
+        given: the arguments.
+        where: the file of the arguments, for messages. None: the command line, or the config of the arguments.
 
     Raises:
         InputError: if the config tree refuses a value. The message names the file or the option.
@@ -88,9 +92,9 @@ def config_of(given: arguments.Arguments) -> RunConfig:
     logging.disable(logging.WARNING)
     try:
         recipe = recipes()[given.recipe]
-        if given.file:
+        if given.file and given.options:
             _parse(arguments.tokens(given.file, given.recipe), recipe(), where=str(given.source))
-        where = "command line" if given.options else str(given.source)
+        where = where or ("command line" if given.options else str(given.source))
         return _parse(arguments.tokens(given.file | given.options, given.recipe), recipe(), where=where)
     finally:
         logging.disable(logging.NOTSET)

@@ -35,7 +35,7 @@ _OFTEN = {
         "debug.seed": "seed of the weights of a model from scratch",
     },
     "EXACT": {
-        "loss.rule": "exact, or standard for the plain loss",
+        "loss.rule": "{choices}",
         "loss.alpha": "extra weight of the tail",
         "loss.threshold": "first context of the tail; None: a quarter of the window",
         "loss.refresh_steps": "N: count and recompute the weights every N steps",
@@ -74,6 +74,7 @@ def _often(given: Arguments, usage: str) -> Iterator[str]:
         if usage == TRAIN and number == 0:
             yield f"  {'--nproc':<{width}}  processes on this machine [its GPUs; 1 without a GPU]"
         for name, text in names.items():
+            text = text.replace("{choices}", ", ".join(table().options[name].choices))
             yield f"  {'--' + name:<{width}}  {text} [{_value(given, name)}]"
     yield f"\nExample: {_EXAMPLES[usage]}"
     yield "--help-all shows all options."

@@ -18,7 +18,7 @@ from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrappe
 from torchtitan.config import CompileConfig
 
 from exact_titan.dataset.manifest import Manifest
-from exact_titan.errors import InputError
+from exact_titan.errors import InputError, did_you_mean
 from exact_titan.exposure import (
     RULES,
     Buckets,
@@ -34,7 +34,6 @@ from exact_titan.exposure import (
     prior_counts,
 )
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
-from exact_titan.launch.options import did_you_mean
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.cross_entropy import BucketCrossEntropy, BucketSums
 

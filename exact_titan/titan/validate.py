@@ -174,10 +174,10 @@ class ExposureValidator(Validator):
 
     def _validation_set(self, loader: PackedDataLoader) -> ValidationSet:
         assert isinstance(loader.config, PackedDataLoader.Config)
-        windows = loader.places
+        windows = loader.order.places
         if windows is None:
             windows = self.config.steps * self.dp_world_size * self.local_batch_size
-        seed = loader.config.seed if loader.shuffled else None
+        seed = loader.config.seed if loader.order.shuffled else None
         mixture = loader.mixture
         return ValidationSet(mixture.fingerprint, mixture.split, mixture.window, windows, seed)
 

@@ -51,6 +51,9 @@ class LlamaSizes:
     vocab_size: int = 0
     """Rows of the embedding. 0: the number of ids of the dataset's tokenizer."""
 
+    max_positions: int = 0
+    """Positions of the model, in tokens: the longest window of this run and of later stages. 0: training.seq_len."""
+
     rope_theta: float = 500_000.0
     """Base of the rotary embedding."""
 
@@ -61,7 +64,7 @@ class LlamaSizes:
         """Return the architecture with these sizes.
 
         Args:
-            seq_len: number of positions, the window length.
+            seq_len: window length, the number of positions for ``max_positions`` 0.
             tokenizer_vocab: number of ids of the dataset's tokenizer, for a ``vocab_size`` of 0.
 
         Raises:
@@ -70,7 +73,7 @@ class LlamaSizes:
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim"):
             if getattr(self, name) < 1:
                 raise InputError(f"architecture.{name} is {getattr(self, name)}: it must be 1 or more")
-        for name in ("dim", "n_layers", "ffn_dim", "vocab_size"):
+        for name in ("dim", "n_layers", "ffn_dim", "vocab_size", "max_positions"):
             if getattr(self, name) >= 2**31:
                 raise InputError(f"architecture.{name} is {getattr(self, name)}: no model is that large")
         if not 1 < self.rope_theta < math.inf:
@@ -95,7 +98,7 @@ class LlamaSizes:
             head_dim=self.dim // self.n_heads,
             ffn_dim=self.ffn_dim,
             vocab_size=self.vocab_size or tokenizer_vocab,
-            max_positions=seq_len,
+            max_positions=self.max_positions or seq_len,
             rope_theta=self.rope_theta,
             norm_eps=1e-5,
             tie_embeddings=self.tie_embeddings,

@@ -14,6 +14,12 @@ def test_the_vocabulary_is_the_tokenizers_unless_it_is_given():
     assert LlamaSizes(**SIZES, vocab_size=128).architecture(seq_len=8, tokenizer_vocab=99).vocab_size == 128
 
 
+def test_a_model_may_have_more_positions_than_the_window():
+    """A later stage then extends the window."""
+    assert LlamaSizes(**SIZES).architecture(seq_len=8, tokenizer_vocab=99).max_positions == 8
+    assert LlamaSizes(**SIZES, max_positions=32).architecture(seq_len=8, tokenizer_vocab=99).max_positions == 32
+
+
 def test_tied_embeddings_are_one_parameter():
     counts = {}
     for tied in (True, False):
