@@ -90,7 +90,8 @@ def bucket_weights(
     count_n = torch.where(counted_n, counts, 0).to(torch.float64)
     share_n = count_n / count_n.sum().clamp(min=1)
     inverse_n = (share_n + eps) ** -gamma
-    mean = (share_n * inverse_n).sum()
+    # Without counts the share is 0, and a large gamma gives 0 times infinity.
+    mean = torch.where(counted_n, share_n * inverse_n, 0.0).sum()
     # The mean is 0 only if the tail has no counts.
     relative_n = torch.where(counted_n & (mean > 0), inverse_n / torch.where(mean > 0, mean, 1.0), 1.0)
     return torch.where(tail_n, 1 + alpha * relative_n, 1.0).to(torch.float32)

@@ -265,6 +265,7 @@ _TOML_TYPES = {
     "choice": ((str,), ""),
     "str": ((str, int, float), "a text in quotes"),
     "list": ((list, str), "a list of texts"),
+    "ints": ((list, int, str), "a list of integers"),
     "words": ((list, str), "a list of texts"),
 }
 
@@ -288,7 +289,7 @@ def _from_toml(option: Option, value: Any, where: str) -> list[str]:
         return ["true" if value else "false"]
     if isinstance(value, list):
         texts = list(map(str, value))
-        return texts if option.type == "words" else [",".join(texts)]
+        return texts if option.type == "words" else [_checked(option, ",".join(texts), where)]
     return [_checked(option, str(value), where)]
 
 

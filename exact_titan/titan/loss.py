@@ -18,7 +18,7 @@ from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrappe
 from torchtitan.config import CompileConfig
 
 from exact_titan.dataset.manifest import Manifest
-from exact_titan.errors import InputError
+from exact_titan.errors import InputError, did_you_mean
 from exact_titan.exposure import (
     RULES,
     Buckets,
@@ -34,7 +34,6 @@ from exact_titan.exposure import (
     prior_counts,
 )
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
-from exact_titan.launch.options import did_you_mean
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.cross_entropy import BucketCrossEntropy, BucketSums
 
@@ -260,14 +259,13 @@ class ExactLoss(ChunkedLossWrapper):
         return torch.where(count_n > 0, weight_sum_n / count_n.clamp(min=1), expected_n)
 
     def measure(
-        self, pred: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor, sums: BucketSums
+        self, pred: torch.Tensor, labels: torch.Tensor, index_BL: torch.Tensor, sums: BucketSums
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the plain cross-entropy of a validation batch, and add it to ``sums`` per bucket.
+        """Return the plain cross-entropy of a validation batch, and add it to ``sums`` at ``index_BL``.
 
         No weights apply, and no target is counted.
         """
-        bucket_BL = self.buckets.index(effective_context(positions))
-        return super().__call__(pred, labels, bucket=bucket_BL, sums=sums)
+        return super().__call__(pred, labels, bucket=index_BL, sums=sums)
 
     def start_step(self) -> None:
         """Apply the weights of the refresh that the last :meth:`end_step` started. Call this before each step."""

@@ -22,8 +22,16 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import tail_mass
 from exact_titan.runs.metrics_log import MetricsLog
-from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord, ValidationSet
-from exact_titan.titan.console import train_line, validation_line
+from exact_titan.runs.records import (
+    ContextGain,
+    ContextLosses,
+    Memory,
+    Record,
+    TrainRecord,
+    ValidationRecord,
+    ValidationSet,
+)
+from exact_titan.titan.console import train_line, validation_lines
 from exact_titan.titan.health import Health
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.model.flops import attention_flops, attention_shape, matmul_flops_per_token
@@ -39,12 +47,14 @@ class Validated:
 
     Attributes:
         sums_2n: float64 ``[2, n]`` on the host, cross-entropy sums and target counts (:class:`BucketSums`).
+        context_gain: the context gain by K.
         windows: the validation windows, if they are windows of packed datasets.
-        tokens: tokens of the validation.
-        seconds: duration of the validation.
+        tokens: tokens of the pass with the whole context.
+        seconds: duration of that pass.
     """
 
     sums_2n: torch.Tensor
+    context_gain: dict[str, ContextGain]
     windows: ValidationSet | None
     tokens: int
     seconds: float
@@ -70,9 +80,6 @@ class ExposureMetrics(MetricsProcessor):
 
     attention_pairs: int
     """Query-key pairs of this rank's documents since the last log step. The trainer counts them."""
-
-    finish_validation: Callable[[], Validated]
-    """Called on every rank at the end of a validation. Set by the validator."""
 
     def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any) -> None:
         # Only a terminal shows colours. A log file would get the escape codes.
@@ -167,14 +174,17 @@ class ExposureMetrics(MetricsProcessor):
         )
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
-        """Log a validation. Every rank calls this method. torchtitan's ``loss`` is the mean of the record's losses."""
-        found = self.finish_validation()
+        """Log nothing. torchtitan calls this method after each pass. The validator logs all passes as one record."""
+
+    def log_validated(self, step: int, found: Validated) -> None:
+        """Log a validation. Every rank calls this method."""
         self._show(
             ValidationRecord(
                 step=step,
                 steps=self.health.steps,
                 time=time.time(),
                 losses=self._losses(found.sums_2n),
+                context_gain=found.context_gain,
                 windows=found.windows,
                 seconds=found.seconds,
                 tokens_per_second=found.tokens / found.seconds,
@@ -208,8 +218,9 @@ class ExposureMetrics(MetricsProcessor):
         self.device_memory_monitor.reset_peak_stats()
 
     def _print(self, record: Record) -> None:
-        """Print the line of a record."""
-        logger.info(validation_line(record) if isinstance(record, ValidationRecord) else train_line(record))
+        """Print the lines of a record."""
+        for line in validation_lines(record) if isinstance(record, ValidationRecord) else [train_line(record)]:
+            logger.info(line)
 
     def _losses(self, sums_2n: torch.Tensor) -> ContextLosses:
         buckets = self.exact_loss.buckets

@@ -23,6 +23,7 @@ from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan import start
 from exact_titan.titan.changes import permitted_changes
 from exact_titan.titan.console import FILE_ONLY
+from exact_titan.titan.context_gain import check_pieces
 from exact_titan.titan.destinations import check_destinations
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.titan.loss import ExactLoss, check_config, open_counts
@@ -212,6 +213,8 @@ def _check_sizes(config: RunConfig, ranks: int) -> None:
     num_chunks = config.loss.num_chunks
     if training.seq_len % num_chunks:
         raise InputError(f"loss.num_chunks is {num_chunks}: it must divide training.seq_len ({training.seq_len})")
+    if isinstance(config.validator, ExposureValidator.Config):
+        check_pieces(config.validator.context_gain, window=training.seq_len)
 
 
 def _check_parallelism(config: RunConfig, ranks: int) -> None:

@@ -100,6 +100,14 @@ def test_gamma_0_weights_the_whole_tail_alike():
     ).tolist() == pytest.approx([1, 1.15, 1.15])
 
 
+def test_a_large_gamma_gives_the_mass_to_the_rarest_bucket():
+    """eps ** -60 is infinite. Without a guard the mean would be NaN, and the weights those of gamma 0."""
+    counts, bounds = [9, 5, 1], [0, 8, 16]
+    weights = bucket_weights(torch.tensor(counts), torch.tensor(bounds), threshold=8, gamma=60.0)
+    assert weights.tolist() == pytest.approx(naive_weights(counts, bounds, 8, 0.15, 60.0, 1e-6, 1), rel=1e-6)
+    assert weights[2].item() == pytest.approx(1 + 6 * 0.15)
+
+
 def test_alpha_0_is_exactly_1():
     assert bucket_weights(torch.tensor([9, 5, 1]), torch.tensor([0, 8, 16]), threshold=8, alpha=0.0).tolist() == [
         1,
