@@ -46,7 +46,7 @@ def test_a_run_with_more_processes_than_gpus(tmp_path):
 
 
 def test_a_program_may_start_the_runs_itself(tmp_path, monkeypatch):
-    """The same launcher serves a machine with GPUs: every run gets its own GPU, and a free one after a run has ended."""
+    """Every run gets its own GPU. After the end of a run, the next run gets the free GPU."""
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
 
@@ -70,7 +70,7 @@ def test_a_program_may_start_the_runs_itself(tmp_path, monkeypatch):
     runs = plan(study, tmp_path / "out", where="study.toml")
     start, parallel = machine.starter(runs)
     assert parallel == 2
-    first, second = (start(one, tmp_path / "log") for one in runs[:2])
+    _, second = (start(one, tmp_path / "log") for one in runs[:2])
     second.code = 0
     start(runs[2], tmp_path / "log")
     assert [environment["CUDA_VISIBLE_DEVICES"] for _, _, environment in launched] == ["0", "1", "1"]
@@ -90,8 +90,16 @@ def test_a_background_run_is_the_ordinary_command(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("alpha = 0.5", 'alpha = "high"', "study.toml, stage extension, arm exact: loss.alpha is 'high': it must be a number"),
-        ("alpha = 0.5", "alhpa = 1", "stage extension, arm exact: there is no key loss.alhpa: did you mean loss.alpha?"),
+        (
+            "alpha = 0.5",
+            'alpha = "high"',
+            "study.toml, stage extension, arm exact: loss.alpha is 'high': it must be a number",
+        ),
+        (
+            "alpha = 0.5",
+            "alhpa = 1",
+            "stage extension, arm exact: there is no key loss.alhpa: did you mean loss.alpha?",
+        ),
         ('recipe = "from_scratch"', 'recipe = "from_scrach"', "did you mean from_scratch?"),
         ("seeds = [0, 1]", "", "seeds is missing"),
         ("alpha = 0.5", "alpha = 0.5\n[arms.exact.dataloader]\nseed = 3", "the arm exact sets dataloader.seed"),

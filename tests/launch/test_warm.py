@@ -11,6 +11,7 @@ import pytest
 
 from exact_titan.errors import InputError
 from exact_titan.launch.warm import WarmProcesses, WarmRun, in_new_process, number_of_devices
+from tests.launch import callees
 from tests.titan.test_training import argv
 
 
@@ -22,20 +23,12 @@ def end(run: WarmRun, seconds: float = 60) -> int:
     return code
 
 
-def complain(text: str) -> None:
-    raise InputError(text)
-
-
-def leave() -> None:
-    os._exit(7)
-
-
 def test_a_call_in_a_new_process_returns_the_value_or_the_complaint():
     assert in_new_process(functools.partial(str.upper, "a")) == "A"
-    with pytest.raises(InputError, match="^no such thing$"):
-        in_new_process(functools.partial(complain, "no such thing"))
+    with pytest.raises(InputError, match=r"^no such thing$"):
+        in_new_process(functools.partial(callees.complain, "no such thing"))
     with pytest.raises(RuntimeError, match="exit code 7"):
-        in_new_process(leave)
+        in_new_process(callees.leave)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,7 +10,6 @@ import sys
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from exact_titan.errors import InputError
@@ -46,10 +46,34 @@ def results(out: Path) -> dict[str, list]:
 
 def times(out: Path) -> dict[str, int]:
     """Return the time of change of every file of the runs."""
-    files = [file for folder in ("start", "extension") for file in (out / folder).rglob("*") if file.is_file()]
+    files = [file for file in out.rglob("*") if file.is_file() and file.name not in ("proof.json", ".lock")]
     return {str(file): file.stat().st_mtime_ns for file in files}
 
 
+def test_a_small_study_is_trained_once(dataset, tmp_path, capsys):
+    """One stage, two arms, one seed. Both runs start from the same weights and read the same windows."""
+    change = ("seeds = [0, 1]", "seeds = [3]")
+    file, out = toy.write(tmp_path, dataset.folder, change, text=toy.ONE_STAGE), tmp_path / "out"
+    assert toy.train(file, out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\[1/2\] only, arm \w+, start 0, seed 3: validation \d\.\d{4} at step 4, .*", lines[0])
+    assert "paired: 2 finished runs" in lines
+    assert "  start 0: 2 runs of only from weights of debug.seed 0" in lines
+    assert "  only, arm exact: loss.alpha 0.15 -> 0.5, loss.rule standard -> exact" in lines
+    standard, exact = (losses for _, losses, _ in results(out).values())
+    assert standard[0] == exact[0]
+    assert standard[-1] != exact[-1]
+    before, machine = times(out), toy.ToyMachine(str(file))
+    assert toy.train(file, out, machine) == 0
+    assert machine.started == []
+    assert times(out) == before
+    other = toy.write(tmp_path, dataset.folder, ("seeds = [0, 1]", "seeds = [4]"), text=toy.ONE_STAGE)
+    with pytest.raises(InputError, match=r"has another study: seeds\[0\] is 3 there, and 4 now"):
+        toy.train(other, out)
+    assert times(out) == before
+
+
+@pytest.mark.slow
 def test_the_runs_are_in_their_folders_and_start_from_one_start(unbroken):
     found = read_results(unbroken)
     assert [(run.arm, run.start, run.seed) for run in found.runs] == [
@@ -70,6 +94,7 @@ def test_the_runs_are_in_their_folders_and_start_from_one_start(unbroken):
     assert first["extension/exact/start-0-seed-0"] != first["extension/exact/start-0-seed-1"]
 
 
+@pytest.mark.slow
 def test_the_proof_has_the_start_the_windows_and_the_differences(unbroken, dataset):
     proof = json.loads((unbroken / "proof.json").read_text())
     assert (proof["faults"], proof["notes"]) == ([], [])
@@ -86,6 +111,7 @@ def test_the_proof_has_the_start_the_windows_and_the_differences(unbroken, datas
     assert len(proof["runs"]) == 5
 
 
+@pytest.mark.slow
 def test_a_finished_study_is_left_alone(unbroken, capsys):
     before = times(unbroken)
     machine = toy.ToyMachine("study.toml")
@@ -96,29 +122,6 @@ def test_a_finished_study_is_left_alone(unbroken, capsys):
     assert "all 5 runs are finished: nothing to train" in out
     assert "paired: 5 finished runs" in out
     assert "start 0: 4 runs of extension from" in out
-
-
-@pytest.mark.slow
-def test_a_stopped_study_resumes_to_the_same_results(unbroken, dataset, tmp_path, capsys):
-    """SIGINT comes while the first pair trains."""
-    file = toy.write(tmp_path, dataset.folder)
-
-    def stop(number: int, run: toy.WarmRun) -> None:
-        if number == 3:
-            run.launch.wait_for("step 1/")
-            os.kill(os.getpid(), signal.SIGINT)
-
-    machine = toy.ToyMachine(str(file), on_start=stop)
-    assert toy.train(file, tmp_path / "out", machine) == 75
-    assert len(machine.started) == 3
-    finished = times(tmp_path / "out/start")
-    proof = json.loads((tmp_path / "out/proof.json").read_text())
-    assert 1 <= len(proof["runs"]) < 5
-    again = toy.ToyMachine(str(file))
-    assert toy.train(file, tmp_path / "out", again) == 0
-    assert len(again.started) == 5 - len(proof["runs"])
-    assert times(tmp_path / "out/start") == finished
-    assert results(tmp_path / "out") == results(unbroken)
 
 
 @pytest.mark.slow
@@ -140,6 +143,7 @@ def _stop_at(wanted: int, number: int) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_study(unbroken, dataset, tmp_path):
     file = toy.write(tmp_path, dataset.folder, ("seeds = [0, 1]", "seeds = [0, 2]"))
     before = times(unbroken)
@@ -157,7 +161,7 @@ def test_a_folder_of_another_study(unbroken, dataset, tmp_path):
     assert times(unbroken) == before
 
 
-def test_two_processes_do_not_train_one_study(unbroken, tmp_path, dataset):
+def test_two_processes_do_not_train_one_study(tmp_path):
     held, again = locked(tmp_path / "out"), locked(tmp_path / "out")
     with held, pytest.raises(InputError, match="another process trains the study"), again:
         pass
@@ -176,52 +180,46 @@ def test_a_run_that_fails_is_named_with_its_log(dataset, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_killed_study_resumes_to_the_same_results(unbroken, dataset, tmp_path):
-    """The real command, in forks of the warm process. SIGKILL ends the command, and every run with it."""
-    file = toy.write(tmp_path, dataset.folder)
-    command = [sys.executable, "-m", "exact_titan.cli", "study", "run", str(file), "--out", str(tmp_path / "out")]
+def test_an_interrupted_study_resumes_to_the_same_results(unbroken, dataset, tmp_path):
+    """The real command, in forks of the warm process: Ctrl-C, then SIGKILL, then the end.
+
+    The terminal sends Ctrl-C to all processes of the command's group. SIGKILL ends the command, and every run with it.
+    """
+    file, out, log = toy.write(tmp_path, dataset.folder), tmp_path / "out", tmp_path / "log"
+    command = [sys.executable, "-m", "exact_titan.cli", "study", "run", str(file), "--out", str(out)]
 
     def start() -> "subprocess.Popen[bytes]":
-        with (tmp_path / "log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
+        with log.open("ab") as output:
+            return subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
+
+    def wait_for_a_step(folder: Path) -> None:
+        _wait(lambda: (folder / "metrics.jsonl").exists() and read_records(folder, "train"), running, log)
 
     running = start()
-    first = tmp_path / "out/extension/standard/start-0-seed-0"
-    _wait(lambda: (first / "metrics.jsonl").exists() and read_records(first, "train"), running, tmp_path / "log")
+    wait_for_a_step(out / "start/start-0")
+    os.killpg(running.pid, signal.SIGINT)
+    assert running.wait(60) == 75, log.read_text()
+    assert not _processes(str(out))
+    text = log.read_text()
+    assert "stopped; the same command resumes the study: exact-titan study run" in text
+    assert "Traceback" not in text
+    assert (out / "start/start-0/exit_code").read_text() in ("75\n", "0\n")
+
+    running = start()
+    wait_for_a_step(out / "extension/standard/start-0-seed-0")
     running.kill()
     running.wait()
-    _wait(lambda: not _processes(str(tmp_path / "out")), None, tmp_path / "log")
-    assert not (tmp_path / "out/extension/exact/start-0-seed-1").exists()
-    finished = times(tmp_path / "out/start")
+    _wait(lambda: not _processes(str(out)), None, log)
+    assert not (out / "extension/exact/start-0-seed-1").exists()
+    finished = times(out / "start")
+
     running = start()
-    assert running.wait(240) == 0, (tmp_path / "log").read_text()
-    assert times(tmp_path / "out/start") == finished
-    ours, theirs = results(tmp_path / "out"), results(unbroken)
+    assert running.wait(240) == 0, log.read_text()
+    assert times(out / "start") == finished
+    ours, theirs = results(out), results(unbroken)
     assert ours.keys() == theirs.keys()
-    for name, (validations, losses, targets) in ours.items():
-        assert validations == theirs[name][0], name
-        assert losses == theirs[name][1]
-        np.testing.assert_array_equal(targets, theirs[name][2])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_command_and_its_group_saves_the_runs(dataset, tmp_path, number):
-    """The terminal sends Ctrl-C to all processes of its group."""
-    file = toy.write(tmp_path, dataset.folder, ("steps = 4", "steps = 100000"), ("freq = 2", "freq = 100000"))
-    command = [sys.executable, "-m", "exact_titan.cli", "study", "run", str(file), "--out", str(tmp_path / "out")]
-    with (tmp_path / "log").open("ab") as log:
-        running = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-    first = tmp_path / "out/start/start-0"
-    _wait(lambda: (first / "metrics.jsonl").exists() and read_records(first, "train"), running, tmp_path / "log")
-    os.killpg(running.pid, number)
-    assert running.wait(60) == 75, (tmp_path / "log").read_text()
-    log_text = (tmp_path / "log").read_text()
-    assert "stopped; the same command resumes the study: exact-titan study run" in log_text
-    assert "Traceback" not in log_text
-    assert (first / "exit_code").read_text() == "75\n"
-    assert list((first / "checkpoint").iterdir())
-    assert not _processes(str(tmp_path / "out"))
+    for name in ours:
+        assert ours[name] == theirs[name], name
 
 
 def _wait(condition, process: "subprocess.Popen[bytes] | None", log: Path, seconds: float = 120) -> None:
