@@ -100,4 +100,20 @@ def facts(
             )
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {"run": run, "facts": facts}
+def report(folder: Positional[Path]) -> None:
+    """Report a study: is an arm better than the baseline, with intervals over pairs of runs, tables and figures.
+
+    The command prints the table of the primary outcome. FOLDER/report gets report.html, report.md, the pictures, and a
+    CSV of every number. The report of a study that still trains has the complete pairs.
+
+    Example: exact-titan study report outputs/smollm2-study
+
+    Args:
+        folder: Folder of --out of `exact-titan study run`.
+    """
+    from exact_titan.reports.study import write_report
+
+    print(write_report(folder))
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {"run": run, "report": report, "facts": facts}
