@@ -28,7 +28,7 @@ from exact_titan.packing import Corpus, CorpusSource, pack
 from exact_titan.study.facts import FactTokens
 
 TEXT_VOCAB = 512
-KEYS = VALUES = 64
+KEYS = VALUES = 32
 END_OF_TEXT = "<|endoftext|>"
 HELD_OUT = 0.1
 MOST_CHARACTERS = 2**26
@@ -110,12 +110,12 @@ def plant_facts(
         work = Path(name)
         (work / "tokenizer").mkdir()
         tokenizer.save(str(work / "tokenizer" / "tokenizer.json"))
-        for stage in (Stage("short", short_len, 0.8, 2, 8), Stage("long", long_len, 1.2, 5, 32)):
+        for stage in (Stage("short", short_len, 1.2, 2, 4), Stage("long", long_len, 1.2, 5, 32)):
             folder = work / "tokens" / stage.name
             folder.mkdir(parents=True)
             splits = []
             for split, pool in pools.items():
-                draw = _Draw(pool, stage, fact_tokens, median=2 * long_len / 5, longest=longest, rng=rng)
+                draw = _Draw(pool, stage, fact_tokens, median=2 * stage.window / 5, longest=longest, rng=rng)
                 file = _write(folder / f"{split}.ds", draw.documents(needed[split]))
                 splits.append(CorpusSource(path=str(file), split=split))
             dataset = work / "datasets" / stage.name

@@ -51,6 +51,10 @@ class LlamaSizes:
     vocab_size: int = 0
     """Rows of the embedding. 0: the number of ids of the dataset's tokenizer."""
 
+    max_positions: int = 0
+    """Length of the longest document that the model supports. 0: the window of the run. A model whose later stages have
+    longer windows needs the longest window here."""
+
     rope_theta: float = 500_000.0
     """Base of the rotary embedding."""
 
@@ -61,7 +65,7 @@ class LlamaSizes:
         """Return the architecture with these sizes.
 
         Args:
-            seq_len: number of positions, the window length.
+            seq_len: the window length.
             tokenizer_vocab: number of ids of the dataset's tokenizer, for a ``vocab_size`` of 0.
 
         Raises:
@@ -70,9 +74,14 @@ class LlamaSizes:
         for name in ("dim", "n_layers", "n_heads", "n_kv_heads", "ffn_dim"):
             if getattr(self, name) < 1:
                 raise InputError(f"architecture.{name} is {getattr(self, name)}: it must be 1 or more")
-        for name in ("dim", "n_layers", "ffn_dim", "vocab_size"):
+        for name in ("dim", "n_layers", "ffn_dim", "vocab_size", "max_positions"):
             if getattr(self, name) >= 2**31:
                 raise InputError(f"architecture.{name} is {getattr(self, name)}: no model is that large")
+        if self.max_positions and self.max_positions < seq_len:
+            raise InputError(
+                f"architecture.max_positions is {self.max_positions}: training.seq_len is {seq_len}, "
+                "set it to the longest window of the model's stages"
+            )
         if not 1 < self.rope_theta < math.inf:
             raise InputError(
                 f"architecture.rope_theta is {self.rope_theta}: it must be more than 0, finite, and above 1"
@@ -95,7 +104,7 @@ class LlamaSizes:
             head_dim=self.dim // self.n_heads,
             ffn_dim=self.ffn_dim,
             vocab_size=self.vocab_size or tokenizer_vocab,
-            max_positions=seq_len,
+            max_positions=self.max_positions or seq_len,
             rope_theta=self.rope_theta,
             norm_eps=1e-5,
             tie_embeddings=self.tie_embeddings,
