@@ -168,10 +168,8 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
         padding = 100 * record.padding / (record.windows * manifest.window)
         windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
         print(f"{split:<12} {windows}, {padding:.2f} % padding")
-    report = ExposureReport.of(manifest.splits["train"], manifest.window, default_threshold(manifest.window))
-    print(
-        f"tail share   {100 * report.tail_masses[0]:.1f} % of the targets have a context of {report.tail_start} or more"
-    )
+    report = ExposureReport.of(folder, manifest, "train", threshold=default_threshold(manifest.window))
+    print(f"tail share   {report.tail_percent:.1f} % of the targets have a context of {report.tail_start} or more")
     print(f"folder       {folder}")
     print(f"fingerprint  {manifest.fingerprint[:12]}")
     print(f"time         {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
@@ -184,8 +182,9 @@ def inspect(
     compare: Annotated[bool, FlagCreatePairsOff] = False,
     png: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no figure)")] = None,
     threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
+    rules: Annotated[str, arg(metavar="A,B,...")] = "standard,exact",
 ) -> None:
-    """Show the left context of the targets of a packed dataset, and their loss weights under EXACT.
+    """Show the left context of the targets of a packed dataset, and their loss weights under EXACT and other rules.
 
     Example: exact-titan inspect packed/books-16k --png exposure.png
 
@@ -195,6 +194,7 @@ def inspect(
         compare: Also show the windows that each packing policy would make of the same documents.
         png: Also draw the histogram into this file.
         threshold: First context length of the tail, in tokens.
+        rules: The rules to compare, with commas: the names of --loss.rule.
     """
     from exact_titan.dataset.dataset import split_record
     from exact_titan.dataset.manifest import Manifest
@@ -206,7 +206,7 @@ def inspect(
     manifest = Manifest.read(folder)
     record = split_record(manifest, split, folder)
     start = default_threshold(manifest.window) if threshold is None else threshold
-    report = ExposureReport.of(record, manifest.window, start)
+    report = ExposureReport.of(folder, manifest, split, threshold=start, rules=rules.split(","))
     windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
     title = f"{folder.resolve().name}, {split}: {windows}"
     policies = measure_policies(folder, manifest, split) if compare else []

@@ -20,6 +20,7 @@ import io
 import logging
 import re
 from collections.abc import Callable
+from typing import Any
 
 import tyro
 from torchtitan.config.manager import ConfigManager
@@ -41,26 +42,31 @@ def recipes() -> dict[str, Callable[[], RunConfig]]:
 
 @functools.cache
 def registry() -> tyro.constructors.ConstructorRegistry:
-    """Return the parser's rules: torchtitan's rules, and a list that may be empty."""
+    """Return the parser's rules: torchtitan's rules, and lists that may be empty."""
     rules = tyro.constructors.ConstructorRegistry()
     ConfigManager.register_tyro_rules(rules)
 
     # The last rule of a type wins. torchtitan's rule reads an empty text as a list with one empty entry.
     @rules.primitive_rule
-    def list_of_texts(
+    def list_with_commas(
         info: tyro.constructors.PrimitiveTypeInfo,
-    ) -> tyro.constructors.PrimitiveConstructorSpec[list[str]] | None:
-        if info.type != list[str]:
+    ) -> tyro.constructors.PrimitiveConstructorSpec[list[Any]] | None:
+        if info.type not in _LISTS:
             return None
+        entry, metavar = _LISTS[info.type]
         return tyro.constructors.PrimitiveConstructorSpec(
             nargs=1,
-            metavar="A,B,C,...",
-            instance_from_str=lambda texts: [text for text in texts[0].split(",") if text],
-            is_instance=lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value),
-            str_from_instance=lambda value: [",".join(value)],
+            metavar=metavar,
+            instance_from_str=lambda texts: [entry(text) for text in texts[0].split(",") if text],
+            is_instance=lambda value: isinstance(value, list) and all(isinstance(one, entry) for one in value),
+            str_from_instance=lambda value: [",".join(map(str, value))],
         )
 
     return rules
+
+
+_LISTS: dict[Any, tuple[type, str]] = {list[str]: (str, "A,B,C,..."), list[int]: (int, "1,2,3,...")}
+"""Types of lists: the type of an entry, and the parser's name for a value."""
 
 
 def load_config(argv: list[str]) -> RunConfig:
@@ -72,8 +78,12 @@ def load_config(argv: list[str]) -> RunConfig:
     return config_of(arguments.read(argv))
 
 
-def config_of(given: arguments.Arguments) -> RunConfig:
+def config_of(given: arguments.Arguments, *, where: str | None = None) -> RunConfig:
     """Return the config of checked arguments.
+
+    Args:
+        given: the arguments.
+        where: the file of the arguments, for messages. None: the command line, or the config of the arguments.
 
     Raises:
         InputError: if the config tree refuses a value. The message names the file or the option.
@@ -82,9 +92,9 @@ def config_of(given: arguments.Arguments) -> RunConfig:
     logging.disable(logging.WARNING)
     try:
         recipe = recipes()[given.recipe]
-        if given.file:
+        if given.file and given.options:
             _parse(arguments.tokens(given.file, given.recipe), recipe(), where=str(given.source))
-        where = "command line" if given.options else str(given.source)
+        where = where or ("command line" if given.options else str(given.source))
         return _parse(arguments.tokens(given.file | given.options, given.recipe), recipe(), where=where)
     finally:
         logging.disable(logging.NOTSET)

@@ -29,7 +29,7 @@ _HIDDEN = (
 )
 """Options with one value here, in addition to the options of the parallelisms that preflight refuses."""
 
-_TYPES = {"INT": "int", "FLOAT": "float", "FLOAT|INT": "float", "STR": "str", "A,B,C,...": "list"}
+_TYPES = {"INT": "int", "FLOAT": "float", "FLOAT|INT": "float", "STR": "str", "A,B,C,...": "list", "1,2,3,...": "ints"}
 """Types by the parser's name for a value."""
 
 

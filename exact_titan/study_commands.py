@@ -1,5 +1,7 @@
 """The commands of ``exact-titan study``."""
 
+import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable
@@ -7,6 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 from tyro.conf import Positional, arg
+
+from exact_titan.launch import configs
+from exact_titan.launch.command import COMMAND, check_environment
 
 
 def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -> int:
@@ -20,7 +25,23 @@ def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -
         study: STUDY.toml, or the name of a study that the package ships: smollm2 or paper-llama-3.1-8b.
         out: Folder of the study. A folder of another study is refused.
     """
-    raise NotImplementedError
+    from exact_titan.runs.exit_codes import ExitCode
+    from exact_titan.study import session
+    from exact_titan.study.plan import plan, representatives
+    from exact_titan.study.spec import read_study
+    from exact_titan.study_machine import Machine, run_argv
+
+    check_environment(os.environ)
+    file = configs.find_study(study)
+    read, where = read_study(file), str(file)
+    os.environ[COMMAND] = shlex.join(["exact-titan", "study", "run", study, "--out", str(out)])
+    for one in representatives(plan(read, out, where=where)).values():  # before the import of torch
+        run_argv(one, where=where)
+    machine = Machine(read, where)
+    code = session.run(read, out, where=where, complete=machine.complete, machine=machine.starter)
+    if code == ExitCode.SAVED:
+        print(f"stopped; the same command resumes the study: {os.environ[COMMAND]}", flush=True)
+    return code
 
 
 def facts(
@@ -46,8 +67,8 @@ def facts(
         sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
             or URLs. The command reads the first 64 Mi characters.
         out: New folder for the two datasets.
-        short_len: Window length of FOLDER/short in tokens.
-        long_len: Window length of FOLDER/long in tokens. The median document has 2/5 of this length.
+        short_len: Window length of FOLDER/short in tokens. The median document has 2/5 of the window.
+        long_len: Window length of FOLDER/long in tokens, likewise.
         tokens: Tokens of the training documents of each dataset.
         val_tokens: Tokens of the validation documents of each dataset.
         seed: Seed of the held-out texts, of the documents and of the facts.

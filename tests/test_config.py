@@ -63,6 +63,13 @@ def test_every_kind_of_value_in_a_toml(tmp_path):
     assert config.activation_checkpoint.memory_budget == 0.25
 
 
+def test_a_list_of_integers_in_a_toml_and_on_the_command_line(tmp_path):
+    file = toml(tmp_path, 'recipe = "from_scratch"\n[validator]\ncontext_gain = [1_024, 4096]\n')
+    assert load_config(["--config", file]).validator.context_gain == [1024, 4096]
+    for text, expected in (("512", [512]), ("512,1024", [512, 1024]), ("", [])):
+        assert load_config(["--config", file, "--validator.context_gain", text]).validator.context_gain == expected
+
+
 def test_several_datasets_are_a_list_in_a_toml_and_one_argument_on_the_command_line(tmp_path):
     file = toml(tmp_path, 'recipe = "from_scratch"\n[dataloader]\ndataset_path = ["packed/web=3", "packed/math=1"]\n')
     assert load_config(["--config", file]).dataloader.dataset_path == "packed/web=3,packed/math=1"

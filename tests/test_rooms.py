@@ -35,6 +35,8 @@ ROOMS = [
         "describe_options",
         "commands",
         "study_commands",
+        "study_machine",
+        "study_configs",
         "train",
         "snapshot",
         "cli",

@@ -126,6 +126,39 @@ class PackedDataset:
         """
         return self._locate(k)[2]
 
+    def joint_counts(self) -> torch.Tensor:
+        """Return the supervised targets per bucket of effective context and bucket of packed position.
+
+        The packed position of a target is its index in the window plus 1. The method reads the segments of all windows
+        and no tokens.
+
+        Returns:
+            int64 ``[n, n]`` for n buckets. The sums of the rows are :attr:`counts`.
+
+        Raises:
+            InputError: if the segments of a shard do not give the counts in the manifest.
+        """
+        joint_nn = torch.zeros(len(self.buckets), len(self.buckets), dtype=torch.int64)
+        try:
+            for entry in self.record.shards:
+                shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
+                length_S = np.asarray(shard.segment_length, dtype=np.int64)
+                start_S = np.cumsum(length_S) - length_S
+                first_N = shard.window_segments[:-1]
+                offset_S = start_S - np.repeat(start_S[first_N], np.diff(shard.window_segments))
+                joint_nn += self.buckets.count_joint(torch.from_numpy(length_S), torch.from_numpy(offset_S))
+        except (IndexError, ValueError) as error:
+            raise self._other_segments() from error
+        if not torch.equal(joint_nn.sum(1), self.counts):
+            raise self._other_segments()
+        return joint_nn
+
+    def _other_segments(self) -> InputError:
+        return InputError(
+            f"the segments of {self.folder} are not the segments of its manifest: `exact-titan verify {self.folder}` "
+            f"says what is wrong, copy the dataset again or pack it again"
+        )
+
     def _locate(self, k: int) -> tuple[Shard, np.ndarray, np.ndarray]:
         """Return the shard of window ``k``, and the starts and lengths of the window's segments in the shard."""
         if not 0 <= k < len(self):

@@ -12,18 +12,11 @@ Hence ``sum_T q_b (w_b - 1) = alpha`` exactly (equation 5). The extra mass of th
 how the tail's buckets share the extra mass.
 """
 
-from typing import Literal, get_args
+import math
 
 import torch
 
 from exact_titan.exposure.context import Buckets
-
-Rule = Literal["standard", "exact"]
-"""The rule for the weights of targets.
-
-``standard`` gives every target the weight 1. ``exact`` is the rule above. The paper's other rules (Table 3) belong in
-this type.
-"""
 
 ALPHA = 0.15
 GAMMA = 0.5
@@ -43,11 +36,11 @@ def default_threshold(window: int) -> int:
 
 def check_allocation(*, alpha: float, gamma: float, eps: float, threshold: int, min_count: int = MIN_COUNT) -> None:
     """Raise a ``ValueError`` that names the option if the rule is not defined for a value."""
-    if not alpha >= 0:
-        raise ValueError(f"alpha is {alpha}: the tail's extra weight must be 0 or more")
-    if not gamma >= 0:
-        raise ValueError(f"gamma is {gamma}: the exponent must be 0 or more")
-    if not eps > 0:
+    if not 0 <= alpha < math.inf:
+        raise ValueError(f"alpha is {alpha}: the tail's extra weight must be 0 or more and finite")
+    if not 0 <= gamma < math.inf:
+        raise ValueError(f"gamma is {gamma}: the exponent must be 0 or more and finite")
+    if not 0 < eps < math.inf:
         raise ValueError(f"eps is {eps}: eps keeps the weight of an empty bucket finite and must be more than 0")
     if threshold < 0:
         raise ValueError(f"threshold is {threshold}: a context length is 0 or more")
@@ -97,23 +90,11 @@ def bucket_weights(
     count_n = torch.where(counted_n, counts, 0).to(torch.float64)
     share_n = count_n / count_n.sum().clamp(min=1)
     inverse_n = (share_n + eps) ** -gamma
-    mean = (share_n * inverse_n).sum()
+    # Without counts the share is 0, and a large gamma gives 0 times infinity.
+    mean = torch.where(counted_n, share_n * inverse_n, 0.0).sum()
     # The mean is 0 only if the tail has no counts.
     relative_n = torch.where(counted_n & (mean > 0), inverse_n / torch.where(mean > 0, mean, 1.0), 1.0)
     return torch.where(tail_n, 1 + alpha * relative_n, 1.0).to(torch.float32)
-
-
-def rule_weights(rule: Rule, counts: torch.Tensor, lower_bounds: torch.Tensor, **options: float | int) -> torch.Tensor:
-    """Return the bucket weights, float32 ``[n]``, under ``rule``. The arguments are those of :func:`bucket_weights`.
-
-    Raises:
-        ValueError: if the rule is unknown, or in the cases of :func:`bucket_weights`.
-    """
-    if rule == "standard":
-        return torch.ones_like(counts, dtype=torch.float32)
-    if rule == "exact":
-        return bucket_weights(counts, lower_bounds, **options)  # type: ignore[arg-type]
-    raise ValueError(f"rule is {rule!r}: choose one of {', '.join(get_args(Rule))}")
 
 
 def tail_mass(counts: torch.Tensor, weights: torch.Tensor, lower_bounds: torch.Tensor, *, threshold: int) -> float:

@@ -83,3 +83,25 @@ class Buckets:
         below = [torch.minimum(length_S, bound - 1).clamp(min=0).sum() for bound in bounds[1:]]
         cumulative = torch.stack([torch.zeros_like(length_S.sum()), *below, length_S.sum()])
         return cumulative.diff()
+
+    def count_joint(self, segment_length: torch.Tensor, segment_offset: torch.Tensor) -> torch.Tensor:
+        """Return the number of targets per bucket of effective context (rows) and of packed position (columns).
+
+        The packed position of a target is its index in the window plus 1, the effective context if the window were one
+        document. The method builds no positions.
+
+        Args:
+            segment_length: number of inputs of every visible document segment, integer ``[S]``.
+            segment_offset: index of the first input of every segment in its window, integer ``[S]``.
+
+        Returns:
+            int64 ``[len(self), len(self)]``.
+        """
+        length_S, offset_S = segment_length.to(torch.int64), segment_offset.to(torch.int64)
+        ends = [bound - 1 for bound in self.lower_bounds.tolist()[1:]] + [self.window]
+        # The targets of a segment with a context up to `end` are its first min(n, end) targets. The targets with a
+        # position up to `end` are its first max(end - offset, 0) targets.
+        position_nS = torch.stack([(end - offset_S).clamp(min=0) for end in ends])
+        below = [torch.minimum(position_nS, length_S.clamp(max=end)).sum(1) for end in ends]
+        cumulative = torch.nn.functional.pad(torch.stack(below), (1, 0, 1, 0))
+        return cumulative.diff(dim=0).diff(dim=1)

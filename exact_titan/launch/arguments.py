@@ -215,25 +215,38 @@ def read_toml(path: Path) -> tuple[str, dict[str, list[str]]]:
         raise InputError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
-    recipes = table().recipes
+    return read_tree(tree, where=str(path))
+
+
+def read_tree(tree: dict[str, Any], *, where: str) -> tuple[str, dict[str, list[str]]]:
+    """Return the recipe and the checked settings of a tree of options, as of :func:`read_toml`.
+
+    Args:
+        tree: the content of a TOML. The keys may also be full names, such as ``training.steps``.
+        where: the file, for messages.
+
+    Raises:
+        InputError: naming ``where`` and the key.
+    """
+    recipes, tree = table().recipes, dict(tree)
     if "recipe" not in tree:
-        raise InputError(f'{path}: the key recipe is missing: start with recipe = "NAME", one of {", ".join(recipes)}')
+        raise InputError(f'{where}: the key recipe is missing: start with recipe = "NAME", one of {", ".join(recipes)}')
     recipe = tree.pop("recipe")
     if recipe not in recipes:
         hint = did_you_mean(str(recipe), recipes)
-        raise InputError(f"{path}: recipe is {_shown(recipe)}: give one of the recipes {', '.join(recipes)}{hint}")
+        raise InputError(f"{where}: recipe is {_shown(recipe)}: give one of the recipes {', '.join(recipes)}{hint}")
     settings: dict[str, list[str]] = {}
     for key, value in _flat(tree):
         found = table().find(key)
         if found is None or found[1] is False:
             if isinstance(value, dict) and key.replace("-", "_") in table().sections:
                 continue  # an empty section
-            raise InputError(f"{path}: {_unknown(key)}")
+            raise InputError(f"{where}: {_unknown(key)}")
         option = found[0]
         if option.name in settings:
-            raise InputError(f"{path}: {option.name} is set twice: remove one of the two keys")
-        settings[option.name] = _from_toml(option, value, str(path))
-    _check_policy(settings, {}, recipe, where=str(path))
+            raise InputError(f"{where}: {option.name} is set twice: remove one of the two keys")
+        settings[option.name] = _from_toml(option, value, where)
+    _check_policy(settings, {}, recipe, where=where)
     return recipe, settings
 
 
@@ -252,6 +265,7 @@ _TOML_TYPES = {
     "choice": ((str,), ""),
     "str": ((str, int, float), "a text in quotes"),
     "list": ((list, str), "a list of texts"),
+    "ints": ((list, int, str), "a list of integers"),
     "words": ((list, str), "a list of texts"),
 }
 
@@ -275,7 +289,7 @@ def _from_toml(option: Option, value: Any, where: str) -> list[str]:
         return ["true" if value else "false"]
     if isinstance(value, list):
         texts = list(map(str, value))
-        return texts if option.type == "words" else [",".join(texts)]
+        return texts if option.type == "words" else [_checked(option, ",".join(texts), where)]
     return [_checked(option, str(value), where)]
 
 

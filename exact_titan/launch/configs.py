@@ -1,7 +1,8 @@
 """The configs that the package ships, and the config that a name means.
 
-The files are in ``train_configs``, and the corpora of ``exact-titan pack`` in ``train_configs/corpora``. A wheel has
-the same files. In the repository ``exact_titan/train_configs`` is a link to the folder.
+The files are in ``train_configs``, the corpora of ``exact-titan pack`` in ``train_configs/corpora``, and the studies of
+``exact-titan study run`` in ``studies``. A wheel has the same files. In the repository ``exact_titan/train_configs``
+and ``exact_titan/studies`` are links to the folders.
 """
 
 import functools
@@ -13,6 +14,7 @@ from exact_titan.errors import InputError, did_you_mean
 from exact_titan.launch.options import table
 
 FOLDER = Path(__file__).parents[1] / "train_configs"
+STUDIES = Path(__file__).parents[1] / "studies"
 
 
 @functools.cache
@@ -25,6 +27,12 @@ def shipped() -> dict[str, Path]:
 def shipped_corpora() -> dict[str, Path]:
     """Return the shipped corpora by name."""
     return _tomls(FOLDER / "corpora")
+
+
+@functools.cache
+def shipped_studies() -> dict[str, Path]:
+    """Return the shipped studies by name."""
+    return _tomls(STUDIES)
 
 
 def _tomls(folder: Path) -> dict[str, Path]:
@@ -93,6 +101,22 @@ def find(name: str, *, where: str) -> Source:
     )
 
 
+def find_study(name: str) -> Path:
+    """Return the file of a study: a file, ``NAME.toml`` in the current folder, or a shipped study.
+
+    Raises:
+        InputError: if nothing has this name.
+    """
+    stem = name.removesuffix(".toml")
+    for path in (Path(name), Path(f"{stem}.toml")):
+        if path.is_file():
+            return path
+    if stem in shipped_studies():
+        return shipped_studies()[stem]
+    hint = did_you_mean(stem, shipped_studies()) or f"; the shipped studies are {', '.join(shipped_studies())}"
+    raise InputError(f"{name}: there is no such file or shipped study{hint}")
+
+
 def with_shipped_corpora(sources: Sequence[str]) -> list[str]:
     """Return the sources of ``exact-titan pack`` with the paths of shipped corpora for their bare names.
 
@@ -111,28 +135,30 @@ def with_shipped_corpora(sources: Sequence[str]) -> list[str]:
 
 
 def listing() -> str:
-    """Return one line per recipe, config and corpus: the name, and the first line of its description."""
+    """Return one line per recipe, config, corpus and study: the name, and the first line of its description."""
     configs = {name: _first_line(file) for name, file in shipped().items()}
     corpora = {name: _first_line(file) for name, file in shipped_corpora().items()}
-    width = max(map(len, (*table().recipes, *configs, *corpora)))
+    studies = {name: _first_line(file) for name, file in shipped_studies().items()}
+    width = max(map(len, (*table().recipes, *configs, *corpora, *studies)))
     lines = []
     for title, entries in {
         'Recipes, for `exact-titan train NAME` and for `recipe = "NAME"` in a TOML:': table().recipes,
         "Configs, for `exact-titan train NAME`:": configs,
         "Corpora, for `exact-titan pack NAME`:": corpora,
+        "Studies, for `exact-titan study run NAME`:": studies,
     }.items():
         lines += ["", title, *(f"  {name:<{width}}  {text}" for name, text in entries.items())]
     return "\n".join(lines[1:])
 
 
 def copy(name: str, folder: Path) -> Path:
-    """Copy a shipped config or corpus into a folder. Return the new file.
+    """Copy a shipped config, corpus or study into a folder. Return the new file.
 
     Raises:
         InputError: if nothing of this name is shipped, or if the file exists.
     """
     stem = name.removesuffix(".toml")
-    known = shipped() | shipped_corpora()
+    known = shipped() | shipped_corpora() | shipped_studies()
     if stem not in known:
         recipe = f'; {name} is a recipe: start a TOML with recipe = "{name}"' if name in table().recipes else ""
         raise InputError(

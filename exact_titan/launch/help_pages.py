@@ -35,7 +35,7 @@ _OFTEN = {
         "debug.seed": "seed of the weights of a model from scratch",
     },
     "EXACT": {
-        "loss.rule": "exact, or standard for the plain loss",
+        "loss.rule": "{choices}",
         "loss.alpha": "extra weight of the tail",
         "loss.threshold": "first context of the tail; None: a quarter of the window",
         "loss.refresh_steps": "N: count and recompute the weights every N steps",
@@ -74,6 +74,7 @@ def _often(given: Arguments, usage: str) -> Iterator[str]:
         if usage == TRAIN and number == 0:
             yield f"  {'--nproc':<{width}}  processes on this machine [its GPUs; 1 without a GPU]"
         for name, text in names.items():
+            text = text.replace("{choices}", ", ".join(table().options[name].choices))
             yield f"  {'--' + name:<{width}}  {text} [{_value(given, name)}]"
     yield f"\nExample: {_EXAMPLES[usage]}"
     yield "--help-all shows all options."
@@ -97,7 +98,9 @@ def _form(option: Option) -> str:
     if option.type == "bool":
         section, dot, last = option.name.rpartition(".")
         return f"--{option.name}, --{section}{dot}no_{last}"
-    kind = "|".join(option.choices) or {"list": "A,B,…", "words": "A B …"}.get(option.type, option.type.upper())
+    kind = "|".join(option.choices) or {"list": "A,B,…", "ints": "1,2,…", "words": "A B …"}.get(
+        option.type, option.type.upper()
+    )
     return f"--{option.name} {kind}"
 
 

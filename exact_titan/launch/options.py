@@ -22,8 +22,8 @@ class Option:
 
     Attributes:
         name: name with underscores and with the section, such as ``training.seq_len``.
-        type: ``bool``, ``int``, ``float``, ``str``, ``choice``, ``list`` (one value with commas) or ``words`` (any
-            number of values).
+        type: ``bool``, ``int``, ``float``, ``str``, ``choice``, ``list`` (one value with commas), ``ints`` (the same
+            with integers) or ``words`` (any number of values).
         optional: whether the value may be ``None``.
         choices: all values of a ``choice``.
         policies: the values of ``activation_checkpoint`` that have this option. Empty for all other options.
@@ -47,6 +47,8 @@ class Option:
             return f"{self.name} is {text!r}: choose one of {', '.join(self.choices)}{did_you_mean(text, self.choices)}"
         if self.type == "int" and not _converts(int, text):
             return f"{self.name} is {text!r}: it must be an integer"
+        if self.type == "ints" and not all(_converts(int, one) for one in text.split(",") if one):
+            return f"{self.name} is {text!r}: it must be integers with commas between them"
         if self.type == "float" and not _converts(float, text):
             return f"{self.name} is {text!r}: it must be a number"
         return None

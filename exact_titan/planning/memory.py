@@ -30,7 +30,7 @@ from torchtitan.trainer import Trainer
 from exact_titan.exposure import Buckets, effective_context
 from exact_titan.planning import kernels
 from exact_titan.planning.trace import AllocationTrace, Kind, Peak, Phase
-from exact_titan.titan.loss import BucketSums
+from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.model.attention import varlen_metadata
 from exact_titan.titan.model.flops import matmul_flops_per_token
 

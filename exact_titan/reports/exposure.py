@@ -1,29 +1,37 @@
-"""The exposure histogram of a split: the targets per context bucket, and their loss mass with and without EXACT."""
+"""The exposure histogram of a split: the targets per context bucket, and their loss mass under any rules."""
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
-from exact_titan.dataset.manifest import SplitRecord
-from exact_titan.errors import InputError
-from exact_titan.exposure import Buckets, bucket_weights, tail_mass
+from exact_titan.dataset.dataset import PackedDataset, split_record
+from exact_titan.dataset.manifest import Manifest
+from exact_titan.errors import InputError, did_you_mean
+from exact_titan.exposure import RULES, Buckets, Rule, TargetCounts, tail_mass
 from exact_titan.reports.figures import Bars, bucket_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+DEFAULT_RULES = ("standard", "exact")
+
 
 @dataclass(frozen=True)
 class ExposureReport:
-    """The targets per bucket, their weights and their loss mass under ``standard`` and ``exact``.
+    """The targets per bucket, their expected weights and their expected loss mass under some rules.
 
-    ``exact`` uses the default alpha and gamma.
+    The rules have the default alpha and gamma.
 
     Args:
-        counts: supervised targets per bucket, int64 ``[len(Buckets(window))]``.
+        counts: supervised targets per bucket of effective context, int64 ``[len(Buckets(window))]``.
         window: inputs per window.
         threshold: first context length of the tail, in tokens.
+        rules: names of the rules, in the order of the report.
+        joint: targets per bucket of effective context and of packed position, int64 ``[n, n]``
+            (:meth:`PackedDataset.joint_counts`), if a rule needs the packed positions.
 
     Raises:
         InputError: if no bucket begins at the threshold or after the threshold.
@@ -32,6 +40,8 @@ class ExposureReport:
     counts: torch.Tensor
     window: int
     threshold: int
+    rules: Sequence[str] = DEFAULT_RULES
+    joint: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         highest = int(Buckets(self.window).lower_bounds[-1])
@@ -42,27 +52,22 @@ class ExposureReport:
             )
 
     @classmethod
-    def of(cls, record: SplitRecord, window: int, threshold: int) -> "ExposureReport":
-        """Return the report of a split of a packed dataset."""
-        return cls(torch.tensor(record.bucket_counts, dtype=torch.int64), window, threshold)
+    def of(
+        cls, folder: Path, manifest: Manifest, split: str, *, threshold: int, rules: Sequence[str] = DEFAULT_RULES
+    ) -> "ExposureReport":
+        """Return the report of a split of a packed dataset. Only ``packed_position`` needs the shards.
 
-    @property
-    def weights(self) -> torch.Tensor:
-        """float32 ``[n]``: weight of a target in each bucket under ``exact``."""
-        return bucket_weights(self.counts, Buckets(self.window).lower_bounds, threshold=self.threshold)
-
-    @property
-    def tail_masses(self) -> tuple[float, float]:
-        """The tail's share of the loss mass under ``standard`` and under ``exact``.
-
-        The share under ``standard`` is the tail's share of the targets.
+        Raises:
+            InputError: if a rule is unknown, the dataset has no such split, or a shard is missing or broken.
         """
-        bounds = Buckets(self.window).lower_bounds
-        standard, exact = (
-            tail_mass(self.counts, weights, bounds, threshold=self.threshold)
-            for weights in (torch.ones_like(self.weights), self.weights)
-        )
-        return standard, exact
+        for name in rules:
+            if name not in RULES:
+                raise InputError(f"--rules has {name!r}: choose from {', '.join(RULES)}{did_you_mean(name, RULES)}")
+        counts = torch.tensor(split_record(manifest, split, folder).bucket_counts, dtype=torch.int64)
+        joint = None
+        if any(RULES[name].needs_joint for name in rules):
+            joint = PackedDataset(folder, split, manifest=manifest).joint_counts()
+        return cls(counts, manifest.window, threshold, tuple(dict.fromkeys(rules)), joint)
 
     @property
     def tail_start(self) -> int:
@@ -70,37 +75,85 @@ class ExposureReport:
         bounds = Buckets(self.window).lower_bounds
         return int(bounds[bounds >= self.threshold][0])
 
-    def mass_percent(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return each bucket's loss mass in percent of the total, under ``standard`` and ``exact``: float64 ``[n]``."""
-        standard = self.counts.double()
-        exact = standard * self.weights
-        return 100 * standard / standard.sum(), 100 * exact / exact.sum()
+    @property
+    def tail_percent(self) -> float:
+        """The tail's share of the targets in percent."""
+        return self.tail_mass_percent("standard")
+
+    def tail_mass_percent(self, rule: str) -> float:
+        """Return the tail's share of the loss mass under a rule, in percent."""
+        bounds = Buckets(self.window).lower_bounds
+        return 100 * tail_mass(self.counts, self.weights(rule), bounds, threshold=self.threshold)
+
+    def weights(self, rule: str) -> torch.Tensor:
+        """Return the expected weight of a target in each bucket of effective context under a rule: float64 ``[n]``."""
+        counts = TargetCounts(self.counts, self.joint)
+        found = RULES[rule]
+        weights_n = found.weights(counts, Buckets(self.window).lower_bounds, threshold=self.threshold)
+        return found.mean_weights(counts, weights_n)
+
+    def mass_percent(self, rule: str) -> torch.Tensor:
+        """Return each bucket's loss mass under a rule in percent of the total: float64 ``[n]``."""
+        mass = self.counts * self.weights(rule)
+        return 100 * mass / mass.sum()
 
     def table(self) -> str:
-        """Return the histogram as text."""
-        standard, exact = self.mass_percent()
-        names = f"{'context':>13}  {'targets':>15}  {'share %':>8}  {'weight':>8}"
-        lines = [f"{names}  {'mass % standard':>15}  {'mass % exact':>12}"]
-        rows = zip(Buckets(self.window).labels(), self.counts, self.weights, standard, exact, strict=True)
-        for label, count, weight, plain, weighted in rows:
-            lines.append(f"{label:>13}  {count:>15,}  {plain:>8.2f}  {weight:>8.4f}  {plain:>15.2f}  {weighted:>12.2f}")
-        total = int(self.counts.sum())
-        mean = float((self.counts * self.weights.double()).sum() / total)
-        lines.append(f"{'total':>13}  {total:>15,}  {100:>8.2f}  {mean:>8.4f}  {100:>15.2f}  {100:>12.2f}")
-        plain_tail, exact_tail = (100 * mass for mass in self.tail_masses)
-        lines.append(
-            f"tail (>= {self.tail_start}): share {plain_tail:.1f} %, loss mass standard {plain_tail:.1f} %, "
-            f"exact {exact_tail:.1f} %"
+        """Return the histogram as text. Several weighted rules have a table of the weights and a table of the mass.
+
+        Under some rules the targets of a bucket have different weights. The table then has their mean.
+        """
+        weighted = [rule.name for rule in self._rules if rule.is_weighted]
+        weights = {name: [f"{weight:.4f}" for weight in self._with_mean(name)] for name in weighted}
+        masses = {
+            name: [f"{percent:.2f}" for percent in [*self.mass_percent(name).tolist(), 100]] for name in self.rules
+        }
+        if len(weighted) <= 1:
+            weight = dict(zip(["weight"], weights.values(), strict=False))
+            lines = self._lines(weight | {f"mass % {name}": cells for name, cells in masses.items()})
+        else:
+            lines = ["mean weight of a target", *self._lines(weights), "", "loss mass, %", *self._lines(masses)]
+        tails = ", ".join(f"{name} {self.tail_mass_percent(name):.1f} %" for name in self.rules)
+        lines.append(f"tail (>= {self.tail_start}): share {self.tail_percent:.1f} %, loss mass {tails}")
+        return "\n".join(lines + [note for rule in self._rules for note in _notes(rule)])
+
+    def _with_mean(self, rule: str) -> list[float]:
+        """Return the weight of each bucket, and the mean over all targets."""
+        weights_n = self.weights(rule)
+        return [*weights_n.tolist(), float((self.counts * weights_n).sum() / self.counts.sum())]
+
+    def _lines(self, columns: dict[str, list[str]]) -> list[str]:
+        """Return the rows of all buckets and of the total. The columns stand after context, targets and share."""
+        counts = [*self.counts.tolist(), int(self.counts.sum())]
+        rows = zip(
+            ["context", *Buckets(self.window).labels(), "total"],
+            ["targets", *(f"{count:,}" for count in counts)],
+            ["share %", *(f"{100 * count / counts[-1]:.2f}" for count in counts)],
+            *([header, *cells] for header, cells in columns.items()),
+            strict=True,
         )
-        return "\n".join(lines)
+        widths = [13, 15, 8, *(max(8, len(header)) for header in columns)]
+        return ["  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows]
 
     def figure(self, title: str) -> "Figure":
-        """Draw the loss mass per bucket under both rules side by side."""
-        standard, exact = self.mass_percent()
-        plain_tail, exact_tail = (100 * mass for mass in self.tail_masses)
+        """Draw the loss mass per bucket under the rules side by side."""
+        masses = {name: self.mass_percent(name).tolist() for name in self.rules}
+        tails = [f"{self.tail_mass_percent(name):.1f} % under {name}" for name in self.rules]
+        tails[0] = "tail: " + tails[0].replace(" %", " % of the loss")
         return bucket_figure(
             Buckets(self.window).labels(),
-            [Bars("share of the loss mass, %", {"standard": standard.tolist(), "exact": exact.tolist()}, "%.1f")],
+            [Bars("share of the loss mass, %", masses, "%.1f")],
             threshold=self.tail_start,
-            title=f"{title}\ntail: {plain_tail:.1f} % of the loss under standard, {exact_tail:.1f} % under exact",
+            title="\n".join([title, *(", ".join(tails[k : k + 3]) for k in range(0, len(tails), 3))]),
         )
+
+    @property
+    def _rules(self) -> list[Rule]:
+        return [RULES[name] for name in self.rules]
+
+
+def _notes(rule: Rule) -> Iterator[str]:
+    """Yield how to read the numbers of a rule."""
+    if rule.slot_name:
+        yield f"{rule.name}: {rule.slot_name} decides the weight of a target; the table has the mean of a bucket"
+    if rule.weighted_divisor:
+        yield f"{rule.name}: the loss is divided by the sum of the weights of the step"

@@ -97,12 +97,12 @@ def policy_table(figures: Sequence[PolicyFigures], threshold: int) -> str:
         InputError: if no bucket begins at the threshold or after the threshold.
     """
     reports = [ExposureReport(one.counts, one.window, threshold) for one in figures]
-    shares = [report.mass_percent()[0].tolist() for report in reports]
+    shares = [report.mass_percent("standard").tolist() for report in reports]
     rows = [("targets, % of all", [one.policy for one in figures])]
     for label, row in zip(Buckets(figures[0].window).labels(), zip(*shares, strict=True), strict=True):
         rows.append((label, [f"{share:.2f}" for share in row]))
     rows += [
-        (f"tail (>= {reports[0].tail_start})", [f"{100 * report.tail_masses[0]:.2f}" for report in reports]),
+        (f"tail (>= {reports[0].tail_start})", [f"{report.tail_percent:.2f}" for report in reports]),
         ("windows", [f"{one.windows:,}" for one in figures]),
         ("documents cut", [f"{one.cut:,}" for one in figures]),
         ("documents cut, %", [f"{100 * one.cut / one.documents:.2f}" for one in figures]),

@@ -116,7 +116,8 @@ class TrainRecord:
         time: Unix time in seconds.
         loss: weighted loss of this step alone, over all ranks. With ``max_loss``, the highest mean of a rank.
         losses: plain cross-entropy over the steps since the last log step.
-        weights: weight of a target in each bucket, by ``<lo>-<hi>``.
+        weights: mean weight of the targets of each bucket since the last log step, by ``<lo>-<hi>``. A bucket without
+            targets has the expected weight of its targets.
         tail_loss_mass: share of the loss mass in the tail since the last log step, between 0 and 1.
         learning_rates: learning rate of this step by optimizer, such as ``AdamW``. With several parameter groups by
             ``AdamW/0``, ``AdamW/1``, ….

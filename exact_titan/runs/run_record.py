@@ -130,6 +130,17 @@ def read_record(folder: Path) -> RunRecord | None:
         raise InputError(f"{file} is not a complete record ({error}): restore the file from a copy") from None
 
 
+def options_of(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the values of a config tree by option, such as ``optimizer.lr``."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            flat |= options_of(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
+
+
 def sampled_digest(files: Iterable[Path]) -> str:
     """Return the identity of large weight files without reading all of them.
 

@@ -4,7 +4,8 @@
 2. :mod:`mixture` opens the packed datasets and maps every place of the run to a dataset and a turn. For weighted
    datasets, :mod:`shares` computes the map.
 3. :mod:`order` maps every turn of a dataset to a window: each epoch is a new permutation of the dataset's windows.
-4. :mod:`balance` distributes the windows of an optimizer step over ranks and microbatches with equal attention work.
+4. :mod:`run_order` combines the maps: the window at every place of a run.
+5. :mod:`balance` distributes the windows of an optimizer step over ranks and microbatches with equal attention work.
 
 Words: a *place* is the index of a window in the global order of the run, counted from 0 over all ranks. A *turn* is the
 index of a place among the places of one dataset, counted from 0. Example: the datasets A and B have the weights 2 and

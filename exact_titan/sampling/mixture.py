@@ -86,14 +86,35 @@ class Mixture:
         The sum is rounded: below half a target the count is 0. For one dataset, and for several datasets one after
         another, the counts are the sum of the datasets' counts.
         """
-        total = self._first_places[-1]
         expected_n = [Fraction(0)] * len(self.buckets)
-        for index, dataset in enumerate(self.datasets):
-            scale = Fraction(1)
-            if self.shares is not None:
-                scale = Fraction(self.shares.weights[index] * total, self.shares.period * len(dataset))
+        for dataset, scale in zip(self.datasets, self._scales(), strict=True):
             expected_n = [sum_ + scale * count for sum_, count in zip(expected_n, dataset.counts.tolist(), strict=True)]
         return np.array([round(expected) for expected in expected_n], dtype=np.int64)
+
+    @property
+    def joint_counts(self) -> np.ndarray:
+        """Expected supervised targets per bucket of effective context and of packed position, float64 ``[n, n]``.
+
+        Rows and columns as in :meth:`PackedDataset.joint_counts`, windows as in :attr:`counts`.
+
+        Raises:
+            InputError: if a shard is broken.
+        """
+        scaled = [
+            dataset.joint_counts().numpy() * float(scale)
+            for dataset, scale in zip(self.datasets, self._scales(), strict=True)
+        ]
+        return np.sum(scaled, axis=0)
+
+    def _scales(self) -> list[Fraction]:
+        """Return the factor from the targets of each dataset to the targets in N windows of the run."""
+        if self.shares is None:
+            return [Fraction(1)] * len(self.datasets)
+        total, shares = self._first_places[-1], self.shares
+        return [
+            Fraction(weight * total, shares.period * len(dataset))
+            for weight, dataset in zip(shares.weights, self.datasets, strict=True)
+        ]
 
     @property
     def fingerprint(self) -> str:

@@ -19,7 +19,7 @@ from exact_titan.exposure import default_threshold
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.runs.run_folder import MODEL_FOLDER
-from exact_titan.runs.run_record import RunRecord
+from exact_titan.runs.run_record import RunRecord, options_of
 from exact_titan.titan.loader import CHANGES, order_changes
 from exact_titan.titan.model.decoder import DecoderModel
 from exact_titan.titan.run_config import RunConfig
@@ -207,17 +207,6 @@ def _public(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return {name: _public(one) for name, one in value.items() if not name.startswith("_")}
-
-
-def options_of(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the values of a config tree by option, such as ``optimizer.lr``."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            flat |= options_of(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
-    return flat
 
 
 def _threshold(options: dict[str, Any]) -> int:

@@ -72,14 +72,16 @@ def progress_bar(step: int, steps: int) -> tqdm:
 def train_line(record: TrainRecord) -> str:
     """Return the line of a log step. ``-`` stands for a value that does not exist.
 
-    ``CE`` and ``tail`` are plain cross-entropies since the last log step. ``loss`` is the weighted loss of the step.
-    ``tok/s`` counts the tokens of all ranks. ``MFU`` is left out if the peak of the device is not known.
+    ``CE``, ``tail`` and ``below the tail`` are plain cross-entropies since the last log step. ``loss`` is the weighted
+    loss of the step. ``tok/s`` counts the tokens of all ranks. ``MFU`` is left out if the peak of the device is not
+    known.
     """
     rate = next(iter(record.learning_rates.values()), None)
     parts = [
         f"step {record.step}/{record.steps} {100 * record.step // record.steps} %",
         f"CE {_nats(record.losses.cross_entropy)}",
         f"tail {_nats(record.losses.tail.cross_entropy)}",
+        f"below the tail {_nats(record.losses.below_tail.cross_entropy)}",
         f"loss {_nats(record.loss)} (weighted)",
         f"lr {'-' if rate is None else f'{rate:.1e}'}",
         f"grad {record.grad_norm:.2f}",
@@ -92,13 +94,20 @@ def train_line(record: TrainRecord) -> str:
     return "  ".join(parts)
 
 
-def validation_line(record: ValidationRecord) -> str:
-    """Return the line of a validation. ``-`` stands for a value without targets."""
+def validation_lines(record: ValidationRecord) -> list[str]:
+    """Return the line of a validation, and the line of its context gain. ``-`` stands for a value without targets."""
     losses = record.losses
-    return (
+    lines = [
         f"validation step {record.step}  {losses_text(losses.cross_entropy, losses.tail)}  "
-        f"below the tail {_nats(losses.below_tail.cross_entropy)}  ({losses.targets:,} targets, {record.seconds:.0f} s)"
-    )
+        f"below the tail {_nats(losses.below_tail.cross_entropy)}  ({losses.targets:,} targets, "
+        f"{losses.tail.targets:,} in the tail, {record.seconds:.0f} s)"
+    ]
+    gains = [
+        f"beyond {int(piece):,} tokens {'-' if one.gain is None else f'{one.gain:+.4f}'} "
+        f"({one.targets:,} targets, {one.seconds:.0f} s)"
+        for piece, one in record.context_gain.items()
+    ]
+    return lines + ([f"context gain step {record.step}  {'  '.join(gains)}"] if gains else [])
 
 
 def losses_text(cross_entropy: float | None, tail: Mean) -> str:

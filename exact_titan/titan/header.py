@@ -129,22 +129,26 @@ def _validations(run: Path) -> list[tuple[str, str]]:
 
 def _rule(trainer: Run) -> str:
     loss = trainer.loss_fn
-    options, counts_n = loss.config, loss.counts_n
+    options, counts_n, rule = loss.config, loss.counts_n, loss.rule
     share = float(counts_n[loss.buckets.lower_bounds >= loss.threshold].sum() / counts_n.sum().clamp(min=1))
     tail = f"the tail starts at {loss.threshold:,} tokens of context, {share:.1%} of the targets"
-    if options.rule == "standard":
-        return f"standard (plain loss), {tail}"
+    if not rule.is_weighted:
+        return f"{rule.name} (plain loss), {tail}"
     refresh = f", refreshed every {options.refresh_steps:,} steps" if options.refresh_steps else ""
-    return f"{options.rule}, alpha {options.alpha:g}, gamma {options.gamma:g}, {tail}{refresh}"
+    gamma = rule.fixed.get("gamma", options.gamma)
+    divisor = ", divided by the sum of the weights" if rule.weighted_divisor else ""
+    return f"{rule.name}, alpha {options.alpha:g}, gamma {gamma:g}, {tail}{divisor}{refresh}"
 
 
 def _weights(trainer: Run) -> str:
     loss = trainer.loss_fn
     rows = zip(loss.buckets.labels(), loss.buckets.lower_bounds.tolist(), loss.weights_n.tolist(), strict=True)
     tail = [f"{label} {weight:.3f}" for label, bound, weight in rows if bound >= loss.threshold]
-    if trainer.config.loss.rule == "standard":
+    if not loss.rule.is_weighted:
         return "1 for every target"
-    return f"1 below the tail, {', '.join(tail)}"
+    seed = f" (seed {loss.config._seed})" if loss.rule.needs_places else ""
+    slots = f"by {loss.rule.slot_name}{seed}: " if loss.rule.slot_name else ""
+    return f"{slots}1 below the tail, {', '.join(tail)}"
 
 
 def _data(trainer: Run) -> list[tuple[str, str]]:

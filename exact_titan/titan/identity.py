@@ -8,9 +8,9 @@ from typing import Any
 
 import exact_titan
 from exact_titan.models import hf_config
-from exact_titan.runs.run_record import RunRecord, Start, code_commit
+from exact_titan.runs.run_record import RunRecord, Start, code_commit, options_of
 from exact_titan.sampling.mixture import Mixture
-from exact_titan.titan.changes import config_dict, options_of
+from exact_titan.titan.changes import config_dict
 from exact_titan.titan.model.decoder import DecoderModel
 from exact_titan.titan.run_config import RunConfig
 

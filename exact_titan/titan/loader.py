@@ -16,7 +16,7 @@ from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.sampling.balance import Imbalance, attention_work, deal
 from exact_titan.sampling.mixture import Mixture
-from exact_titan.sampling.order import WindowOrder
+from exact_titan.sampling.run_order import RunOrder
 
 CHANGES = ("dataset", "seed", "global_batch_size", "seq_len", "loss", "model")
 """Names for ``allow_changed``."""
@@ -38,9 +38,9 @@ class PackedDataLoader(BaseDataLoader):
     Reads are synchronous and happen in the training process: a 16K window takes about 50 µs (docs/benchmarks.md). The
     transfer from a worker process would cost more.
 
-    Yields ``({"input", "positions", "cu_seqlens", "max_seqlen"}, labels)``, all on the host: ``input``, ``positions``
-    and ``labels`` are int64 ``[B, L]`` (``IGNORE_INDEX`` is the label without a target), ``cu_seqlens`` is int32
-    ``[n+1]`` over the flattened batch, and ``max_seqlen`` is an int.
+    Yields ``({"input", "positions", "cu_seqlens", "max_seqlen", "places"}, labels)``, all on the host: ``input``,
+    ``positions`` and ``labels`` are int64 ``[B, L]`` (``IGNORE_INDEX`` is the label without a target), ``cu_seqlens``
+    is int32 ``[n+1]`` over the flattened batch, ``max_seqlen`` is an int, and ``places`` is int64 ``[B]``.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -68,7 +68,8 @@ class PackedDataLoader(BaseDataLoader):
         seq_len also permits another RoPE and another number of positions."""
 
         varlen_metadata: bool = True
-        """Yield cu_seqlens and max_seqlen. Off for torchtitan's own trainer: it passes all tensors to the model."""
+        """Yield cu_seqlens, max_seqlen and places. Off for torchtitan's own trainer: it passes all tensors to the
+        model."""
 
         # torchtitan leaves names with an underscore out when it writes a config down.
         _mixture: Annotated[Mixture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
@@ -92,13 +93,7 @@ class PackedDataLoader(BaseDataLoader):
         self.dp_world_size = dp_world_size
         self.dp_rank = dp_rank
         self.local_batch_size = local_batch_size
-        self.orders = [
-            WindowOrder(len(dataset), dataset.manifest.fingerprint, config.seed) for dataset in self.mixture.datasets
-        ]
-        self.places = None if config.infinite else self.mixture.places_once()
-        """Number of places of the run. None: the order has no end."""
-
-        self.shuffled = config.infinite or (self.mixture.shares is not None and len(self.orders) > 1)
+        self.order = RunOrder(self.mixture, seed=config.seed, infinite=config.infinite)
         self.consumed = 0
         """Places in the optimizer steps whose last batch has been yielded, over all ranks."""
 
@@ -112,7 +107,7 @@ class PackedDataLoader(BaseDataLoader):
         """Places of the last batch of this rank."""
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
-        while self.places is None or self.consumed < self.places:
+        while self.order.places is None or self.consumed < self.order.places:
             places_SRB = self._step(self.consumed)
             for round_, places_RB in enumerate(places_SRB, start=1):
                 if round_ == len(places_SRB):
@@ -123,8 +118,8 @@ class PackedDataLoader(BaseDataLoader):
         """Places of the optimizer step that starts at ``first``, int64 ``[rounds, ranks, local_batch_size]``."""
         ranks, batch = self.dp_world_size, self.local_batch_size
         rounds = self.rounds_per_step or 1
-        if self.places is not None:
-            rounds = min(rounds, -(-(self.places - first) // (ranks * batch)))
+        if self.order.places is not None:
+            rounds = min(rounds, -(-(self.order.places - first) // (ranks * batch)))
         places_SRB = np.arange(first, first + rounds * ranks * batch).reshape(rounds, ranks, batch)
         if self.rounds_per_step is None or ranks == 1:
             return places_SRB
@@ -136,18 +131,11 @@ class PackedDataLoader(BaseDataLoader):
 
     def window_at(self, place: int) -> tuple[PackedDataset, int] | None:
         """Return the dataset and the window number at a place of the run. None for a padding place."""
-        found = self._window(place)
+        found = self.order.window(place)
         return None if found is None else (self.mixture.datasets[found[0]], found[1])
 
-    def _window(self, place: int) -> tuple[int, int] | None:
-        """Return the index in the mixture's datasets and the window number at a place. None after the last place."""
-        if self.places is not None and place >= self.places:
-            return None
-        index, turn = self.mixture[place]
-        return index, self.orders[index][turn] if self.shuffled else turn
-
     def _work(self, place: int) -> int:
-        found = self._window(place)
+        found = self.order.window(place)
         if found is None:
             return self.mixture.window**2
         dataset, k = self.mixture.datasets[found[0]], found[1]
@@ -160,7 +148,7 @@ class PackedDataLoader(BaseDataLoader):
         input_BL, labels_BL, positions_BL = (np.empty(shape, dtype=np.int64) for _ in range(3))
         offsets = []
         for row, place in enumerate(places):
-            found = self._window(place)
+            found = self.order.window(place)
             if found is None:
                 input_BL[row], labels_BL[row], positions_BL[row] = 0, IGNORE_INDEX, np.arange(shape[1])
                 cu_seqlens = np.array([0, shape[1]], dtype=np.int32)
@@ -173,7 +161,11 @@ class PackedDataLoader(BaseDataLoader):
         inputs: dict[str, Any] = {"input": torch.from_numpy(input_BL), "positions": torch.from_numpy(positions_BL)}
         if self.config.varlen_metadata:
             packed = np.concatenate([*offsets, [shape[0] * shape[1]]]).astype(np.int32)
-            inputs |= {"cu_seqlens": torch.from_numpy(packed), "max_seqlen": int(np.diff(packed).max())}
+            inputs |= {
+                "cu_seqlens": torch.from_numpy(packed),
+                "max_seqlen": int(np.diff(packed).max()),
+                "places": torch.tensor(places),
+            }
         return inputs, torch.from_numpy(labels_BL)
 
     def state_dict(self) -> dict[str, Any]:

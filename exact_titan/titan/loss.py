@@ -1,159 +1,59 @@
-"""EXACT as a torchtitan loss: the cross-entropy of each target, weighted by the bucket of its effective context.
+"""EXACT as a torchtitan loss: the cross-entropy of each target, weighted by a rule (:mod:`exact_titan.exposure.rules`).
 
 1. :class:`ExactLoss` finds the bucket and the weight of each target of a window, from ``positions``.
 2. torchtitan's chunked loss splits hidden states, labels, buckets and weights along the sequence.
 3. :class:`BucketCrossEntropy` computes the weighted sum of each chunk.
-4. :class:`BucketSums` adds up the plain cross-entropy per bucket for the log.
+4. :class:`BucketSums` adds up the plain cross-entropy per bucket for the log. :class:`ExactLoss` adds up the weights.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 import tyro
 from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, ChunkedLossWrapper
 from torchtitan.config import CompileConfig
 
 from exact_titan.dataset.manifest import Manifest
-from exact_titan.errors import InputError
+from exact_titan.errors import InputError, did_you_mean
 from exact_titan.exposure import (
+    RULES,
     Buckets,
     ExposureCounter,
     Rule,
+    RuleName,
+    TargetCounts,
+    Targets,
     check_allocation,
     default_threshold,
     effective_context,
+    find_rule,
     prior_counts,
-    rule_weights,
 )
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
 from exact_titan.sampling.mixture import Mixture
+from exact_titan.titan.cross_entropy import BucketCrossEntropy, BucketSums
 
-
-def weighted_cross_entropy(
-    logits_BLV: torch.Tensor, labels_BL: torch.Tensor, weights_BL: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``sum_i w_i CE_i`` over the supervised targets, and the plain cross-entropy of each target.
-
-    With weights of 1 the sum and its gradient equal ``F.cross_entropy(reduction="sum")`` bit for bit, because the same
-    kernel does the reduction: the weighted terms are the input of an ``nll_loss`` with one class.
-
-    Args:
-        logits_BLV: any float dtype, converted to float32 as in torchtitan.
-        labels_BL: int64, ``IGNORE_INDEX`` at inputs without a target.
-        weights_BL: float32.
-
-    Returns:
-        The scalar sum, and the detached cross-entropies, float32 ``[B, L]``, 0 at inputs without a target.
-    """
-    labels_T = labels_BL.flatten()
-    ce_T = F.cross_entropy(logits_BLV.flatten(0, 1).float(), labels_T, reduction="none", ignore_index=IGNORE_INDEX)
-    class_T = torch.where(labels_T == IGNORE_INDEX, IGNORE_INDEX, 0)
-    weighted_T1 = (ce_T * weights_BL.flatten()).unsqueeze(1)
-    loss = F.nll_loss(-weighted_T1, class_T, reduction="sum", ignore_index=IGNORE_INDEX)
-    return loss, ce_T.detach().view_as(labels_BL)
-
-
-class BucketSums:
-    """Sums of plain cross-entropy and numbers of targets per bucket. The sums stay on the device until they are read.
-
-    Args:
-        n: number of buckets.
-        device: device of the buffers.
-    """
-
-    def __init__(self, n: int, device: torch.device | str) -> None:
-        # Rows: sum of the cross-entropies, number of targets. float64 holds the counts exactly.
-        self.sums_2n = torch.zeros(2, n, dtype=torch.float64, device=device)
-
-    def add(self, ce_BL: torch.Tensor, index_BL: torch.Tensor, valid_BL: torch.Tensor) -> None:
-        """Add one batch. ``index_BL`` is the bucket of each target.
-
-        The sum is a matrix product, because its order is fixed on CUDA too.
-        """
-        n = self.sums_2n.shape[1]
-        one_hot_Tn = (index_BL.flatten()[:, None] == torch.arange(n, device=index_BL.device)).to(torch.float64)
-        valid_T = valid_BL.flatten().to(torch.float64)
-        self.sums_2n += torch.stack([ce_BL.flatten() * valid_T, valid_T]) @ one_hot_Tn
-
-    def total(self, group: dist.ProcessGroup | None = None) -> torch.Tensor:
-        """Return the sums of all ranks since the last :meth:`take`, float64 ``[2, n]``. Keep the sums. A collective."""
-        total = self.sums_2n.clone()
-        if dist.is_initialized():
-            dist.all_reduce(total, group=group)
-        return total
-
-    def take(self, group: dist.ProcessGroup | None = None) -> torch.Tensor:
-        """Return the sums of all ranks since the last call, float64 ``[2, n]``, and restart from 0. A collective."""
-        return self.take_with(self.sums_2n.new_empty(0), group)[0]
-
-    def take_with(
-        self, extra_m: torch.Tensor, group: dist.ProcessGroup | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Do the same as :meth:`take`, and sum further numbers over the ranks in the same collective.
-
-        Args:
-            extra_m: numbers of this rank, float64 ``[m]``, on the device of the sums.
-            group: the ranks; None: all.
-
-        Returns:
-            The sums, float64 ``[2, n]``, and the sum of ``extra_m`` over the ranks, float64 ``[m]``.
-        """
-        total = torch.cat([self.sums_2n.flatten(), extra_m])
-        self.sums_2n.zero_()
-        if dist.is_initialized():
-            dist.all_reduce(total, group=group)
-        sums, summed_m = total.split([self.sums_2n.numel(), extra_m.numel()])
-        return sums.view_as(self.sums_2n), summed_m
-
-
-class BucketCrossEntropy(BaseLoss):
-    """The loss of one chunk of logits. The loss is plain cross-entropy if the caller gives no weights."""
-
-    @dataclass(kw_only=True, slots=True)
-    class Config(BaseLoss.Config):
-        pass
-
-    def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
-        self.fn = weighted_cross_entropy
-        self._maybe_compile(compile_config)
-
-    def __call__(
-        self,
-        pred: torch.Tensor,
-        labels: torch.Tensor,
-        global_valid_tokens: torch.Tensor | None = None,
-        *,
-        weights: torch.Tensor | None = None,
-        bucket: torch.Tensor | None = None,
-        sums: BucketSums | None = None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return ``sum w CE / global_valid_tokens``. The plain cross-entropies are added to ``sums`` by ``bucket``."""
-        if weights is None:
-            weights = torch.ones_like(labels, dtype=torch.float32)
-        loss, ce = self.fn(pred, labels, weights)
-        if sums is not None and bucket is not None:
-            sums.add(ce, bucket, labels != IGNORE_INDEX)
-        if global_valid_tokens is not None:
-            loss = loss / global_valid_tokens
-        return loss, {}
+_RULE_HELP = f"Weighting rule of the targets: {', '.join(f'{rule.name} ({rule.summary})' for rule in RULES.values())}."
 
 
 class ExactLoss(ChunkedLossWrapper):
-    """``sum_i m_i w_b(i) CE_i / sum_i m_i`` over the optimizer step, in chunks of the sequence (EXACT, equation 6).
+    """``sum_i m_i w_i CE_i / sum_i m_i`` over the optimizer step, in chunks of the sequence (EXACT, equation 6).
+
+    The rule gives each target a slot and each slot a weight: ``w_i = weights_n[rule.slot(…)]``. The weights come from
+    the bucket counts of the packed dataset. For a mixture they come from the expected counts of the mixture.
 
     The divisor is torchtitan's ``global_valid_tokens``: the supervised targets of the step, over all ranks and
-    accumulation steps. The weights come from the bucket counts of the packed dataset. For a mixture they come from the
-    expected counts of the mixture.
+    accumulation steps. A rule with a weighted divisor divides by ``sum_i m_i w_i`` of the same targets. The trainer
+    sums :meth:`weight_sum` over the ranks before the first microbatch, and sets :attr:`divisor`.
 
     With ``refresh_steps`` the targets of the training are counted as well. Every ``refresh_steps`` steps the weights
     are recomputed from all targets counted so far, added to the counts of the dataset (:func:`prior_counts`). The sum
-    over the ranks starts at the end of one step. Every rank applies the new weights before the next step.
+    over the ranks starts at the end of one step. Every rank applies the new weights before the next step. The joint
+    counts of contexts and packed positions stay those of the dataset.
 
     torchtitan's own validator calls the loss without ``positions``, in no-grad mode. The loss is then the plain
     cross-entropy. A call without ``positions`` in training is refused.
@@ -167,8 +67,7 @@ class ExactLoss(ChunkedLossWrapper):
         """Packed dataset whose training split gives the bucket counts for the weights. Or several datasets, mixed as in
         the dataloader. Empty: the datasets of the dataloader."""
 
-        rule: Rule = "exact"
-        """Weighting rule of the targets: standard (all 1) or exact."""
+        rule: Annotated[RuleName, tyro.conf.arg(help=_RULE_HELP)] = "exact"
 
         alpha: float = ALPHA
         """Mean extra weight of the tail's targets (the paper's value)."""
@@ -195,11 +94,21 @@ class ExactLoss(ChunkedLossWrapper):
         _changed: Annotated[bool, tyro.conf.Suppress] = field(default=False, repr=False, compare=False)
         """The checkpoint of a resume was trained with other options of the loss. Set by preflight."""
 
+        _seed: Annotated[int, tyro.conf.Suppress] = field(default=0, repr=False, compare=False)
+        """Seed of the order of the windows, for a rule with draws. Set by preflight."""
+
+    places_B: torch.Tensor | None = None
+    """Place in the run of each window of the next microbatch, int64 ``[B]``. Set by the trainer."""
+
+    divisor: torch.Tensor | None = None
+    """Sum of the weights of the optimizer step's targets over all ranks, float32 scalar. Set by the trainer."""
+
     def __init__(self, config: Config, *, compile_config: CompileConfig | None = None) -> None:
         super().__init__(config, compile_config=compile_config)
         mixture = open_counts(config)
         self.threshold = check_config(config, window=mixture.window)
         self.config = config
+        self.rule = RULES[config.rule]
         self.fingerprint = mixture.fingerprint
         self.buckets: Buckets = mixture.buckets
         # On the device of the counts. Otherwise a refresh would copy the bounds to the device and wait for the copy.
@@ -207,7 +116,19 @@ class ExactLoss(ChunkedLossWrapper):
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
         self.counts_n = torch.from_numpy(mixture.counts)
-        self.weights_n = self._weights(self.counts_n)
+        joint_nn = torch.from_numpy(mixture.joint_counts) if self.rule.needs_joint else None
+        self.counts = TargetCounts(self.counts_n, joint_nn)
+        """The distribution that the weights in force follow."""
+
+        self.weights_n = self._weights(self.counts)
+        if not self.weights_n.isfinite().all():
+            raise InputError(
+                f"loss.alpha is {config.alpha} and loss.gamma is {config.gamma}: the weights of {config.dataset_path} "
+                f"are not finite: lower these values"
+            )
+        self.weight_sums_n = torch.zeros(len(self.buckets), dtype=torch.float64)
+        """Sum of the weights of this rank's targets per bucket of effective context since the last log step."""
+
         self.prior_n = prior_counts(self.counts_n, window=mixture.window)
         self._refresh_due = False
 
@@ -216,15 +137,16 @@ class ExactLoss(ChunkedLossWrapper):
         if self.weights_n.device != device:
             self.weights_n = self.weights_n.to(device)
             self.lower_bounds_n = self.lower_bounds_n.to(device)
+            self.counts = self.counts.to(device)
             self.prior_n = self.prior_n.to(device)
             self.sums.sums_2n = self.sums.sums_2n.to(device)
+            self.weight_sums_n = self.weight_sums_n.to(device)
             self.counter = ExposureCounter(self.buckets, device)
 
-    def _weights(self, counts_n: torch.Tensor) -> torch.Tensor:
+    def _weights(self, counts: TargetCounts) -> torch.Tensor:
         config = self.config
-        return rule_weights(
-            config.rule,
-            counts_n,
+        return self.rule.weights(
+            counts,
             self.lower_bounds_n,
             threshold=self.threshold,
             alpha=config.alpha,
@@ -232,6 +154,30 @@ class ExactLoss(ChunkedLossWrapper):
             eps=config.eps,
             min_count=config.min_count,
         )
+
+    def _allocate(self, context_n: torch.Tensor) -> None:
+        """Take another distribution of the effective contexts, and the weights that follow from the distribution."""
+        self.counts = replace(self.counts, context_n=context_n)
+        self.weights_n.copy_(self._weights(self.counts))
+
+    def _weigh(self, positions: torch.Tensor, places_B: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the bucket of the effective context of every target, int64 ``[B, L]``, and its weight, float32."""
+        bucket_BL = self.buckets.index(effective_context(positions))
+        targets = Targets(bucket_BL, self.buckets, self.counts, places_B, self.config._seed)
+        return bucket_BL, self.weights_n[self.rule.slot(targets)]
+
+    def weight_sum(self, batches: Iterable[tuple[dict[str, Any], torch.Tensor]]) -> torch.Tensor:
+        """Return the sum of the weights of the supervised targets of some microbatches, float64 scalar on the device.
+
+        Args:
+            batches: batches of the dataloader, on any device.
+        """
+        device = self.weights_n.device
+        total = torch.zeros((), dtype=torch.float64, device=device)
+        for inputs, labels in batches:
+            _, weights_BL = self._weigh(inputs["positions"].to(device), inputs["places"].to(device))
+            total += torch.where(labels.to(device) != IGNORE_INDEX, weights_BL, 0.0).sum(dtype=torch.float64)
+        return total
 
     def __call__(
         self,
@@ -252,8 +198,8 @@ class ExactLoss(ChunkedLossWrapper):
                 validation: plain cross-entropy.
 
         Raises:
-            InputError: if a training step gives no positions, or if its windows have another length than the windows of
-                ``dataset_path``.
+            InputError: if a training step gives no positions, if its windows have another length than the windows of
+                ``dataset_path``, or if the trainer does not set ``places_B`` or ``divisor`` and the rule needs them.
         """
         if positions is None:
             # A loss without gradients trains nothing. Without this check a training without positions would silently
@@ -272,35 +218,60 @@ class ExactLoss(ChunkedLossWrapper):
                 f"but the loss gets {labels.shape[1]} tokens of a window: set training.seq_len to the window of the "
                 f"dataset, and leave parallelism.context_parallel_degree at 1"
             )
+        rule = self.rule
+        if (rule.needs_places and self.places_B is None) or (rule.weighted_divisor and self.divisor is None):
+            raise InputError(f"loss.rule is {rule.name}: {NEEDS_OWN_TRAINER}")
         self.to(labels.device)
-        bucket_BL = self.buckets.index(effective_context(positions))
+        bucket_BL, weights_BL = self._weigh(positions, self.places_B)
+        valid_BL = labels != IGNORE_INDEX
         if self.config.refresh_steps:
-            self.counter.add_index(bucket_BL, labels != IGNORE_INDEX)
+            self.counter.add_index(bucket_BL, valid_BL)
+        self.weight_sums_n += _sums_by_bucket(weights_BL, bucket_BL, valid_BL, len(self.buckets))
         return super().__call__(
             pred,
             labels,
-            global_valid_tokens,
-            weights=self.weights_n[bucket_BL],
+            self.divisor if rule.weighted_divisor else global_valid_tokens,
+            weights=weights_BL,
             bucket=bucket_BL,
             sums=self.sums,
             **loss_inputs,
         )
 
+    def take_weight_sums(self) -> torch.Tensor:
+        """Return the sums of the weights of this rank's targets per bucket since the last call, and restart from 0.
+
+        float64 ``[n]`` on the device of the loss.
+        """
+        taken_n = self.weight_sums_n.clone()
+        self.weight_sums_n.zero_()
+        return taken_n
+
+    def mean_weights(self, count_n: torch.Tensor, weight_sum_n: torch.Tensor) -> torch.Tensor:
+        """Return the mean weight of the targets of each bucket of effective context, float64 ``[n]`` on the host.
+
+        A bucket without targets has the expected weight of its targets under the weights in force.
+
+        Args:
+            count_n: targets per bucket on the host.
+            weight_sum_n: sum of their weights, float64 on the host.
+        """
+        expected_n = self.rule.mean_weights(self.counts, self.weights_n).cpu()
+        return torch.where(count_n > 0, weight_sum_n / count_n.clamp(min=1), expected_n)
+
     def measure(
-        self, pred: torch.Tensor, labels: torch.Tensor, positions: torch.Tensor, sums: BucketSums
+        self, pred: torch.Tensor, labels: torch.Tensor, index_BL: torch.Tensor, sums: BucketSums
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """Return the plain cross-entropy of a validation batch, and add it to ``sums`` per bucket.
+        """Return the plain cross-entropy of a validation batch, and add it to ``sums`` at ``index_BL``.
 
         No weights apply, and no target is counted.
         """
-        bucket_BL = self.buckets.index(effective_context(positions))
-        return super().__call__(pred, labels, bucket=bucket_BL, sums=sums)
+        return super().__call__(pred, labels, bucket=index_BL, sums=sums)
 
     def start_step(self) -> None:
         """Apply the weights of the refresh that the last :meth:`end_step` started. Call this before each step."""
         if self._refresh_due:
             self.counter.finish_reduce()
-            self.weights_n.copy_(self._weights(self.prior_n + self.counter.reduced))
+            self._allocate(self.prior_n + self.counter.reduced)
             self._refresh_due = False
 
     def end_step(self, step: int) -> None:
@@ -315,9 +286,14 @@ class ExactLoss(ChunkedLossWrapper):
         A collective: every rank calls it, and every rank gets the sums over all ranks.
         """
         self.counter.reduce()
+        weight_sums_n = self.weight_sums_n.clone()
+        if dist.is_initialized():
+            dist.all_reduce(weight_sums_n)
         return {
             "fingerprint": self.fingerprint,
             "weights": self.weights_n.tolist(),
+            "weighted_counts": self.counts.context_n.tolist(),
+            "weight_sums": weight_sums_n.tolist(),
             "refresh_due": self._refresh_due,
             "counts": self.counter.state_dict()["counts"].tolist(),
             "sums": self.sums.total().tolist(),
@@ -333,16 +309,34 @@ class ExactLoss(ChunkedLossWrapper):
             return
         device = self.weights_n.device
         self.counter.load_state_dict({"counts": torch.tensor(state["counts"], device=device)})
+        sums_2n = torch.tensor(state["sums"], dtype=torch.float64, device=device)
+        weights_n = torch.tensor(state["weights"], device=device)
+        # A checkpoint from before the rules with other slots has no sums of weights.
+        weight_sums = state.get("weight_sums", (sums_2n[1] * weights_n).tolist())
         # One rank takes the sum over all ranks, and the others start from 0.
         if not dist.is_initialized() or dist.get_rank() == 0:
-            self.sums.sums_2n.copy_(torch.tensor(state["sums"], dtype=torch.float64))
+            self.sums.sums_2n.copy_(sums_2n)
+            self.weight_sums_n.copy_(torch.tensor(weight_sums, dtype=torch.float64))
         if not self.config.refresh_steps:
             return
         if self.config._changed:  # the weights of the checkpoint follow from other options
-            self.weights_n.copy_(self._weights(self.prior_n + torch.tensor(state["counts"], device=device)))
+            self._allocate(self.prior_n + torch.tensor(state["counts"], device=device))
         else:
-            self.weights_n.copy_(torch.tensor(state["weights"]))
+            if "weighted_counts" in state:
+                self._allocate(torch.tensor(state["weighted_counts"], device=device))
+            self.weights_n.copy_(weights_n)
             self._refresh_due = state["refresh_due"]
+
+
+NEEDS_OWN_TRAINER = (
+    "this rule needs exact_titan's own trainer (python -m exact_titan.train): choose another rule, such as exact"
+)
+
+
+def _sums_by_bucket(value_BL: torch.Tensor, index_BL: torch.Tensor, valid_BL: torch.Tensor, n: int) -> torch.Tensor:
+    """Return the sum of the supervised targets' values per bucket, float64 ``[n]``. The order of the sum is fixed."""
+    one_hot_Tn = (index_BL.flatten()[:, None] == torch.arange(n, device=index_BL.device)).to(torch.float64)
+    return torch.where(valid_BL, value_BL, 0.0).flatten().to(torch.float64) @ one_hot_Tn
 
 
 def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] | None = None) -> Mixture:
@@ -365,12 +359,25 @@ def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] 
     return mixture
 
 
+def checked_rule(name: str) -> Rule:
+    """Return the rule of a name.
+
+    Raises:
+        InputError: if there is no such rule. The message names all rules.
+    """
+    try:
+        return find_rule(name)
+    except ValueError as error:
+        raise InputError(f"loss.{error}{did_you_mean(name, RULES)}") from None
+
+
 def check_config(config: ExactLoss.Config, *, window: int) -> int:
     """Refuse option values outside the definition of the method. Return the threshold of the run, in tokens.
 
     Raises:
         InputError: naming the option.
     """
+    checked_rule(config.rule)
     threshold = default_threshold(window) if config.threshold is None else config.threshold
     if not 0 < threshold <= Buckets(window).lower_bounds[-1]:
         raise InputError(

@@ -22,8 +22,16 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import tail_mass
 from exact_titan.runs.metrics_log import MetricsLog
-from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord, ValidationSet
-from exact_titan.titan.console import train_line, validation_line
+from exact_titan.runs.records import (
+    ContextGain,
+    ContextLosses,
+    Memory,
+    Record,
+    TrainRecord,
+    ValidationRecord,
+    ValidationSet,
+)
+from exact_titan.titan.console import train_line, validation_lines
 from exact_titan.titan.health import Health
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.model.flops import attention_flops, attention_shape, matmul_flops_per_token
@@ -39,12 +47,14 @@ class Validated:
 
     Attributes:
         sums_2n: float64 ``[2, n]`` on the host, cross-entropy sums and target counts (:class:`BucketSums`).
+        context_gain: the context gain by K.
         windows: the validation windows, if they are windows of packed datasets.
-        tokens: tokens of the validation.
-        seconds: duration of the validation.
+        tokens: tokens of the pass with the whole context.
+        seconds: duration of that pass.
     """
 
     sums_2n: torch.Tensor
+    context_gain: dict[str, ContextGain]
     windows: ValidationSet | None
     tokens: int
     seconds: float
@@ -70,9 +80,6 @@ class ExposureMetrics(MetricsProcessor):
 
     attention_pairs: int
     """Query-key pairs of this rank's documents since the last log step. The trainer counts them."""
-
-    finish_validation: Callable[[], Validated]
-    """Called on every rank at the end of a validation. Set by the validator."""
 
     def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any) -> None:
         # Only a terminal shows colours. A log file would get the escape codes.
@@ -127,20 +134,21 @@ class ExposureMetrics(MetricsProcessor):
             extra_metrics: torchtitan's tokens of all ranks, ``n_tokens_seen``, and learning rates, ``lr/<name>``.
         """
         loss, extra = self.exact_loss, extra_metrics or {}
-        extra_m = torch.tensor(
+        own_m = torch.tensor(
             [self.ntokens_since_last_log, self.attention_pairs, *self.health.local_times()],
             dtype=torch.float64,
             device=loss.sums.sums_2n.device,
         )
+        extra_m = torch.cat([own_m, loss.take_weight_sums()])
         sums_2n, summed_m = (summed.cpu() for summed in loss.sums.take_with(extra_m))
-        tokens, pairs, *times = summed_m.tolist()
+        (tokens, pairs, *times), weight_sums_n = summed_m[: len(own_m)].tolist(), summed_m[len(own_m) :]
         seconds = time.perf_counter() - self.time_last_log
         self.num_flops_per_token = (
             self.matmul_flops_per_token + attention_flops(int(pairs), **self.attention_shape) / tokens
         )
         flops = self.num_flops_per_token * tokens / seconds / dist.get_world_size()
-        weights_n = loss.weights_n.cpu()
-        labels = loss.buckets.labels()
+        weights_n = loss.mean_weights(sums_2n[1], weight_sums_n)
+        labels, bounds = loss.buckets.labels(), loss.buckets.lower_bounds
         rates = {name.removeprefix("lr/"): rate for name, rate in extra.items() if name.startswith("lr/")}
         self._show(
             TrainRecord(
@@ -151,7 +159,7 @@ class ExposureMetrics(MetricsProcessor):
                 max_loss=global_max_loss,
                 losses=self._losses(sums_2n),
                 weights=dict(zip(labels, weights_n.tolist(), strict=True)),
-                tail_loss_mass=tail_mass(sums_2n[1], weights_n, loss.buckets.lower_bounds, threshold=loss.threshold),
+                tail_loss_mass=tail_mass(sums_2n[1], weights_n, bounds, threshold=loss.threshold),
                 learning_rates=rates,
                 grad_norm=grad_norm,
                 tokens_seen=int(extra.get("n_tokens_seen", 0)),
@@ -166,14 +174,17 @@ class ExposureMetrics(MetricsProcessor):
         )
 
     def log_validation(self, loss: float, step: int, extra_metrics: dict[str, Any] | None = None) -> None:
-        """Log a validation. Every rank calls this method. torchtitan's ``loss`` is the mean of the record's losses."""
-        found = self.finish_validation()
+        """Log nothing. torchtitan calls this method after each pass. The validator logs all passes as one record."""
+
+    def log_validated(self, step: int, found: Validated) -> None:
+        """Log a validation. Every rank calls this method."""
         self._show(
             ValidationRecord(
                 step=step,
                 steps=self.health.steps,
                 time=time.time(),
                 losses=self._losses(found.sums_2n),
+                context_gain=found.context_gain,
                 windows=found.windows,
                 seconds=found.seconds,
                 tokens_per_second=found.tokens / found.seconds,
@@ -207,8 +218,9 @@ class ExposureMetrics(MetricsProcessor):
         self.device_memory_monitor.reset_peak_stats()
 
     def _print(self, record: Record) -> None:
-        """Print the line of a record."""
-        logger.info(validation_line(record) if isinstance(record, ValidationRecord) else train_line(record))
+        """Print the lines of a record."""
+        for line in validation_lines(record) if isinstance(record, ValidationRecord) else [train_line(record)]:
+            logger.info(line)
 
     def _losses(self, sums_2n: torch.Tensor) -> ContextLosses:
         buckets = self.exact_loss.buckets

@@ -25,7 +25,7 @@ from torchtitan.models.common.attention import VarlenAttention
 from exact_titan.errors import InputError
 from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.loader import PackedDataLoader
-from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.loss import NEEDS_OWN_TRAINER, ExactLoss, checked_rule
 from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.model.attention import DocumentAttention, Implementation
 
@@ -38,11 +38,18 @@ def exact_loss(config: ChunkedLossWrapper.Config, *, dataset_path: str, **option
     """Replace torchtitan's chunked cross-entropy by the EXACT loss. The options are those of :class:`ExactLoss.Config`.
 
     Raises:
-        InputError: if ``refresh_steps`` is set. Only exact_titan's trainer can refresh and checkpoint the weights.
+        InputError: if ``refresh_steps`` is set, or if the rule is unknown or needs more than torchtitan's trainer gives
+            to a loss. Only exact_titan's trainer can refresh and checkpoint the weights, give the loss the places of
+            the windows (``random``), and sum the weights of a step before its first microbatch
+            (``normalized_exact``).
     """
     if options.get("refresh_steps"):
         raise InputError("refresh_steps needs exact_titan's own trainer (python -m exact_titan.train): leave it at 0")
-    return ExactLoss.Config(dataset_path=dataset_path, **{"num_chunks": config.num_chunks, **options})
+    loss = ExactLoss.Config(dataset_path=dataset_path, **{"num_chunks": config.num_chunks, **options})
+    rule = checked_rule(loss.rule)
+    if rule.needs_places or rule.weighted_divisor:
+        raise InputError(f"loss.rule is {rule.name}: {NEEDS_OWN_TRAINER}")
+    return loss
 
 
 @override(target=BaseDataLoader.Config, fqns=["dataloader"], description="packed dataset")

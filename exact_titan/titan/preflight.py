@@ -23,6 +23,7 @@ from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan import start
 from exact_titan.titan.changes import permitted_changes
 from exact_titan.titan.console import FILE_ONLY
+from exact_titan.titan.context_gain import check_pieces
 from exact_titan.titan.destinations import check_destinations
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.titan.loss import ExactLoss, check_config, open_counts
@@ -164,7 +165,7 @@ def _with_counts(
     loss: ExactLoss.Config, loader: PackedDataLoader.Config, mixture: Mixture, seq_len: int
 ) -> ExactLoss.Config:
     """Return the loss's config with its open datasets. By default these are the datasets of the run."""
-    loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path)
+    loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path, _seed=loader.seed)
     if loss.dataset_path == mixture.dataset_path and mixture.split == "train":
         loss = replace(loss, _mixture=mixture)
     counted = open_counts(loss, manifests=mixture.manifests)
@@ -212,6 +213,8 @@ def _check_sizes(config: RunConfig, ranks: int) -> None:
     num_chunks = config.loss.num_chunks
     if training.seq_len % num_chunks:
         raise InputError(f"loss.num_chunks is {num_chunks}: it must divide training.seq_len ({training.seq_len})")
+    if isinstance(config.validator, ExposureValidator.Config):
+        check_pieces(config.validator.context_gain, window=training.seq_len)
 
 
 def _check_parallelism(config: RunConfig, ranks: int) -> None:

@@ -22,8 +22,8 @@ from exact_titan.errors import InputError
 from exact_titan.exposure import effective_context
 from exact_titan.runs.records import ValidationSet, Weights
 from exact_titan.runs.target_losses import TargetLosses, write_target_losses
+from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.loader import PackedDataLoader
-from exact_titan.titan.loss import BucketSums
 
 
 class TargetSums(BucketSums):

@@ -175,6 +175,7 @@ def _validation_scalars(record: ValidationRecord) -> dict[str, float]:
     tags = {
         "validation_metrics/loss": record.losses.cross_entropy,
         **_by_context(record.losses, "validation_loss_by_context"),
+        **{f"validation_context_gain/{piece}": found.gain for piece, found in record.context_gain.items()},
         "validation_metrics/seconds": record.seconds,
         "validation_metrics/tokens_per_second": record.tokens_per_second,
         **_memory(record.memory, "validation_metrics/memory"),

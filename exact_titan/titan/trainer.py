@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torchtitan.components.dataloader import DataloaderExhaustedError
+from torchtitan.distributed import utils as dist_utils
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 from tqdm import tqdm
@@ -38,6 +39,8 @@ from exact_titan.titan.validate import ExposureValidator
 # torchtitan's own command also builds this trainer (--module exact_titan), without exact_titan.train.
 torch_versions.install()
 cpu.install()
+
+_Batches = Iterator[tuple[dict[str, Any], torch.Tensor]]
 
 _NAMED_WINDOWS = 4
 """Number of windows whose documents the message about a non-finite value names."""
@@ -246,11 +249,12 @@ class ExactTrainer(Trainer):
         return inputs, labels, {"positions": positions, "attention_masks": masks}
 
     def forward_backward_step(self, **batch: Any) -> torch.Tensor:
-        """Run one microbatch as torchtitan does, and pass its loss to the detector.
+        """Run one microbatch as torchtitan does: its places go to the loss, and its loss goes to the detector.
 
         The time after the last microbatch of a step belongs to the optimizer.
         """
         self.clock.begin("forward_backward")
+        self.loss_fn.places_B = batch["input_dict"]["places"]
         loss = super().forward_backward_step(**batch)
         self.nonfinite.add_loss(loss)
         self.clock.begin("optimizer")
@@ -262,7 +266,7 @@ class ExactTrainer(Trainer):
         self.loss_fn.start_step()
         try:
             with self.nonfinite.step(self.step):
-                super().train_step(data_iterator)
+                super().train_step(self._with_divisor(data_iterator))
         except DataloaderExhaustedError:
             self.step -= 1  # torchtitan has counted the cancelled step
             raise
@@ -274,6 +278,20 @@ class ExactTrainer(Trainer):
         self.loss_fn.end_step(self.step)
         if self._progress is not None:
             self._progress.update()
+
+    def _with_divisor(self, batches: _Batches) -> _Batches:
+        """Return the batches of the step. Give a rule with a weighted divisor its divisor, before the first microbatch.
+
+        A collective under such a rule. The ranks are the ranks of torchtitan's ``global_valid_tokens``.
+        """
+        if not self.loss_fn.rule.weighted_divisor:
+            return batches
+        step = [next(batches) for _ in range(self.gradient_accumulation_steps)]
+        total = self.loss_fn.weight_sum(step)
+        if self.parallel_dims.dp_enabled:
+            total = dist_utils.dist_sum_tensor(total, self.parallel_dims.get_mesh("batch"))
+        self.loss_fn.divisor = total.to(torch.float32)
+        return iter(step)
 
     def _tokens(self) -> int:
         """Return the tokens of the run so far, over all ranks. A collective call."""

@@ -1,4 +1,10 @@
-"""Validation on packed windows: plain cross-entropy, in total and per bucket of effective context."""
+"""Validation on packed windows: plain cross-entropy, in total and per bucket of effective context.
+
+1. One pass of torchtitan's validator over the validation windows measures every target with its whole context.
+2. One further pass per K of ``context_gain`` measures the targets with the context of pieces of K tokens
+   (:mod:`exact_titan.titan.context_gain`).
+3. The results of all passes are one record (:meth:`ExposureMetrics.log_validated`).
+"""
 
 import copy
 import time
@@ -13,11 +19,14 @@ from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.validate import Validator
 from torchtitan.tools.logging import logger
 
+from exact_titan.exposure import effective_context
 from exact_titan.reports.figures import Bars, bucket_figure
 from exact_titan.runs.records import ValidationSet
 from exact_titan.titan.console import FILE_ONLY
+from exact_titan.titan.context_gain import Cells, cut
+from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.loader import PackedDataLoader
-from exact_titan.titan.loss import BucketSums, ExactLoss
+from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, Validated
 from exact_titan.titan.stop import StopAgreement
 from exact_titan.titan.target_losses import TargetFiles, TargetSums
@@ -31,8 +40,8 @@ _TAG = "validation_loss_by_context"
 class ExposureValidator(Validator):
     """torchtitan's validator with the plain cross-entropy per bucket, and a figure of these values for TensorBoard.
 
-    torchtitan's validator does not pass the positions to the loss. This validator keeps the positions of each batch for
-    the loss.
+    torchtitan's validator does not pass the positions to the loss. This validator keeps the effective contexts of each
+    batch for the loss.
     """
 
     @dataclass(kw_only=True, slots=True)
@@ -44,6 +53,10 @@ class ExposureValidator(Validator):
         keep_targets: int = 2
         """Number of validations whose cross-entropy of every target stays in <dump_folder>/validation, counted from
         the last validation. 0: none. A target takes 17 bytes. exact-titan compare needs these files for its errors."""
+
+        context_gain: list[int] = field(default_factory=list)
+        """Lengths K in tokens, such as 1024,4096. Every validation also measures what the targets of the tail gain from
+        the context beyond K: one more pass per K over the same windows, with every document cut into pieces of K."""
 
         def __post_init__(self) -> None:
             # torchtitan's message names no option.
@@ -71,57 +84,76 @@ class ExposureValidator(Validator):
         self.dl_config: BaseDataLoader.Config = replace(
             config.dataloader, infinite=config.steps != -1, varlen_metadata=False
         )
-        self._positions: torch.Tensor | None = None
+        self.cells = Cells(loss_fn.buckets, config.context_gain)
+        self._cell_BL: torch.Tensor | None = None
+        self._piece: int | None = None
         loader = self._windows()
         self.windows = None if loader is None else self._validation_set(loader)
         self._target_files = None
         if loader is not None and self.windows is not None and config.keep_targets:
             self._target_files = TargetFiles(metrics_processor.run, loader, self.windows, keep=config.keep_targets)
-        metrics_processor.finish_validation = self._finish
 
     def should_validate(self, step: int) -> bool:
         """Return whether a validation follows the step: every ``freq`` steps. torchtitan adds the first step."""
         return step % self.config.freq == 0
 
     def post_dataloading_process(self, input_dict, labels, model_parts):
-        """Prepare a batch as torchtitan does, and keep its positions for the loss. A requested stop happens here."""
+        """Prepare a batch as torchtitan does, and keep the cells of its targets for the loss.
+
+        The model gets the positions of the pieces in a pass over pieces. The cells are those of the whole context. A
+        requested stop happens here.
+        """
         self.stop.check()
-        self._positions = input_dict["positions"]
+        positions = input_dict["positions"]
+        self._cell_BL = self.cells.index(effective_context(positions))
+        if self._piece is not None:
+            input_dict = {**input_dict, "positions": cut(positions, self._piece)}
         return super().post_dataloading_process(input_dict, labels, model_parts)
 
     def _measure(self, pred: torch.Tensor, labels: torch.Tensor):
-        assert self._positions is not None
-        measured = self.exact_loss.measure(pred, labels, self._positions, self.sums)
+        assert self._cell_BL is not None
+        measured = self.exact_loss.measure(pred, labels, self._cell_BL, self.sums)
         if isinstance(self.sums, TargetSums):
             self.sums.end_batch()
         return measured
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         """Validate on the validation windows and log the result. Every rank calls this method."""
-        logger.info("Validating", extra=FILE_ONLY)
-        self._begun = time.perf_counter()
-        self._step = step
-        self.sums = self._sums()
-        super().validate(model_parts, step)
-        self.metrics_processor.add_figure(_TAG, lambda: self._figure(step), step)
+        n, device = len(self.cells), self.exact_loss.weights_n.device
+        threshold = self.exact_loss.threshold
+        sums = BucketSums(n, device) if self._target_files is None else TargetSums(n, device)
+        begun = time.perf_counter()
+        whole_2c = self._pass(model_parts, step, sums)
+        if self._target_files is not None and isinstance(sums, TargetSums) and dist.get_rank() == 0:
+            self._target_files.write(sums, step=step, threshold=threshold, weights="last")
+        sums_2n = self.cells.by_bucket(whole_2c)
+        windows = self.windows
+        tokens = int(sums_2n[1].sum()) if windows is None else windows.windows * windows.window
+        seconds = time.perf_counter() - begun
+        gains = {}
+        for piece in self.config.context_gain:
+            begun = time.perf_counter()
+            pieces_2c = self._pass(model_parts, step, BucketSums(n, device), piece)
+            spent = time.perf_counter() - begun
+            gains[str(piece)] = self.cells.gain(whole_2c, pieces_2c, piece=piece, threshold=threshold, seconds=spent)
+        self.metrics_processor.log_validated(step, Validated(sums_2n, gains, windows, tokens, seconds))
+        self.metrics_processor.add_figure(_TAG, lambda: self._figure(step, sums_2n), step)
         self.on_validated(step)
 
-    def _finish(self) -> Validated:
-        """Return the result over all ranks, and write the file of the targets.
+    def _pass(
+        self, model_parts: list[nn.Module], step: int, sums: BucketSums, piece: int | None = None
+    ) -> torch.Tensor:
+        """Run the model over all validation windows, and return the sums per cell over all ranks, on the host.
 
-        torchtitan calls the metrics at the end of a validation.
+        Args:
+            sums: empty sums per cell of this rank.
+            piece: length of the pieces in tokens. None: the whole context.
         """
-        self._result = self.sums.take().cpu()
-        if self._target_files is not None and isinstance(self.sums, TargetSums) and dist.get_rank() == 0:
-            threshold = self.exact_loss.threshold
-            self._target_files.write(self.sums, step=self._step, threshold=threshold, weights="last")
-        windows = self.windows
-        tokens = int(self._result[1].sum()) if windows is None else windows.windows * windows.window
-        return Validated(self._result, windows, tokens, time.perf_counter() - self._begun)
-
-    def _sums(self) -> BucketSums:
-        n, device = len(self.exact_loss.buckets), self.exact_loss.weights_n.device
-        return BucketSums(n, device) if self._target_files is None else TargetSums(n, device)
+        of = "" if piece is None else f" in pieces of {piece} tokens"
+        logger.info(f"Validating{of}", extra=FILE_ONLY)
+        self.sums, self._piece = sums, piece
+        super().validate(model_parts, step)
+        return sums.take().cpu()
 
     def _windows(self) -> PackedDataLoader | None:
         """Return a dataloader that knows the window at every place. None for a dataloader of another package."""
@@ -131,15 +163,15 @@ class ExposureValidator(Validator):
 
     def _validation_set(self, loader: PackedDataLoader) -> ValidationSet:
         assert isinstance(loader.config, PackedDataLoader.Config)
-        windows = loader.places
+        windows = loader.order.places
         if windows is None:
             windows = self.config.steps * self.dp_world_size * self.local_batch_size
-        seed = loader.config.seed if loader.shuffled else None
+        seed = loader.config.seed if loader.order.shuffled else None
         mixture = loader.mixture
         return ValidationSet(mixture.fingerprint, mixture.split, mixture.window, windows, seed)
 
-    def _figure(self, step: int) -> "Figure":
-        ce_n, count_n = self._result.tolist()
+    def _figure(self, step: int, sums_2n: torch.Tensor) -> "Figure":
+        ce_n, count_n = sums_2n.tolist()
         rows = [row for row in zip(self.exact_loss.buckets.labels(), ce_n, count_n, strict=True) if row[2]]
         means = [ce / count for _, ce, count in rows]
         bars = Bars("cross-entropy (nats)", {f"step {step}": means}, "%.3f", from_zero=False, first_color=1)

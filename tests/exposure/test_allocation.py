@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from exact_titan.exposure import Buckets, bucket_weights, default_threshold, rule_weights, tail_mass
+from exact_titan.exposure import Buckets, bucket_weights, default_threshold, tail_mass
 
 COUNTS = st.lists(st.integers(0, 10**12), min_size=2, max_size=14)
 
@@ -100,6 +100,14 @@ def test_gamma_0_weights_the_whole_tail_alike():
     ).tolist() == pytest.approx([1, 1.15, 1.15])
 
 
+def test_a_large_gamma_gives_the_mass_to_the_rarest_bucket():
+    """eps ** -60 is infinite. Without a guard the mean would be NaN, and the weights those of gamma 0."""
+    counts, bounds = [9, 5, 1], [0, 8, 16]
+    weights = bucket_weights(torch.tensor(counts), torch.tensor(bounds), threshold=8, gamma=60.0)
+    assert weights.tolist() == pytest.approx(naive_weights(counts, bounds, 8, 0.15, 60.0, 1e-6, 1), rel=1e-6)
+    assert weights[2].item() == pytest.approx(1 + 6 * 0.15)
+
+
 def test_alpha_0_is_exactly_1():
     assert bucket_weights(torch.tensor([9, 5, 1]), torch.tensor([0, 8, 16]), threshold=8, alpha=0.0).tolist() == [
         1,
@@ -110,7 +118,10 @@ def test_alpha_0_is_exactly_1():
 
 @pytest.mark.parametrize(
     ("option", "value"),
-    [("alpha", -0.1), ("alpha", float("nan")), ("gamma", -1), ("eps", 0), ("threshold", -1), ("min_count", -1)],
+    [
+        *[("alpha", -0.1), ("alpha", float("nan")), ("alpha", float("inf")), ("gamma", -1), ("gamma", float("inf"))],
+        *[("eps", 0), ("threshold", -1), ("min_count", -1)],
+    ],
 )
 def test_values_the_rule_is_not_defined_for_are_refused_by_name(option, value):
     with pytest.raises(ValueError, match=f"^{option} is"):
@@ -120,14 +131,6 @@ def test_values_the_rule_is_not_defined_for_are_refused_by_name(option, value):
 def test_counts_of_other_buckets_are_refused():
     with pytest.raises(ValueError, match=r"\(3,\)"):
         bucket_weights(torch.tensor([1, 2, 3]), torch.tensor([0, 8]), threshold=8)
-
-
-def test_rules():
-    counts, bounds = torch.tensor([5, 300, 100]), torch.tensor([0, 8, 16])
-    assert rule_weights("standard", counts, bounds, threshold=8).tolist() == [1, 1, 1]
-    assert torch.equal(rule_weights("exact", counts, bounds, threshold=8), bucket_weights(counts, bounds, threshold=8))
-    with pytest.raises(ValueError, match="standard, exact"):
-        rule_weights("best", counts, bounds, threshold=8)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("window", "threshold"), [(16384, 4096), (64, 16), (16, 4), (8, 0), (2, 0)])

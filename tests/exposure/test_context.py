@@ -66,3 +66,18 @@ def test_counting_segments_equals_counting_their_targets(lengths, window):
 def test_an_empty_window_is_refused():
     with pytest.raises(ValueError, match="window is 0"):
         Buckets(0)
+
+
+@given(st.data())
+def test_joint_counts_equal_a_count_of_every_target(data):
+    window = data.draw(st.integers(1, 100))
+    segments = data.draw(st.lists(st.integers(1, window), min_size=1, max_size=6))
+    offsets = [data.draw(st.integers(0, window - length)) for length in segments]
+    buckets = Buckets(window)
+    expected = torch.zeros(len(buckets), len(buckets), dtype=torch.int64)
+    for length, offset in zip(segments, offsets, strict=True):
+        context = torch.arange(1, length + 1)
+        expected.index_put_((buckets.index(context), buckets.index(context + offset)), torch.tensor(1), accumulate=True)
+    found = buckets.count_joint(torch.tensor(segments, dtype=torch.int32), torch.tensor(offsets))
+    assert torch.equal(found, expected)
+    assert torch.equal(found.sum(1), buckets.count_segments(torch.tensor(segments)))

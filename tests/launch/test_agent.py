@@ -66,7 +66,7 @@ def test_a_wrong_value_is_code_2_and_one_line(dataset, tmp_path, nproc):
     done = train(dataset, tmp_path, nproc, "--loss.alpha=-1")
     assert done.returncode == 2
     assert [line for line in done.stderr.splitlines() if "loss.alpha" in line] == [
-        "exact_titan.train: error: loss.alpha is -1.0: the tail's extra weight must be 0 or more"
+        "exact_titan.train: error: loss.alpha is -1.0: the tail's extra weight must be 0 or more and finite"
     ]
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -27,6 +27,7 @@ def refused(argv: list[str]) -> str:
         (["--training.steps="], "training.steps is '': it must be an integer"),
         (["--training.steps", "1e3"], "training.steps is '1e3': it must be an integer"),
         (["--optimizer.lr", "fast"], "optimizer.lr is 'fast': it must be a number"),
+        (["--validator.context_gain", "8,1e3"], "validator.context_gain is '8,1e3': it must be integers with commas"),
         (["--loss.rule", "Exact"], "loss.rule is 'Exact': choose one of"),
         (["--metrics.enable-tensorboard", "true"], "'true' belongs to no option: write --metrics.enable_tensorboard"),
         (["--metrics.enable-tensorboard=no"], "'no' belongs to no option: write --metrics.enable_tensorboard for true"),
@@ -70,6 +71,14 @@ def test_the_folder_of_the_run_has_the_rule(tmp_path):
         (b'recipe = "from_scrath"\n', "give one of the recipes .*; did you mean from_scratch"),
         (b'recipe = "from_scratch"\n\xff', "not a readable TOML file"),
         (b'recipe = "from_scratch"\n[training]\nsteps = [3]\n', r"training.steps is \[3\]: it must be an integer"),
+        (
+            b'recipe = "from_scratch"\n[validator]\ncontext_gain = [8, 0.5]\n',
+            "context_gain is '8,0.5': it must be integers",
+        ),
+        (
+            b'recipe = "from_scratch"\n[validator]\ncontext_gain = true\n',
+            "context_gain is true: it must be a list of int",
+        ),
         (b'recipe = "from_scratch"\n[training]\nsteps = true\n', "training.steps is true: it must be an integer"),
         (b'recipe = "from_scratch"\n[training]\nsteps = 2020-01-01\n', "training.steps is 2020-01-01: it must be"),
         (b'recipe = "from_scratch"\n[training]\nsteps = {}\n', r"training.steps is \{\}: it must be an integer"),

@@ -33,7 +33,7 @@ def test_refused_options_are_hidden():
     assert not {"parallelism.data_parallel_replicate_degree", "dataloader.dataset_path"} & hidden
 
 
-NUMBERS = ["3", "-1", "+2", " 7 ", "1_000", "0x10", "1e-5", "-0.5", ".5", "1e3", "nan", "-inf"]
+NUMBERS = ["3", "-1", "+2", " 7 ", "1_000", "0x10", "1e-5", "-0.5", ".5", "1e3", "nan", "-inf", "4,8", "4, 8,", "4,x"]
 WORDS = ["None", "none", "true", "False", "", "a b", "a,b", "a=b", "-", "-x", "--x", "full", "exact", "bfloat16", "Ünï"]
 TEXTS = st.sampled_from([*NUMBERS, *WORDS])
 
@@ -81,7 +81,7 @@ def test_the_defaults_as_options_change_nothing(recipe):
         if option.type == "bool":
             words.append(f"--{section}{dot}{'' if value else 'no-'}{last}")
         else:
-            words.append(f"--{name}={','.join(value) if isinstance(value, list) else value}")
+            words.append(f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}")
     assert config_of(arguments.read(["--config", recipe, *words])) == recipes()[recipe]()
 
 

@@ -1,11 +1,15 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from exact_titan.dataset import PackedDataset
 from exact_titan.errors import InputError
 from exact_titan.reports.exposure import ExposureReport
 from exact_titan.reports.figures import save_png
+from tests.exposure.naive_rules import bucket_of, contexts, naive_weights
+from tests.support import pack_lengths
 
 COUNTS = torch.tensor([400, 200, 300, 100])  # [0,7], [8,15], [16,31], [32,64]
 
@@ -25,9 +29,69 @@ def test_table_by_hand() -> None:
 
 
 def test_mass_adds_up() -> None:
-    standard, exact = ExposureReport(COUNTS, window=64, threshold=16).mass_percent()
-    assert standard.sum() == pytest.approx(100)
-    assert exact.sum() == pytest.approx(100)
+    report = ExposureReport(COUNTS, window=64, threshold=16)
+    assert report.mass_percent("standard").sum() == pytest.approx(100)
+    assert report.mass_percent("exact").sum() == pytest.approx(100)
+
+
+def test_rules_side_by_side() -> None:
+    rules = ("standard", "exact", "uniform", "random")
+    lines = ExposureReport(COUNTS, window=64, threshold=16, rules=rules).table().splitlines()
+    assert lines[0] == "mean weight of a target"
+    assert [line.split() for line in lines[1:7]] == [
+        ["context", "targets", "share", "%", "exact", "uniform", "random"],
+        ["0-7", "400", "40.00", "1.0000", "1.0000", "1.0600"],
+        ["8-15", "200", "20.00", "1.0000", "1.0000", "1.0600"],
+        ["16-31", "300", "30.00", "1.1268", "1.1500", "1.0600"],
+        ["32-64", "100", "10.00", "1.2196", "1.1500", "1.0600"],
+        ["total", "1,000", "100.00", "1.0600", "1.0600", "1.0600"],
+    ]
+    assert lines[8] == "loss mass, %"
+    assert lines[9].split()[-4:] == list(rules)
+    # Under random the mass of every bucket is its share of the targets.
+    assert [line.split()[-1] for line in lines[10:15]] == ["40.00", "20.00", "30.00", "10.00", "100.00"]
+    assert lines[15].endswith("loss mass standard 40.0 %, exact 43.4 %, uniform 43.4 %, random 40.0 %")
+    assert lines[16].startswith("random: a drawn bucket decides the weight of a target; ")
+
+
+def test_packed_positions_come_from_the_segments_of_the_dataset(tmp_path: Path) -> None:
+    """The windows have padding. The reference counts every target of every window."""
+    dataset = pack_lengths(tmp_path, [60, 70, 40, 30, 8], seq_len=64)
+    report = ExposureReport.of(
+        dataset.folder, dataset.manifest, "train", threshold=16, rules=["standard", "packed_position", "exact"]
+    )
+    assert dataset.record.padding > 0
+    windows = [dataset[k] for k in range(len(dataset))]
+    lengths = [window["cu_seqlens"].diff().tolist() for window in windows]
+    segments = [
+        length if window["labels"][-1] != -100 else length[:-1] for length, window in zip(lengths, windows, strict=True)
+    ]
+    bounds = dataset.buckets.lower_bounds.tolist()
+    weights = naive_weights("packed_position", segments, segments, bounds, threshold=16)
+    mass = [0.0] * len(bounds)
+    for window, row in zip(segments, weights, strict=True):
+        for context, weight in zip(contexts(window), row, strict=True):
+            mass[bucket_of(context, bounds)] += weight
+    expected = [100 * one / sum(mass) for one in mass]
+    assert report.mass_percent("packed_position").tolist() == pytest.approx(expected, rel=1e-6)
+    # The same mass as exact, in other buckets.
+    means = [report.table().splitlines()[1 + len(bounds) + 1].split()[-2:]]
+    assert means[0][0] == means[0][1]
+    assert report.tail_mass_percent("packed_position") < report.tail_mass_percent("exact")
+
+
+def test_unknown_rules_are_refused(dataset: PackedDataset) -> None:
+    with pytest.raises(InputError, match=r"^--rules has 'rndom': choose from standard, .*; did you mean random\?$"):
+        ExposureReport.of(dataset.folder, dataset.manifest, "train", threshold=16, rules=["exact", "rndom"])
+
+
+def test_a_dataset_with_other_segments_than_its_manifest_is_refused(tmp_path: Path) -> None:
+    dataset = pack_lengths(tmp_path, [60, 70, 40], seq_len=64)
+    counts = [1 + count for count in dataset.record.bucket_counts]
+    record = replace(dataset.record, bucket_counts=counts)
+    manifest = replace(dataset.manifest, splits={"train": record})
+    with pytest.raises(InputError, match=f"the segments of {dataset.folder} are not .*exact-titan verify"):
+        PackedDataset(dataset.folder, manifest=manifest).joint_counts()
 
 
 @pytest.mark.parametrize("threshold", [-1, 33])
@@ -39,7 +103,7 @@ def test_a_threshold_without_a_tail(threshold: int) -> None:
 def test_figure(tmp_path: Path) -> None:
     report = ExposureReport(COUNTS, window=64, threshold=16)
     figure = report.figure("four buckets")
-    standard, exact = report.mass_percent()
+    standard, exact = report.mass_percent("standard"), report.mass_percent("exact")
     heights = [bar.get_height() for bar in figure.axes[0].patches[1:]]
     assert heights == pytest.approx([*standard.tolist(), *exact.tolist()])
     save_png(figure, tmp_path / "exposure.png")

@@ -11,6 +11,7 @@ SPEC is a list of runs. A run has these keys:
 - ``kill_after`` (optional): a step. This process kills itself with SIGKILL after the log of the step.
 - ``gradients`` (optional): a file for the full gradients of the first step.
 - ``count_operators`` (optional): count the collectives and the reads by the host in each step.
+- ``slots`` (optional): a folder. Every rank writes the slots of each window that the rank trains, by the window's place.
 
 OUT is a dictionary by name. Floats are in hexadecimal.
 """
@@ -37,6 +38,7 @@ from torchtitan.distributed import utils as dist_utils  # noqa: E402
 from torchtitan.trainer import Trainer  # noqa: E402
 
 from exact_titan.config import load_config  # noqa: E402
+from exact_titan.exposure import Rule, Targets  # noqa: E402
 from exact_titan.runs.metrics_log import read_records  # noqa: E402
 from exact_titan.titan.metrics import ExposureMetrics  # noqa: E402
 from exact_titan.titan.trainer import ExactTrainer  # noqa: E402
@@ -57,6 +59,25 @@ class Operators(TorchDispatchMode):
         if "c10d" in name or "_local_scalar_dense" in name or "nonzero" in name:
             self.counts[name] += 1
         return func(*args, **(kwargs or {}))
+
+
+class RecordedRule:
+    """A rule that writes the slots of every window into ``folder/PLACE.json``."""
+
+    def __init__(self, rule: Rule, folder: Path) -> None:
+        self._rule, self._folder = rule, folder
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __getattr__(self, name: str):
+        return getattr(self._rule, name)
+
+    def slot(self, targets: Targets) -> torch.Tensor:
+        slot_BL = self._rule.slot(targets)
+        for place, slots in zip(targets.places_B.tolist(), slot_BL.tolist(), strict=True):
+            file = self._folder / f"{place}.json"
+            assert not file.exists(), f"place {place} is trained twice"
+            file.write_text(json.dumps(slots))
+        return slot_BL
 
 
 def run(spec: dict) -> dict:
@@ -91,6 +112,8 @@ def run(spec: dict) -> dict:
     try:
         config = load_config(spec["argv"]) if spec["trainer"] == "exact" else ConfigManager().parse_args(spec["argv"])
         trainer = config.build()
+        if spec.get("slots"):
+            trainer.loss_fn.rule = RecordedRule(trainer.loss_fn.rule, Path(spec["slots"]))
         if "end_after" in spec:
             trainer.config.training.steps = spec["end_after"]  # after the build: the schedule has all steps
         trainer.train()

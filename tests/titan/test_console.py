@@ -11,9 +11,9 @@ from dataclasses import replace
 import pytest
 
 from exact_titan.runs.metrics_log import read_records
-from exact_titan.runs.records import ContextLosses, Mean, Memory, Pace, TrainRecord, ValidationRecord
+from exact_titan.runs.records import ContextGain, ContextLosses, Mean, Memory, Pace, TrainRecord, ValidationRecord
 from exact_titan.titan import console, logs
-from exact_titan.titan.console import FILE_ONLY, Screen, duration, progress_bar, short, train_line, validation_line
+from exact_titan.titan.console import FILE_ONLY, Screen, duration, progress_bar, short, train_line, validation_lines
 from tests import warm_ranks
 from tests.titan.test_training import argv
 
@@ -56,8 +56,8 @@ NOISE = re.compile(r"\[titan\]|INFO|\[GC\]|Warning|step: ")
 
 def test_the_line_of_a_log_step():
     assert train_line(RECORD) == (
-        "step 120/1000 12 %  CE 2.314  tail 2.181  loss 2.541 (weighted)  lr 2.0e-05  grad 0.91  36.4k tok/s  "
-        "MFU 34 %  eta 1:42:10"
+        "step 120/1000 12 %  CE 2.314  tail 2.181  below the tail 2.340  loss 2.541 (weighted)  lr 2.0e-05  grad 0.91  "
+        "36.4k tok/s  MFU 34 %  eta 1:42:10"
     )
 
 
@@ -66,15 +66,24 @@ def test_values_that_do_not_exist():
     losses = replace(LOSSES, tail=Mean(None, 0))
     pace = replace(RECORD.pace, hours_left=None)
     assert train_line(replace(RECORD, step=1, losses=losses, mfu_percent=None, pace=pace)) == (
-        "step 1/1000 0 %  CE 2.314  tail -  loss 2.541 (weighted)  lr 2.0e-05  grad 0.91  36.4k tok/s  eta -"
+        "step 1/1000 0 %  CE 2.314  tail -  below the tail 2.340  loss 2.541 (weighted)  lr 2.0e-05  grad 0.91  "
+        "36.4k tok/s  eta -"
     )
-    assert "  tail -  below the tail 2.340  " in validation_line(replace(VALIDATION, losses=losses))
+    assert "  tail -  below the tail 2.340  " in validation_lines(replace(VALIDATION, losses=losses))[0]
 
 
-def test_the_line_of_a_validation():
-    assert validation_line(VALIDATION) == (
-        "validation step 250  CE 2.314  tail 2.181  below the tail 2.340  (1,234,567 targets, 41 s)"
+def test_the_lines_of_a_validation():
+    line = (
+        "validation step 250  CE 2.314  tail 2.181  below the tail 2.340  "
+        "(1,234,567 targets, 234,567 in the tail, 41 s)"
     )
+    assert validation_lines(VALIDATION) == [line]
+    gains = {"1024": ContextGain(0.01234, 234_567, 30.4), "8192": ContextGain(None, 0, 12)}
+    assert validation_lines(replace(VALIDATION, context_gain=gains)) == [
+        line,
+        "context gain step 250  beyond 1,024 tokens +0.0123 (234,567 targets, 30 s)  beyond 8,192 tokens - (0 targets, "
+        "12 s)",
+    ]
 
 
 def test_rates_and_durations():

@@ -13,8 +13,8 @@ from exact_titan.config import recipes
 from exact_titan.dataset import PackedDataset
 from exact_titan.models import hf_config
 from exact_titan.runs.checkpoint_manifest import MANIFEST, why_incomplete
-from exact_titan.runs.run_record import FILE_NAME, read_record
-from exact_titan.titan.changes import decision, options_of
+from exact_titan.runs.run_record import FILE_NAME, options_of, read_record
+from exact_titan.titan.changes import decision
 from tests import warm_ranks
 from tests.support import pack_lengths
 from tests.titan.test_training import SIZES, argv

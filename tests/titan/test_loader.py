@@ -97,7 +97,7 @@ def test_a_state_inside_a_step_is_the_start_of_the_step(dataset):
 
 def test_batches_are_the_datasets_windows(dataset):
     inputs, labels = next(iter(loader(dataset, batch=3)))
-    (order,) = loader(dataset).orders
+    (order,) = loader(dataset).order.orders
     rows = [dataset[order[place]] for place in range(3)]
     assert torch.equal(inputs["input"], torch.stack([row["input"] for row in rows]))
     assert torch.equal(inputs["positions"], torch.stack([row["positions"] for row in rows]))
@@ -236,10 +236,10 @@ def mixed_loader(mixed: str, rank: int = 0, ranks: int = 1, batch: int = 1, **op
 
 def test_every_window_of_each_mixed_dataset_comes_once_in_its_epoch(mixed):
     one = mixed_loader(mixed)
-    seen: list[list[int]] = [[] for _ in one.orders]
+    seen: list[list[int]] = [[] for _ in one.order.orders]
     for place in range(2000):
         index, turn = one.mixture[place]
-        seen[index].append(one.orders[index][turn])
+        seen[index].append(one.order.orders[index][turn])
     for windows, dataset in zip(seen, one.mixture.datasets, strict=True):
         epochs = [windows[start : start + len(dataset)] for start in range(0, len(windows), len(dataset))][:-1]
         assert len(epochs) >= 2

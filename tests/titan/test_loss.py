@@ -6,8 +6,10 @@ from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper
 
 from exact_titan.dataset import PackedDataset
 from exact_titan.errors import InputError
-from exact_titan.exposure import bucket_weights
-from exact_titan.titan.loss import BucketSums, ExactLoss, weighted_cross_entropy
+from exact_titan.exposure import RULES, bucket_weights, tail_mass
+from exact_titan.titan.cross_entropy import BucketSums, weighted_cross_entropy
+from exact_titan.titan.loss import ExactLoss
+from tests.exposure.naive_rules import naive_weights
 
 
 def windows(dataset: PackedDataset, *indices: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -34,61 +36,108 @@ def exact(dataset: PackedDataset, **options) -> ExactLoss:
     return ExactLoss.Config(dataset_path=str(dataset.folder), num_chunks=4, **options).build()
 
 
-def naive_loss(dataset: PackedDataset, logits: torch.Tensor, labels: torch.Tensor, starts_of_row) -> float:
-    """Return the loss by equations 1 to 6, one by one, in plain Python and float64, from the start of each document."""
-    counts = dataset.counts.tolist()
-    bounds = dataset.buckets.lower_bounds.tolist()
-    threshold, alpha, gamma, eps = dataset.window // 4, 0.15, 0.5, 1e-6
-    tail = [b for b, bound in enumerate(bounds) if bound >= threshold]
-    total = sum(counts[b] for b in tail)
-    share = {b: counts[b] / total for b in tail}
-    inverse = {b: (share[b] + eps) ** -gamma for b in tail}
-    mean = sum(share[b] * inverse[b] for b in tail)
-    weight = {b: 1 + alpha * inverse[b] / mean for b in tail}
-    log_probs = logits.double().log_softmax(-1)
-    loss = targets = 0.0
-    for row in range(labels.shape[0]):
-        start = 0
-        for i in range(labels.shape[1]):
-            if i in starts_of_row[row]:
-                start = i
-            target = labels[row, i].item()
-            if target == IGNORE_INDEX:
-                continue
-            # The label of input i is token i + 1 of the window. Its context is the inputs from the start to i.
-            context = (i + 1) - start
-            bucket = max(b for b, bound in enumerate(bounds) if bound <= context)
-            loss += weight.get(bucket, 1.0) * -log_probs[row, i, target].item()
-            targets += 1
-    return loss / targets
+def segments(dataset: PackedDataset, k: int) -> list[int]:
+    """Return the lengths of the document segments of a window, without padding."""
+    return dataset.segment_lengths(k).tolist()
 
 
-def test_loss_equals_a_naive_reading_of_the_equations_on_packed_windows(dataset):
-    _, labels, positions = windows(dataset, 0, 5, len(dataset) - 1)
-    head, hidden = head_and_hidden(3)
-    starts = [set(dataset[k]["cu_seqlens"].tolist()) for k in (0, 5, len(dataset) - 1)]
-    expected = naive_loss(dataset, head(hidden), labels, starts)
-    divisor = (labels != IGNORE_INDEX).sum()
-    value, _, _ = loss_and_gradients(exact(dataset), hidden, head, labels, divisor, positions=positions)
-    assert value.item() == pytest.approx(expected, rel=1e-6)
+def naive_loss(
+    rule: str, dataset: PackedDataset, indices: list[int], hidden: torch.Tensor, head: nn.Linear, **options
+) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Return the loss and its gradients in float64, target by target, with the weights of a naive reading of a rule."""
+    rows = [segments(dataset, k) for k in indices]
+    weights = naive_weights(
+        rule,
+        rows,
+        [segments(dataset, k) for k in range(len(dataset))],
+        dataset.buckets.lower_bounds.tolist(),
+        threshold=dataset.window // 4,
+        **options,
+    )
+    hidden64 = hidden.double().clone().requires_grad_()
+    head64 = head.weight.detach().double().requires_grad_()
+    log_probs = (hidden64 @ head64.T).log_softmax(-1)
+    terms, mass = [], 0.0
+    for row, k in enumerate(indices):
+        labels = dataset[k]["labels"].tolist()
+        assert all(label == IGNORE_INDEX for label in labels[len(weights[row]) :])
+        for i, weight in enumerate(weights[row]):
+            terms.append(-weight * log_probs[row, i, labels[i]])
+            mass += weight
+    divisor = mass if rule == "normalized_exact" else len(terms)
+    loss = torch.stack(terms).sum() / divisor
+    loss.backward()
+    assert hidden64.grad is not None
+    assert head64.grad is not None
+    return loss.item(), hidden64.grad, head64.grad
 
 
-def test_gradients_carry_the_weights(dataset):
+@pytest.mark.parametrize("rule", RULES)
+def test_loss_and_gradients_equal_a_naive_reading_of_the_rule_on_packed_windows(dataset, rule):
     """A loss could have the right value and gradients without the weights. The model would then train without EXACT."""
-    _, labels, positions = windows(dataset, 2, 3)
-    head, hidden = head_and_hidden(2)
-    loss = exact(dataset, alpha=3.0)
+    indices, places, seed = [0, 5, len(dataset) - 1], [40, 3, 2**33], 11
+    _, labels, positions = windows(dataset, *indices)
+    assert (labels == IGNORE_INDEX).any()
+    head, hidden = head_and_hidden(3)
+    options = {"alpha": 3.0, "gamma": 0.7}
+    expected = naive_loss(rule, dataset, indices, hidden, head, seed=seed, places=places, **options)
+    loss = exact(dataset, rule=rule, _seed=seed, **options)
+    loss.places_B = torch.tensor(places)
+    if loss.rule.weighted_divisor:
+        batches = [({"positions": positions, "places": loss.places_B}, labels)]
+        loss.divisor = loss.weight_sum(batches).to(torch.float32)
     divisor = (labels != IGNORE_INDEX).sum()
-    _, hidden_grad, head_grad = loss_and_gradients(loss, hidden, head, labels, divisor, positions=positions)
+    value, hidden_grad, head_grad = loss_and_gradients(loss, hidden, head, labels, divisor, positions=positions)
+    assert value.item() == pytest.approx(expected[0], rel=1e-6)
+    torch.testing.assert_close(hidden_grad.double(), expected[1], rtol=1e-4, atol=1e-8)
+    torch.testing.assert_close(head_grad.double(), expected[2], rtol=1e-4, atol=1e-7)
+    plain = naive_loss("standard", dataset, indices, hidden, head)[0]
+    assert (rule == "standard") == (abs(expected[0] - plain) < 1e-4 * plain)
 
-    reference = hidden.double().clone().requires_grad_()
-    weight = head.weight.detach().double().requires_grad_()
-    ce = F.cross_entropy((reference @ weight.T).flatten(0, 1), labels.flatten(), reduction="none")
-    w = loss.weights_n[loss.buckets.index(positions + 1)].flatten()
-    assert w.max() > 3
-    ((ce * w).sum() / divisor).backward()
-    torch.testing.assert_close(hidden_grad.double(), reference.grad, rtol=1e-4, atol=1e-8)
-    torch.testing.assert_close(head_grad.double(), weight.grad, rtol=1e-4, atol=1e-7)
+    # The log: the weights of these targets.
+    valid = labels != IGNORE_INDEX
+    bucket = loss.buckets.index(positions + 1)[valid]
+    weights = torch.tensor(
+        [
+            weight
+            for row in naive_weights(
+                rule,
+                [segments(dataset, k) for k in indices],
+                [segments(dataset, k) for k in range(len(dataset))],
+                dataset.buckets.lower_bounds.tolist(),
+                threshold=16,
+                seed=seed,
+                places=places,
+                **options,
+            )
+            for weight in row
+        ],
+        dtype=torch.float64,
+    )
+    sums_2n = loss.sums.take()
+    means = loss.mean_weights(sums_2n[1], loss.take_weight_sums())
+    for b in range(len(loss.buckets)):
+        assert means[b].item() == pytest.approx(weights[bucket == b].mean().item(), rel=1e-6)
+    found = tail_mass(sums_2n[1], means, loss.buckets.lower_bounds, threshold=16)
+    assert found == pytest.approx((weights[bucket >= 2].sum() / weights.sum()).item(), rel=1e-6)
+    assert loss.weight_sums_n.sum() == 0
+
+
+def test_the_mean_weight_of_a_bucket_without_targets_is_the_expected_weight(dataset):
+    none_n = torch.zeros(len(dataset.buckets), dtype=torch.float64)
+    for name in RULES:
+        loss = exact(dataset, rule=name, alpha=2.0)
+        expected_n = loss.rule.mean_weights(loss.counts, loss.weights_n)
+        assert torch.equal(loss.mean_weights(none_n, none_n), expected_n)
+        assert (name == "standard") == bool((expected_n == 1).all())
+
+
+@pytest.mark.parametrize("rule", ["random", "normalized_exact"])
+def test_a_rule_that_needs_the_own_trainer_is_refused_in_another_trainer(dataset, rule):
+    _, labels, positions = windows(dataset, 0)
+    head, hidden = head_and_hidden(1)
+    with pytest.raises(InputError, match=f"^loss.rule is {rule}: this rule needs exact_titan's own trainer"):
+        loss_and_gradients(exact(dataset, rule=rule), hidden, head, labels, torch.tensor(1), positions=positions)
 
 
 @pytest.mark.parametrize("options", [{"rule": "standard"}, {"alpha": 0.0}])
@@ -176,7 +225,7 @@ def test_measuring_counts_nothing_for_the_weights(dataset):
     loss.set_lm_head(head)
     sums = BucketSums(len(loss.buckets), "cpu")
     with torch.no_grad():
-        value, _ = loss.measure(hidden, labels, positions, sums)
+        value, _ = loss.measure(hidden, labels, loss.buckets.index(positions + 1), sums)
     assert sums.sums_2n[0].sum().item() == pytest.approx(value.item(), rel=1e-6)
     assert loss.counter.counts.sum() == 0
     assert loss.sums.sums_2n.sum() == 0
@@ -200,25 +249,45 @@ def test_a_refresh_is_applied_before_the_next_step(dataset):
     assert not torch.equal(loss.weights_n, fixed)
 
 
-@pytest.mark.parametrize("saved_after", [1, 2, 3])
-def test_a_refresh_survives_a_checkpoint_at_any_step(dataset, saved_after):
+@pytest.mark.parametrize(
+    ("rule", "saved_after"),
+    [("exact", 1), ("exact", 2), ("exact", 3), *((rule, 3) for rule in RULES if rule != "exact")],
+)
+def test_a_refresh_survives_a_checkpoint_at_any_step(dataset, rule, saved_after):
     head, hidden = head_and_hidden(1)
 
-    def run(loss: ExactLoss, steps: range) -> None:
+    def run(loss: ExactLoss, steps: range) -> list[torch.Tensor]:
+        losses = []
         for step in steps:
             _, labels, positions = windows(dataset, step)
             loss.start_step()
-            loss_and_gradients(loss, hidden, head, labels, torch.tensor(1), positions=positions)
+            loss.places_B, loss.divisor = torch.tensor([step]), torch.tensor(50.0)
+            losses.append(loss_and_gradients(loss, hidden, head, labels, torch.tensor(1), positions=positions)[0])
             loss.end_step(step)
+        return losses
 
-    unbroken = exact(dataset, refresh_steps=2)
-    run(unbroken, range(1, 6))
-    first, second = exact(dataset, refresh_steps=2), exact(dataset, refresh_steps=2)
+    unbroken = exact(dataset, rule=rule, refresh_steps=2)
+    expected = run(unbroken, range(1, 6))
+    first, second = exact(dataset, rule=rule, refresh_steps=2), exact(dataset, rule=rule, refresh_steps=2)
     run(first, range(1, saved_after + 1))
     second.load_state_dict(first.state_dict())
-    run(second, range(saved_after + 1, 6))
+    assert run(second, range(saved_after + 1, 6)) == expected[saved_after:]
     assert torch.equal(second.weights_n, unbroken.weights_n)
+    assert torch.equal(second.counts.context_n, unbroken.counts.context_n)
     assert torch.equal(second.counter.counts, unbroken.counter.counts)
+    assert torch.equal(second.take_weight_sums(), unbroken.take_weight_sums())
+    changed = not torch.equal(unbroken.weights_n, exact(dataset, rule=rule).weights_n)
+    assert changed == (rule not in ("standard", "uniform"))
+
+
+def test_the_state_of_a_checkpoint_from_before_the_sums_of_the_weights_is_loaded(dataset):
+    head, hidden = head_and_hidden(1)
+    loss, again = exact(dataset), exact(dataset)
+    _, labels, positions = windows(dataset, 0)
+    loss_and_gradients(loss, hidden, head, labels, torch.tensor(1), positions=positions)
+    state = loss.state_dict()
+    again.load_state_dict({name: state[name] for name in ("fingerprint", "weights", "refresh_due", "counts", "sums")})
+    torch.testing.assert_close(again.take_weight_sums(), loss.take_weight_sums())
 
 
 @pytest.mark.parametrize(
@@ -232,6 +301,9 @@ def test_a_refresh_survives_a_checkpoint_at_any_step(dataset, saved_after):
         ({"threshold": 33}, "loss.threshold is 33"),
         ({"threshold": 0}, "loss.threshold is 0"),
         ({"refresh_steps": -1}, "loss.refresh_steps is -1"),
+        ({"alpha": float("nan")}, "loss.alpha is nan"),
+        ({"gamma": 1e9}, "loss.alpha is 0.15 and loss.gamma is 1000000000.0: the weights of .* are not finite"),
+        ({"rule": "rndom"}, "loss.rule is 'rndom': choose one of standard, .*; did you mean random"),
     ],
 )
 def test_bad_options_are_refused_by_name(dataset, options, name):

@@ -7,6 +7,7 @@ from exact_titan.config import load_config
 from exact_titan.errors import InputError
 from exact_titan.titan import option_checks
 from exact_titan.titan.option_checks import check_machine, check_values
+from exact_titan.titan.preflight import check_options
 
 IN_FORCE = {
     "allow_changed", "attention", "activation_checkpoint.debug", "activation_checkpoint.preserve_rng_state",
@@ -19,7 +20,7 @@ IN_FORCE = {
     "lr_scheduler.decay_type", "metrics.disable_color_printing", "metrics.enable_tensorboard",
     "metrics.enable_wandb", "metrics.save_for_all_ranks", "metrics.save_tb_folder", "training.dtype",
     "training.enable_cpu_offload", "training.gc_debug", "training.mixed_precision_param",
-    "training.mixed_precision_reduce", "validator.enable",
+    "training.mixed_precision_reduce", "validator.context_gain", "validator.enable",
 }  # fmt: skip
 """Options without a range of numbers that have an effect. The option's own module checks the value, if it can be
 wrong."""
@@ -70,6 +71,12 @@ def test_every_name_in_the_tables_is_an_option():
 def test_the_recipes_pass():
     for recipe in ("from_scratch", "quickstart", "stage_4k", "stage_8k", "stage_16k"):
         check_values(load_config(["--config", recipe]), ranks=1)
+
+
+def test_a_piece_as_long_as_the_window_is_refused_before_the_run():
+    check_options(config("--validator.context_gain=64,2047"), ranks=1)
+    with pytest.raises(InputError, match=r"validator\.context_gain has 2048: with a window of 2048 tokens"):
+        check_options(config("--validator.context_gain=64,2048"), ranks=1)
 
 
 NUMBERS = [name for name in option_checks._RANGES if name != "activation_checkpoint.memory_budget"]

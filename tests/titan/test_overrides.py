@@ -64,6 +64,22 @@ def test_refreshing_weights_in_torchtitans_trainer_is_refused():
         apply_overrides(OverrideConfig(imports=imports), config)
 
 
+@pytest.mark.parametrize(
+    ("rule", "message"),
+    [
+        ("random", "loss.rule is random: this rule needs exact_titan's own trainer"),
+        ("normalized_exact", "loss.rule is normalized_exact: this rule needs exact_titan's own trainer"),
+        ("exakt", r"loss.rule is 'exakt': choose one of standard, .*; did you mean exact\?"),
+    ],
+)
+def test_a_rule_that_torchtitans_trainer_cannot_serve_is_refused(rule, message):
+    config = config_registry.llama3_debugmodel()
+    with pytest.raises(InputError, match=message):
+        apply_overrides(
+            OverrideConfig(imports=[(f"{HERE}.exact_loss", {"dataset_path": "packed", "rule": rule})]), config
+        )
+
+
 RECIPES = """
 import exact_titan.titan.overrides  # torchtitan trains on the CPU
 from torchtitan.models.llama3.config_registry import llama3_debugmodel_varlen_attn

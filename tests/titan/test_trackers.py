@@ -21,6 +21,9 @@ def test_tags_have_no_parentheses_and_no_missing_values():
     assert tags["loss_metrics/cross_entropy"] == 14 / 5
     assert tags["loss_by_context/tail"] == tags["validation_loss_by_context/tail"] == 4
     assert tags["loss_by_context/below_tail"] == 2
+    assert tags["validation_loss_by_context/below_tail"] == 2
+    assert tags["validation_context_gain/16"] == 0.25
+    assert "validation_context_gain/32" not in tags
     assert tags["exposure/share/0-7"] == 3 / 5
     assert tags["exposure/weight/16-32"] == 1.15
     assert "loss_by_context/8-15" not in tags

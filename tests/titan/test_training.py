@@ -92,7 +92,8 @@ def two_ranks(dataset, tmp_path_factory) -> dict:
             {"name": name, "trainer": "exact", "count_operators": True, "argv": argv(dataset, folder, *quiet, steps=5)}
         )
     stock_quiet = ["--config", "small_llama", "--metrics.log_freq", "100", "--training.steps", "5", *stock]
-    seen = ["--metrics.enable-tensorboard", "--validator.enable", "--validator.freq", "3", "--dump_folder"]
+    seen = ["--metrics.enable-tensorboard", "--validator.enable", "--validator.freq", "3"]
+    seen += ["--validator.context_gain", "8,24", "--dump_folder"]
     for rule in ("standard", "exact"):
         shown = [*seen, str(folder / f"shown_{rule}"), "--loss.rule", rule]
         specs.append({"name": f"shown {rule}", "trainer": "exact", "argv": argv(dataset, folder, *shown, steps=3)})
@@ -271,6 +272,7 @@ def test_validation_is_the_plain_cross_entropy_of_every_validation_window_once(t
     val = PackedDataset(dataset.folder, "val")
     assert len(val) % 2 == 1
     one = ["--metrics.enable-tensorboard", "--validator.enable", "--validator.freq", "3"]
+    one += ["--validator.context_gain", "8,24"]
     record(1, tmp_path, {"name": "one", "trainer": "exact", "argv": argv(dataset, tmp_path, *one, steps=3)})
     folders = [tmp_path, two_ranks["folder"] / "shown_exact"]
     (single,), (double,) = (read_records(folder, "validation") for folder in folders)
@@ -287,6 +289,14 @@ def test_validation_is_the_plain_cross_entropy_of_every_validation_window_once(t
     mean = sum(double["buckets"][label]["cross_entropy"] * count for label, count in tail.items())
     assert double["tail"]["cross_entropy"] == pytest.approx(mean / sum(tail.values()), rel=1e-5)
     assert double["below_tail"]["targets"] == sum(counts.values()) - sum(tail.values())
+    # The context gain: the same targets in the tail, and as many as have 24 tokens or more.
+    for piece in ("8", "24"):
+        context = torch.cat(
+            [window["positions"][window["labels"] != -100] + 1 for window in map(val.__getitem__, range(len(val)))]
+        )
+        assert double["context_gain"][piece]["targets"] == int((context >= max(16, int(piece))).sum())
+        assert double["context_gain"][piece]["gain"] == pytest.approx(single["context_gain"][piece]["gain"], abs=1e-5)
+        assert double["context_gain"][piece]["seconds"] > 0
 
     # The cross-entropy of every target.
     one, two = (read_target_losses(folder, 3) for folder in folders)

@@ -52,8 +52,7 @@ class LlamaSizes:
     """Rows of the embedding. 0: the number of ids of the dataset's tokenizer."""
 
     max_positions: int = 0
-    """Length of the longest document that the model supports. 0: the window of the run. A model whose later stages have
-    longer windows needs the longest window here."""
+    """Positions of the model, in tokens: the longest window of this run and of later stages. 0: training.seq_len."""
 
     rope_theta: float = 500_000.0
     """Base of the rotary embedding."""
@@ -65,7 +64,7 @@ class LlamaSizes:
         """Return the architecture with these sizes.
 
         Args:
-            seq_len: the window length.
+            seq_len: window length, the number of positions for ``max_positions`` 0.
             tokenizer_vocab: number of ids of the dataset's tokenizer, for a ``vocab_size`` of 0.
 
         Raises:
@@ -77,11 +76,6 @@ class LlamaSizes:
         for name in ("dim", "n_layers", "ffn_dim", "vocab_size", "max_positions"):
             if getattr(self, name) >= 2**31:
                 raise InputError(f"architecture.{name} is {getattr(self, name)}: no model is that large")
-        if self.max_positions and self.max_positions < seq_len:
-            raise InputError(
-                f"architecture.max_positions is {self.max_positions}: training.seq_len is {seq_len}, "
-                "set it to the longest window of the model's stages"
-            )
         if not 1 < self.rope_theta < math.inf:
             raise InputError(
                 f"architecture.rope_theta is {self.rope_theta}: it must be more than 0, finite, and above 1"

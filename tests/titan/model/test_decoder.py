@@ -14,6 +14,12 @@ def test_the_vocabulary_is_the_tokenizers_unless_it_is_given():
     assert LlamaSizes(**SIZES, vocab_size=128).architecture(seq_len=8, tokenizer_vocab=99).vocab_size == 128
 
 
+def test_a_model_may_have_more_positions_than_the_window():
+    """A later stage then extends the window."""
+    assert LlamaSizes(**SIZES).architecture(seq_len=8, tokenizer_vocab=99).max_positions == 8
+    assert LlamaSizes(**SIZES, max_positions=32).architecture(seq_len=8, tokenizer_vocab=99).max_positions == 32
+
+
 def test_tied_embeddings_are_one_parameter():
     counts = {}
     for tied in (True, False):
@@ -35,13 +41,6 @@ def test_a_presets_model_has_the_parameters_of_its_architecture(name):
     assert shapes == {native_name(key): shape for key, shape in architecture.tensors().items()}
 
 
-def test_a_model_may_have_more_positions_than_its_first_window():
-    assert LlamaSizes().architecture(seq_len=8, tokenizer_vocab=99).max_positions == 8
-    model = decoder_spec(LlamaSizes(max_positions=32).architecture(seq_len=8, tokenizer_vocab=99)).model
-    assert model.architecture.max_positions == 32
-    assert {block.attention.rope.max_seq_len for block in model.layers} == {32}
-
-
 def test_a_vocabulary_that_lacks_some_of_the_datasets_ids_is_refused():
     model = decoder_spec(LlamaSizes(vocab_size=98).architecture(seq_len=8, tokenizer_vocab=98)).model
     check_vocabulary(model, tokenizer_vocab=98)
@@ -56,7 +55,6 @@ def test_a_vocabulary_that_lacks_some_of_the_datasets_ids_is_refused():
         ({"dim": 24, "n_heads": 8}, "architecture.n_heads is 8"),
         ({"n_kv_heads": 3}, "architecture.n_kv_heads is 3"),
         ({"n_layers": 0}, "architecture.n_layers is 0"),
-        ({"max_positions": 7}, "architecture.max_positions is 7: training.seq_len is 8"),
     ],
 )
 def test_shapes_that_do_not_fit_are_refused_by_name(shape, message):
