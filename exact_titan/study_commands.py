@@ -69,8 +69,8 @@ def facts(
         sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
             or URLs. The command reads the first 64 Mi characters.
         out: New folder for the two datasets.
-        short_len: Window length of FOLDER/short in tokens.
-        long_len: Window length of FOLDER/long in tokens. The median document has 2/5 of this length.
+        short_len: Window length of FOLDER/short in tokens. The median document has 2/5 of the window.
+        long_len: Window length of FOLDER/long in tokens, likewise.
         tokens: Tokens of the training documents of each dataset.
         val_tokens: Tokens of the validation documents of each dataset.
         seed: Seed of the held-out texts, of the documents and of the facts.
