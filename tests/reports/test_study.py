@@ -49,6 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     out = tmp_path_factory.mktemp("study") / "study"
     write_study(out, dataset, STUDY, effects=EFFECTS, unfinished=[("exact-1.0", 0, 5)])
     proof = {
+        "format": 1,
         "faults": [],
         "notes": [],
         "differences": {"extension": {"exact-0.5": {"loss.alpha": [0.15, 0.5]}}},
@@ -262,10 +263,13 @@ def test_faults_of_the_proof_are_warnings(tmp_path, folder):
     (unfinished,) = warnings(pairs, folder)
     assert "Runs that are not finished" in unfinished
     assert next(iter(warnings(pairs, tmp_path))).startswith("proof.json is missing")
-    (tmp_path / "proof.json").write_text(json.dumps({"faults": ["extension, arm exact-0.5: the batch is 8"]}))
+    (tmp_path / "proof.json").write_text(json.dumps({"format": 1, "faults": ["exact-0.5: the batch is 8"]}))
     assert next(iter(warnings(pairs, tmp_path))).startswith("NOT PAIRED")
     (tmp_path / "proof.json").write_text("{")
     with pytest.raises(InputError, match="is damaged"):
+        list(warnings(pairs, tmp_path))
+    (tmp_path / "proof.json").write_text('{"format": 2}')
+    with pytest.raises(InputError, match="has the format 2, not 1"):
         list(warnings(pairs, tmp_path))
 
 
