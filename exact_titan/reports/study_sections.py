@@ -130,7 +130,7 @@ def add_outcomes(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) ->
     page.add(Heading("All outcomes"))
     page.add(
         Text(
-            "Values are means over the runs in nats. Below a value: the difference from the baseline, with half the "
+            "Values are means over the runs of the complete pairs, in nats. Below a value: the difference, with half the "
             "width of its 95 % interval over pairs. These intervals are descriptive."
         ),
         Items([f"{one.name}: {study_tables.described(one, pairs.threshold)}." for one in pairs.outcomes]),
