@@ -67,8 +67,8 @@ def facts(
         sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
             or URLs. The command reads the first 64 Mi characters.
         out: New folder for the two datasets.
-        short_len: Window length of FOLDER/short in tokens.
-        long_len: Window length of FOLDER/long in tokens. The median document has 2/5 of this length.
+        short_len: Window length of FOLDER/short in tokens. The median document has 2/5 of the window.
+        long_len: Window length of FOLDER/long in tokens, likewise.
         tokens: Tokens of the training documents of each dataset.
         val_tokens: Tokens of the validation documents of each dataset.
         seed: Seed of the held-out texts, of the documents and of the facts.
@@ -98,4 +98,20 @@ def facts(
             )
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {"run": run, "facts": facts}
+def report(folder: Positional[Path]) -> None:
+    """Report a study: is an arm better than the baseline, with intervals over pairs of runs, tables and figures.
+
+    The command prints the table of the primary outcome. FOLDER/report gets report.html, report.md, the pictures, and a
+    CSV of every number. The report of a study that still trains has the complete pairs.
+
+    Example: exact-titan study report outputs/smollm2-study
+
+    Args:
+        folder: Folder of --out of `exact-titan study run`.
+    """
+    from exact_titan.reports.study import write_report
+
+    print(write_report(folder))
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {"run": run, "report": report, "facts": facts}

@@ -7,7 +7,12 @@
 4. :mod:`runner` trains the runs, several at a time, and resumes a study after an interruption.
 5. :mod:`proof` compares the finished runs. :mod:`windows` computes the windows of every step again.
 6. :mod:`results` finds the finished runs of a study.
-7. :mod:`fact_corpus` plants facts in text, and :mod:`facts` measures the distance of every asked fact.
+7. :mod:`outcomes` computes the value of every outcome of a run. :mod:`comparisons` compares the arms with the baseline.
+8. :mod:`statistics` tests whether a rule is better, over pairs of runs. :mod:`checkpoint_difference` tests whether two
+   checkpoints differ, over the documents of a validation. :mod:`weighting` computes the loss mass of every arm.
+
+:mod:`fact_corpus` makes the corpus of the miniature study, text with planted facts. :mod:`facts` finds the facts in the
+windows.
 
 The room imports no torchtitan. A caller hands over the functions that complete configs and start processes.
 """

@@ -57,7 +57,8 @@ def check_positions(config: RunConfig, architecture: Architecture) -> None:
     if config.training.seq_len > architecture.max_positions:
         raise InputError(
             f"training.seq_len is {config.training.seq_len}, but the model has {architecture.max_positions} positions "
-            f"(max_position_embeddings): use a shorter window, or a model with more positions"
+            f"(max_position_embeddings): use a shorter window, or a model with more positions (from scratch: "
+            f"architecture.max_positions)"
         )
 
 
