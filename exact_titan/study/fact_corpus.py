@@ -113,7 +113,7 @@ def plant_facts(
         work = Path(name)
         (work / "tokenizer").mkdir()
         tokenizer.save(str(work / "tokenizer" / "tokenizer.json"))
-        for stage in (Stage("short", short_len, 2, 4), Stage("long", long_len, 5, 32)):
+        for stage in (Stage("short", short_len, 2, 4), Stage("long", long_len, 12, 8)):
             folder = work / "tokens" / stage.name
             folder.mkdir(parents=True)
             splits = []
