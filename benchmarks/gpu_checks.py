@@ -29,7 +29,7 @@ from torchtitan.distributed.activation_checkpoint import FullAC
 from benchmarks.step import SHAPES, STOCK, WARMUP_ROUNDS, Side, build_sides, random_trainer, run_step, synchronize
 from benchmarks.synthetic import mixed_lengths, write_dataset
 from exact_titan.dataset import PackedDataset
-from exact_titan.exposure import Buckets, effective_context
+from exact_titan.exposure import RULES, Buckets, Targets, effective_context
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.model.attention import (
@@ -76,7 +76,11 @@ def part_checks(shape: str, device: torch.device, *, seq_len: int) -> Iterator[O
             ("rule standard equals torchtitan's loss, bit for bit", lambda: check_equal(case, rule="standard")),
             ("exact against float64", lambda: check_weighted(case)),
             ("bucket counts are equal on the device and on the CPU", lambda: check_counts(case)),
-            ("the loss does not wait for the device", lambda: check_no_sync(case, refresh_steps=0)),
+            ("the slots of every rule are equal on the device and on the CPU", lambda: check_slots(case)),
+            *(
+                (f"the loss with the rule {name} does not wait for the device", partial(check_no_sync, case, rule=name))
+                for name in RULES
+            ),
             (
                 "the loss with refresh_steps=1 does not wait for the device",
                 lambda: check_no_sync(case, refresh_steps=1),
@@ -125,6 +129,9 @@ class LossCase:
         loss = ExactLoss.Config(dataset_path=str(self.dataset), **options).build()
         loss.set_lm_head(self.lm_head)
         loss.to(self.device)
+        # The trainer sets these two values before a microbatch.
+        loss.places_B = torch.tensor([12_345], device=self.device)
+        loss.divisor = self.valid.to(torch.float32)
         return loss
 
     def stock(self) -> ChunkedLossWrapper:
@@ -211,11 +218,27 @@ def check_counts(case: LossCase) -> tuple[bool, str]:
     return equal, f"{int(expected.sum())} targets, {counted.tolist()}"
 
 
-def check_no_sync(case: LossCase, *, refresh_steps: int) -> tuple[bool | None, str]:
+def check_slots(case: LossCase) -> tuple[bool, str]:
+    """Compare the slots of every rule, also the drawn slots of ``random``, with the slots on the CPU."""
+    unequal = []
+    for name in RULES:
+        loss = case.exact(rule=name)
+        here = Targets(
+            loss.buckets.index(effective_context(case.positions_BL)), loss.buckets, loss.counts, loss.places_B, seed=3
+        )
+        there = Targets(
+            here.context_BL.cpu(), loss.buckets, loss.counts.to(torch.device("cpu")), loss.places_B.cpu(), 3
+        )
+        if not torch.equal(loss.rule.slot(here).cpu(), loss.rule.slot(there)):
+            unequal.append(name)
+    return not unequal, f"unequal: {', '.join(unequal) or 'nothing'}"
+
+
+def check_no_sync(case: LossCase, **options: Any) -> tuple[bool | None, str]:
     """Run the loss forward and backward while torch raises at every operation that waits for the device."""
     if case.device.type != "cuda":
         return None, "needs CUDA"
-    loss = case.exact(refresh_steps=refresh_steps)
+    loss = case.exact(**options)
     case.gradients(loss)  # the first call moves buffers and makes handles
     hidden_BLD = case.hidden_BLD.clone().requires_grad_()
     torch.cuda.synchronize()

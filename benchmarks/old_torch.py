@@ -10,9 +10,9 @@ not part of the package. The module fixes four gaps of torch 2.11 or the image:
   ``datasets`` for its own text dataloader, and the benchmarks do not use this dataloader. The stand-in fails on use.
 * ``ChunkedLossWrapper`` on a lm_head wrapped by FSDP fails in ``unshard`` ("data is not allocated yet"). The module
   leaves the output layer to FSDP's root module. On one process, this change costs nothing. The parameters of the layer
-  then keep ``training.dtype``, so train in bfloat16 if activations are bfloat16. (In bfloat16, ``trunc_normal_`` of
-  torch 2.11 draws values of ±2 at a deviation of 0.02. The first loss is therefore far above log(vocabulary). The step
-  time is not affected.)
+  then keep ``training.dtype``, so the module casts the input of the layer. (In bfloat16, ``trunc_normal_`` of torch
+  2.11 draws values of ±2 at a deviation of 0.02. The first loss is therefore far above log(vocabulary). The step time
+  is not affected.)
 * ``varlen_attn`` has no ``num_splits`` and no ``enable_gqa``. The module drops both arguments. The kernel accepts fewer
   key and value heads than query heads without ``enable_gqa``.
 """
@@ -56,7 +56,15 @@ def _leave_head_to_root() -> None:
     import torchtitan.distributed.fsdp as titan_fsdp
 
     shard = titan_fsdp.fully_shard
-    titan_fsdp.fully_shard = lambda module, **options: module if isinstance(module, list) else shard(module, **options)
+
+    def shard_all_but_head(module, **options):
+        if not isinstance(module, list):
+            return shard(module, **options)
+        head = module[-1]
+        head.register_forward_pre_hook(lambda layer, args: (args[0].to(layer.weight.dtype), *args[1:]))
+        return module
+
+    titan_fsdp.fully_shard = shard_all_but_head
 
 
 def _drop_unknown_attention_options() -> None:

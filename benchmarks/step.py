@@ -7,7 +7,7 @@ The ratio of a side is its time over the time of the cross-entropy step of the s
 
 * ``cross-entropy``: torchtitan's ``ChunkedLossWrapper(CrossEntropyLoss)`` in torchtitan's own ``Trainer.train_step``;
 * ``cross-entropy again``: a second measurement of ``cross-entropy``. Its distance from 1 is the noise;
-* ``standard`` and ``exact``: :class:`ExactLoss` under these rules, with weights from the packed dataset's counts;
+* the rules of ``--rules``: :class:`ExactLoss` under these rules, with weights from the packed dataset's counts;
 * ``exact, refresh_steps=1``: ``exact`` with weights recomputed from the running counts after every step.
 
 The time of a step covers the copy of the window to the device, forward, backward, gradient clipping and the optimizer,
@@ -36,7 +36,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ from torchtitan.trainer import Trainer
 
 from benchmarks.synthetic import mixed_lengths, write_dataset
 from exact_titan.config_registry import from_scratch
+from exact_titan.exposure import RULES
 from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.metrics import ExposureMetrics
@@ -77,6 +78,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 """Shapes of the models. All models have tied embeddings and random weights."""
 
 STOCK = "cross-entropy"
+RULES_SHOWN = ("standard", "exact")
 WARMUP_ROUNDS = 2
 
 
@@ -154,7 +156,7 @@ def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, comput
                 dist.destroy_process_group()
 
 
-def build_sides(trainer: ExactTrainer) -> list[Side]:
+def build_sides(trainer: ExactTrainer, rules: Sequence[str] = RULES_SHOWN) -> list[Side]:
     """Return the sides of the comparison, all on the trainer's model."""
     config = trainer.loss_fn.config
 
@@ -168,11 +170,8 @@ def build_sides(trainer: ExactTrainer) -> list[Side]:
 
     stock = ready(ChunkedLossWrapper.Config(num_chunks=config.num_chunks))
     sides = [Side(STOCK, stock, stock_step), Side(f"{STOCK} again", stock, stock_step)]
-    for name, options in (
-        ("standard", {"rule": "standard"}),
-        ("exact", {"rule": "exact"}),
-        ("exact, refresh_steps=1", {"rule": "exact", "refresh_steps": 1}),
-    ):
+    losses: dict[str, dict[str, Any]] = {name: {"rule": name} for name in rules}
+    for name, options in (losses | {"exact, refresh_steps=1": {"rule": "exact", "refresh_steps": 1}}).items():
         loss = ready(dataclasses.replace(config, **options))
         loss.to(trainer.device)
         sides.append(Side(name, loss, trainer.train_step))
@@ -249,13 +248,21 @@ def peak_of_events(profiled: profile) -> int:
     return peak
 
 
-def compare(shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype: str) -> dict[str, Any]:
+def compare(
+    shape: str,
+    *,
+    seq_len: int,
+    rounds: int,
+    dtype: str,
+    compute_dtype: str,
+    rules: Sequence[str] = RULES_SHOWN,
+) -> dict[str, Any]:
     """Measure all sides with a model of ``SHAPES[shape]``, and return the input of :func:`table` as plain values.
 
     :func:`random_trainer` describes the arguments. ``rounds`` is the number of timed steps of every side.
     """
     with random_trainer(shape, seq_len=seq_len, windows=32, dtype=dtype, compute_dtype=compute_dtype) as trainer:
-        sides, flops = measure(trainer, rounds)
+        sides, flops = measure(trainer, rounds, rules)
         peak_flops = trainer.metrics_processor.gpu_peak_flops
         parameters = sum(parameter.numel() for parameter in trainer.model_parts[0].parameters())
     stock = sides[0]
@@ -291,9 +298,9 @@ def compare(shape: str, *, seq_len: int, rounds: int, dtype: str, compute_dtype:
     }
 
 
-def measure(trainer: ExactTrainer, rounds: int) -> tuple[list[Side], int]:
+def measure(trainer: ExactTrainer, rounds: int, rules: Sequence[str]) -> tuple[list[Side], int]:
     """Warm up, time ``rounds`` rounds, measure every side's peak memory, and count the FLOPs of a side's steps."""
-    sides = build_sides(trainer)
+    sides = build_sides(trainer, rules)
     batches = iter(trainer.dataloader)
     for _ in range(WARMUP_ROUNDS):
         for side in sides:
@@ -371,6 +378,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=SHAPES, help="default: small on the CPU, the other two on CUDA")
     parser.add_argument("--seq-len", type=int, help="default: 4096 on the CPU, 16384 on CUDA")
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES_SHOWN)
     parser.add_argument("--json", type=Path, help="also write all measurements to this file")
     parser.add_argument(
         "--small", action="store_true", help="a toy model; the run takes seconds, and its figures have no meaning"
@@ -386,7 +394,16 @@ def main() -> None:
     prepare_process(args.device)
     results = []
     for shape in models:
-        results.append(compare(shape, seq_len=seq_len, rounds=rounds, dtype="float32", compute_dtype=compute_dtype))
+        results.append(
+            compare(
+                shape,
+                seq_len=seq_len,
+                rounds=rounds,
+                dtype="float32",
+                compute_dtype=compute_dtype,
+                rules=args.rules,
+            )
+        )
         print(table(results[-1]), flush=True)
     if args.json:
         args.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")

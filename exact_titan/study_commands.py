@@ -26,7 +26,6 @@ def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -
         out: Folder of the study. A folder of another study is refused.
     """
     from exact_titan.runs.exit_codes import ExitCode
-    from exact_titan.study import session
     from exact_titan.study.plan import plan, representatives
     from exact_titan.study.spec import read_study
     from exact_titan.study_machine import Machine, run_argv
@@ -35,8 +34,11 @@ def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -
     file = configs.find_study(study)
     read, where = read_study(file), str(file)
     os.environ[COMMAND] = shlex.join(["exact-titan", "study", "run", study, "--out", str(out)])
-    for one in representatives(plan(read, out, where=where)).values():  # before the import of torch
+    for one in representatives(plan(read, out, where=where)).values():
         run_argv(one, where=where)
+
+    from exact_titan.study import session  # this import loads torch
+
     machine = Machine(read, where)
     code = session.run(read, out, where=where, complete=machine.complete, machine=machine.starter)
     if code == ExitCode.SAVED:
@@ -98,4 +100,20 @@ def facts(
             )
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {"run": run, "facts": facts}
+def report(folder: Positional[Path]) -> None:
+    """Report a study: is an arm better than the baseline, with intervals over pairs of runs, tables and figures.
+
+    The command prints the table of the primary outcome. FOLDER/report gets report.html, report.md, the pictures, and a
+    CSV of every number. The report of a study that still trains has the complete pairs.
+
+    Example: exact-titan study report outputs/smollm2-study
+
+    Args:
+        folder: Folder of --out of `exact-titan study run`.
+    """
+    from exact_titan.reports.study import write_report
+
+    print(write_report(folder))
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {"run": run, "report": report, "facts": facts}

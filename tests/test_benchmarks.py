@@ -48,9 +48,10 @@ def test_the_plan_benchmark_runs():
 
 @pytest.mark.slow
 def test_the_step_benchmark_runs(tmp_path):
-    run("benchmarks.step", "--json", str(tmp_path / "steps.json"))
+    rules = ["exact", "packed_position", "random", "normalized_exact"]
+    run("benchmarks.step", "--rules", *rules, "--json", str(tmp_path / "steps.json"))
     (result,) = json.loads((tmp_path / "steps.json").read_text())
-    assert {row["side"] for row in result["sides"]} >= {"cross-entropy", "standard", "exact"}
+    assert {row["side"] for row in result["sides"]} >= {"cross-entropy", *rules}
 
 
 @pytest.mark.slow
@@ -65,4 +66,8 @@ def test_the_gpu_script_runs_on_the_cpu_and_its_checks_pass(tmp_path):
 def test_the_gpu_run_stops_and_resumes_on_the_cpu(tmp_path):
     assert run("benchmarks.gpu_run", "--device", "cpu", "--out", str(tmp_path)).splitlines()[-1].startswith("passed: ")
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records if record["kind"] == "validation"] == [4, 8, 12]
+    validations = [record for record in records if record["kind"] == "validation"]
+    assert [(one["step"], one["weights"]) for one in validations] == [
+        (step, weights) for step in (4, 8, 12) for weights in ("last", "ema")
+    ]
+    assert all(one["context_gain"]["32"]["targets"] for one in validations)

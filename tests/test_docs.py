@@ -8,7 +8,7 @@ from tests.support import ROOT
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # A path of this repository, without a placeholder such as NAME or <model>.
-PATH = re.compile(r"\b(?:exact_titan|tests|docs|scripts|train_configs)/[\w./-]*[\w/]")
+PATH = re.compile(r"\b(?:exact_titan|tests|docs|scripts|train_configs|studies)/[\w./-]*[\w/]")
 LINK = re.compile(r"\]\(([^)#]+?)(?:#[^)]*)?\)")
 # README's links to this repository are absolute, because PyPI shows README without the other files.
 REPOSITORY = re.compile(

@@ -30,7 +30,7 @@ def call(command: list[object], cwd: Path) -> str:
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the files that the build reads. The build writes into their folder."""
     folder = tmp_path_factory.mktemp("sources")
-    for name in ("exact_titan", "train_configs"):
+    for name in ("exact_titan", "train_configs", "studies"):
         shutil.copytree(ROOT / name, folder / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -71,7 +71,7 @@ def test_the_wheel_in_an_empty_folder(sources, tmp_path):
         [scripts / "python", "-c", "import exact_titan; print(exact_titan.__file__)"], place
     )
     listed = exact_titan("configs")
-    for name in ("from_scratch", "Llama-3.1-8B-16k", "fineweb-edu"):
+    for name in ("from_scratch", "Llama-3.1-8B-16k", "fineweb-edu", "smollm2"):
         assert f"\n  {name} " in listed
     assert "[outputs/SmolLM2-135M-2k-{rule}]" in exact_titan("train", "SmolLM2-135M-2k", "--help")
     assert exact_titan("configs", "--copy", "quickstart_exact", "mine") == "mine/quickstart_exact.toml\n"

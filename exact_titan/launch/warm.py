@@ -7,7 +7,7 @@ A new process imports for 10 to 15 seconds on two cores, which is most of a tiny
    the fork server, and a signal to a run waits until the run can handle it.
 2. The fork server imports. It starts no thread and opens no process group, because a fork keeps only one thread.
 3. A run gets its own session, its environment and its log file, and calls :func:`exact_titan.train.main`.
-4. A run ends with the fork server, and the fork server ends with this process.
+4. A run ends with this process, also after a SIGKILL of this process. The fork server ends with its last run.
 
 The fork server uses no device: a forked process cannot use a CUDA device that its parent has opened.
 """
@@ -19,13 +19,16 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import forkserver, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import TypeVar
 
-P = ParamSpec("P")
+from exact_titan.errors import InputError
+
 T = TypeVar("T")
 
 _TRAIN = "exact_titan.train"
@@ -87,10 +90,9 @@ class WarmProcesses:
             for name in added:
                 del os.environ[name]
 
-    def call(self, function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-        """Return ``function(*args, **options)``, called in a fork. The function is imported by its name."""
-        with ProcessPoolExecutor(1, mp_context=self._context) as pool:
-            return pool.submit(function, *args, **options).result()
+    def call(self, function: Callable[[], T]) -> T:
+        """Return ``function()``, called in a fork. The function is imported there by its name."""
+        return _call(self._context, function)
 
     def start(self, argv: list[str], log: Path, environment: dict[str, str]) -> WarmRun:
         """Start a run of one process.
@@ -105,10 +107,37 @@ class WarmProcesses:
         return WarmRun(process)
 
 
-def in_new_process(function: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
-    """Return ``function(*args, **options)``, called in a new process that may use an accelerator."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *args, **options).result()
+def in_new_process(function: Callable[[], T]) -> T:
+    """Return ``function()``, called in a new process that may use an accelerator."""
+    return _call(multiprocessing.get_context("spawn"), function)
+
+
+def _call(context: BaseContext, function: Callable[[], T]) -> T:
+    """Return ``function()``, called in a process of its own.
+
+    Raises:
+        InputError: of the function. After another exception, the process prints its traceback.
+    """
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(sender, function))  # type: ignore[attr-defined]
+    process.start()
+    sender.close()
+    try:
+        result, error = receiver.recv()
+    except EOFError:
+        process.join()
+        raise RuntimeError(f"the process that called {function} ended with exit code {process.exitcode}") from None
+    process.join()
+    if error is not None:
+        raise error
+    return result
+
+
+def _answer(sender: Connection, function: Callable[[], object]) -> None:
+    try:
+        sender.send((function(), None))
+    except InputError as error:
+        sender.send((None, error))
 
 
 def number_of_devices() -> int:
@@ -121,7 +150,8 @@ def number_of_devices() -> int:
 def _run(argv: list[str], log: str, environment: dict[str, str]) -> None:
     """Make this fork a process of its own, and train."""
     os.setsid()  # signals of the terminal go to the study, and the study passes them on
-    end_with_parent(signal.SIGKILL)
+    threading.Thread(target=_end_with_starter, name="end with the study", daemon=True).start()
+    end_with_parent(signal.SIGKILL)  # the parent is the fork server
     # A Ctrl-C that came before the new session is dropped, because the study passes it on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -135,6 +165,14 @@ def _run(argv: list[str], log: str, environment: dict[str, str]) -> None:
     os.environ.update(environment)
     sys.argv = [_TRAIN, *argv]
     importlib.import_module(_TRAIN).main(argv)
+
+
+def _end_with_starter() -> None:
+    """Kill this process when the process that started it has ended."""
+    starter = multiprocessing.parent_process()
+    assert starter is not None
+    starter.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def end_with_parent(number: signal.Signals) -> None:

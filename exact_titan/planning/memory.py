@@ -33,6 +33,7 @@ from exact_titan.planning.trace import AllocationTrace, Kind, Peak, Phase
 from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.model.attention import varlen_metadata
 from exact_titan.titan.model.flops import matmul_flops_per_token
+from exact_titan.titan.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,9 @@ class _Step:
                 trace.hold(buffer, "buffers")
             for state in _states(self.optimizers):
                 trace.hold(state, "optimizer")
+            averages = [torch.empty_like(one, dtype=torch.float32) for one in self._averaged()]
+            for average in averages:
+                trace.hold(average, "average")
             with trace:
                 self._step(documents, trace.start)
             for parameter in self.model.parameters():
@@ -175,6 +179,11 @@ class _Step:
             matmul_flops=trace.matmul_flops,
             attention_forwards=trace.calls[torch.ops.torch_attn._varlen_attn.default],
         )
+
+    def _averaged(self) -> list[torch.Tensor]:
+        """Return the parameters that have a moving average (:mod:`exact_titan.titan.ema`)."""
+        on = isinstance(self.config, RunConfig) and self.config.ema.decay
+        return list(self.model.parameters()) if on else []
 
     def _step(self, documents: list[int], start: Callable[[Phase], None]) -> None:
         """Run a microbatch and an optimizer step as the trainer does. ``start`` is called with every phase."""

@@ -27,6 +27,7 @@ _LABELS: dict[Kind, str] = {
     "parameters": "parameters",
     "gradients": "gradients",
     "optimizer": "optimizer state",
+    "average": "moving average of the weights",
     "buffers": "buffers (RoPE)",
     "activations": "saved activations",
     "gathered parameters": "whole parameters, gathered for use",
@@ -129,6 +130,8 @@ def _memory(plan: RunPlan, memory: int | None) -> Iterator[str]:
     peak = planned.peak
     yield _row("Memory of one GPU, GiB", "at most", f"at the peak ({peak.phase})")
     for kind, label in _LABELS.items():
+        if kind == "average" and kind not in planned.most:
+            continue
         if kind == "logits":
             label += f" ({chunk:,} x {plan.vocab_size:,})"
         yield _row(f"  {label}", _gib(planned.most[kind]), _gib(peak.by_kind.get(kind, 0)))

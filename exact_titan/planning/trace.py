@@ -19,6 +19,7 @@ Kind = Literal[
     "parameters",
     "gradients",
     "optimizer",
+    "average",
     "buffers",
     "activations",
     "gathered parameters",

@@ -16,10 +16,13 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_COLORS = ("#8c96a3", "#c2542d", "#3b6ea5", "#5a8f4e", "#8a5aa8", "#b08d2e")
+COLORS = ("#8c96a3", "#c2542d", "#3b6ea5", "#5a8f4e", "#8a5aa8", "#b08d2e")
 """Grey for the run or rule that the others are compared with."""
 
-_TAIL_COLOR = "#f0e6d2"
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
+"""Patterns of the bars of the series, for readers and printers without colors."""
+
+TAIL_COLOR = "#f0e6d2"
 _CHARACTERS = 12
 """Width of a bucket in characters of the numbers above its bars. A panel with wider numbers shows none."""
 
@@ -34,7 +37,7 @@ class Bars:
         number_format: format of the numbers above the bars, such as ``%.3f``.
         from_zero: whether the axis starts at 0. Otherwise the axis starts just below the lowest value, for values that
             differ by a small part of their height.
-        first_color: place of the first series' color in the palette, so that a series keeps its color in all panels.
+        first_color: place of the first series' color and hatch, so that a series keeps its look in all panels.
         errors: half the length of the error bars by the name of their series. None: no error bar at this place.
     """
 
@@ -65,7 +68,7 @@ def bucket_figure(labels: Sequence[str], panels: Sequence[Bars], *, threshold: i
     bounds = [int(label.split("-")[0]) for label in labels if label[0].isdigit()]
     first_of_tail = sum(bound < threshold for bound in bounds)
     for axes, panel in zip(all_axes, panels, strict=True):
-        axes.axvspan(first_of_tail - 0.5, len(bounds) - 0.5, color=_TAIL_COLOR, zorder=0)
+        axes.axvspan(first_of_tail - 0.5, len(bounds) - 0.5, color=TAIL_COLOR, zorder=0)
         if len(bounds) < len(labels):
             axes.axvline(len(bounds) - 0.5, color="0.3", linewidth=0.8, zorder=3)
         _draw(axes, panel)
@@ -94,7 +97,7 @@ def save_png(figure: "Figure", file: Path) -> None:
 
 
 def _draw(axes: "Axes", panel: Bars) -> None:
-    colors = islice(cycle(_COLORS), panel.first_color, None)
+    looks = islice(cycle(zip(COLORS, HATCHES, strict=True)), panel.first_color, None)
     width = 0.8 / len(panel.series)
     values = [value for series in panel.series.values() for value in series]
     show_numbers = len(panel.series) * max(len(panel.number_format % value) for value in values) <= _CHARACTERS
@@ -104,7 +107,10 @@ def _draw(axes: "Axes", panel: Bars) -> None:
         shown: dict[str, Any] = (
             {"yerr": errors, "error_kw": {"elinewidth": 0.8, "capsize": 1.5, "zorder": 4}} if errors else {}
         )
-        bars = axes.bar(left, heights, width, color=next(colors), label=name, zorder=2, **shown)
+        color, hatch = next(looks)
+        bars = axes.bar(
+            left, heights, width, color=color, hatch=hatch, edgecolor="white", label=name, zorder=2, **shown
+        )
         if show_numbers:
             axes.bar_label(bars, fmt=panel.number_format, fontsize=7, padding=1)
     reach = [error or 0 for errors in panel.errors.values() for error in errors] or [0]

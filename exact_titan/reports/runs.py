@@ -20,9 +20,10 @@ import numpy as np
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
 from exact_titan.reports.figures import Bars, bucket_figure
-from exact_titan.reports.statistics import Estimate, mean_over_documents, mean_over_pairs
 from exact_titan.runs.metrics_log import FILE_NAME, read_validations
 from exact_titan.runs.target_losses import TargetLosses, read_target_losses, target_losses_file
+from exact_titan.study.checkpoint_difference import mean_over_documents
+from exact_titan.study.statistics import Estimate, mean_over_pairs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -5,6 +5,9 @@
 3. :mod:`pairing` compares the completed configs of the arms, refuses arms that are not paired, and writes the proof.
 4. :mod:`runner` trains the runs, several at a time, and resumes a study after an interruption.
 5. :mod:`results` finds the finished runs of a study.
+6. :mod:`outcomes` computes the value of every outcome of a run. :mod:`comparisons` compares the arms with the baseline.
+7. :mod:`statistics` tests whether a rule is better, over pairs of runs. :mod:`checkpoint_difference` tests whether two
+   checkpoints differ, over the documents of a validation. :mod:`weighting` computes the loss mass of every arm.
 
 :mod:`fact_corpus` makes the corpus of the miniature study, text with planted facts. :mod:`facts` finds the facts in the
 windows.

@@ -16,12 +16,14 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from exact_titan.errors import print_error
 from exact_titan.runs.exit_codes import ExitCode
 from exact_titan.study.plan import Planned
 from exact_titan.study.progress import Progress
 from exact_titan.study.results import is_finished
 
 _LOOK_SECONDS = 0.05
+_LAST_LINES = 50
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 _REPEATED_SECONDS = 0.5
 """A terminal and a batch system may send the same signal twice. Only a later SIGINT kills the runs."""
@@ -106,15 +108,18 @@ def train(planned: list[Planned], start: Start, *, parallel: int) -> int:
 
 
 def _failure(one: Planned, code: int) -> int:
-    """Print which run failed, the last line of its output, and the file of its output. Return the exit code."""
+    """Print which run failed, its message or the last line of its output, and its log. Return the exit code."""
     if code == ExitCode.SAVED:
-        print(f"{one.run} was stopped, and has saved")
+        print(f"{one.run}: stopped, and saved", flush=True)
         return ExitCode.SAVED
     log = log_file(one)
     lines = log.read_text(encoding="utf-8", errors="replace").splitlines() if log.is_file() else []
     how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-    last = next((line.strip() for line in reversed(lines) if line.strip()), "")
-    print(f"{one.run} {how}: {last}\n  all output is in {log}", flush=True)
+    shown = [line.strip() for line in lines[-_LAST_LINES:] if line.strip()]
+    last = next(
+        (line for line in reversed(shown) if line.startswith("exact_titan.train:")), shown[-1] if shown else "no output"
+    )
+    print_error("exact-titan study", f"{one.run}: {how}: {last}; {log} has all output")
     return code if code > 0 else 1
 
 

@@ -36,6 +36,7 @@ DECISIONS = {
     "attention": "applies",
     "activation_checkpoint": "applies",
     "optimizer": "applies",
+    "ema": "applies",
     "lr_scheduler": "applies",
     "training": "applies",
     "training.seq_len": "order",

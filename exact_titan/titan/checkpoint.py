@@ -19,7 +19,9 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_manifest import find_checkpoints, reading_checkpoint, why_incomplete, write_manifest
+from exact_titan.runs.run_folder import stored_names
 from exact_titan.runs.run_record import RunRecord
+from exact_titan.titan.ema import KEY as EMA
 from exact_titan.titan.step_clock import StepClock
 
 _VALIDATED = "validated"
@@ -149,12 +151,14 @@ class ResumableCheckpoints(CheckpointManager):
         return super()._load(step)
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
-        """Load as torchtitan does.
+        """Load as torchtitan does. Leave out the average of the weights if the checkpoint has none.
 
         Raises:
             InputError: on all ranks, if a file of the checkpoint cannot be read.
         """
         remedy = {"remedy": "download it again"} if from_hf else {}
+        if EMA in state_dict and not any(name.startswith(f"{EMA}.") for name in stored_names(Path(checkpoint_id))):
+            state_dict = {name: state for name, state in state_dict.items() if name != EMA}
         with reading_checkpoint(Path(checkpoint_id), **remedy):
             super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from exact_titan.runs.records import Mean, TrainRecord, ValidationRecord
+from exact_titan.runs.records import Mean, TrainRecord, ValidationRecord, Weights
 
 _PACKAGE = str(Path(__file__).parents[1])
 
@@ -98,7 +98,7 @@ def validation_lines(record: ValidationRecord) -> list[str]:
     """Return the line of a validation, and the line of its context gain. ``-`` stands for a value without targets."""
     losses = record.losses
     lines = [
-        f"validation step {record.step}  {losses_text(losses.cross_entropy, losses.tail)}  "
+        f"validation step {record.step}{of_weights(record.weights)}  {losses_text(losses.cross_entropy, losses.tail)}  "
         f"below the tail {_nats(losses.below_tail.cross_entropy)}  ({losses.targets:,} targets, "
         f"{losses.tail.targets:,} in the tail, {record.seconds:.0f} s)"
     ]
@@ -107,7 +107,14 @@ def validation_lines(record: ValidationRecord) -> list[str]:
         f"({one.targets:,} targets, {one.seconds:.0f} s)"
         for piece, one in record.context_gain.items()
     ]
-    return lines + ([f"context gain step {record.step}  {'  '.join(gains)}"] if gains else [])
+    return lines + (
+        [f"context gain step {record.step}{of_weights(record.weights)}  {'  '.join(gains)}"] if gains else []
+    )
+
+
+def of_weights(weights: Weights) -> str:
+    """Return the name of the weights after the step of a validation. The last weights have no name."""
+    return "" if weights == "last" else ", moving average of the weights"
 
 
 def losses_text(cross_entropy: float | None, tail: Mean) -> str:

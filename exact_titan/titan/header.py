@@ -56,6 +56,7 @@ def header(trainer: Run) -> list[str]:
         ("steps", _steps(trainer)),
         ("ranks", _layout(trainer)),
         ("precision", _precision(trainer)),
+        *([("average", f"moving average of the weights, decay {decay:g}")] if (decay := config.ema.decay) else []),
         ("recompute", f"{_recomputation(trainer)} activation checkpointing"),
         ("attention", _attention(trainer)),
         ("checkpoints", _checkpoints(trainer)),
@@ -113,6 +114,7 @@ def _validations(run: Path) -> list[tuple[str, str]]:
     """Return the best and the last validation of the run, with the tail."""
     try:
         found = [record for record in read_validations(run) if record["cross_entropy"] is not None]
+        averages = read_validations(run, "ema")
     except InputError as error:  # the end of a training must not depend on a file of numbers
         return [("validations", str(error))]
     if not found:
@@ -124,7 +126,10 @@ def _validations(run: Path) -> list[tuple[str, str]]:
         return f"CE {record['cross_entropy']:.3f}  tail {shown}  (step {record['step']:,})"
 
     best = min(found, key=lambda record: record["cross_entropy"])
-    return [("best validation", text(best)), ("last validation", text(found[-1]))]
+    last = [("last validation", text(found[-1]))]
+    if averages and averages[-1]["step"] == found[-1]["step"]:
+        last.append(("moving average", text(averages[-1])))
+    return [("best validation", text(best)), *last]
 
 
 def _rule(trainer: Run) -> str:

@@ -30,6 +30,7 @@ from exact_titan.runs.records import (
     TrainRecord,
     ValidationRecord,
     ValidationSet,
+    Weights,
 )
 from exact_titan.titan.console import train_line, validation_lines
 from exact_titan.titan.health import Health
@@ -43,9 +44,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Validated:
-    """The result of a validation, over all ranks.
+    """The result of a validation with one set of weights, over all ranks.
 
     Attributes:
+        weights: the weights that are validated.
         sums_2n: float64 ``[2, n]`` on the host, cross-entropy sums and target counts (:class:`BucketSums`).
         context_gain: the context gain by K.
         windows: the validation windows, if they are windows of packed datasets.
@@ -53,6 +55,7 @@ class Validated:
         seconds: duration of that pass.
     """
 
+    weights: Weights
     sums_2n: torch.Tensor
     context_gain: dict[str, ContextGain]
     windows: ValidationSet | None
@@ -183,6 +186,7 @@ class ExposureMetrics(MetricsProcessor):
                 step=step,
                 steps=self.health.steps,
                 time=time.time(),
+                weights=found.weights,
                 losses=self._losses(found.sums_2n),
                 context_gain=found.context_gain,
                 windows=found.windows,

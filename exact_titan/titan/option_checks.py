@@ -81,6 +81,7 @@ _RANGES: dict[str, _Range] = {
     "lr_scheduler.total_steps": _COUNT_OR_NONE,
     "lr_scheduler.decay_ratio": _Range(0, 1, "from 0 to 1", also=(None,)),
     "lr_scheduler.min_lr_factor": _SHARE,
+    "ema.decay": _Range(0, 1, "0 for no average, or more than 0 and below 1", below=True),
     "loss.num_chunks": _COUNT,
     "dataloader.seed": _SEED,
     "validator.dataloader.seed": _SEED,

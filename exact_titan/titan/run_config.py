@@ -14,6 +14,7 @@ from torchtitan.trainer import Trainer
 
 from exact_titan.runs.run_record import Resume
 from exact_titan.titan.checkpoint import ResumableCheckpoints
+from exact_titan.titan.ema import EmaConfig
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
@@ -51,6 +52,9 @@ class RunConfig(Trainer.Config):
 
     architecture: LlamaSizes = field(default_factory=LlamaSizes)
     """Sizes of a model from scratch."""
+
+    ema: EmaConfig = field(default_factory=EmaConfig)
+    """The exponential moving average of the weights."""
 
     attention: Implementation = "auto"
     """Attention kernel: fa3 (FlashAttention 3, Hopper), fa2 (the flash-attn package) or torch (torch's own). auto: the

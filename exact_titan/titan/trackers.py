@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import BaseLogger, MetricsProcessor, WandBLogger
 
 from exact_titan.errors import InputError
-from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord
+from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord, Weights
 from exact_titan.titan.step_clock import PARTS
 
 if TYPE_CHECKING:
@@ -28,6 +28,11 @@ WANDB_RUN_ID_FILE = "wandb_run_id"
 def scalars(record: Record) -> dict[str, float]:
     """Return the tags and the values of a record for TensorBoard and W&B. ``docs/metrics.md`` lists the tags."""
     return _train_scalars(record) if isinstance(record, TrainRecord) else _validation_scalars(record)
+
+
+def group_of(weights: Weights) -> str:
+    """Return the beginning of all tags of a validation: ``validation`` or ``validation_ema``."""
+    return "validation" if weights == "last" else f"validation_{weights}"
 
 
 def check_wandb(config: MetricsProcessor.Config) -> None:
@@ -172,13 +177,14 @@ def _train_scalars(record: TrainRecord) -> dict[str, float]:
 
 
 def _validation_scalars(record: ValidationRecord) -> dict[str, float]:
+    group = group_of(record.weights)
     tags = {
-        "validation_metrics/loss": record.losses.cross_entropy,
-        **_by_context(record.losses, "validation_loss_by_context"),
-        **{f"validation_context_gain/{piece}": found.gain for piece, found in record.context_gain.items()},
-        "validation_metrics/seconds": record.seconds,
-        "validation_metrics/tokens_per_second": record.tokens_per_second,
-        **_memory(record.memory, "validation_metrics/memory"),
+        f"{group}_metrics/loss": record.losses.cross_entropy,
+        **_by_context(record.losses, f"{group}_loss_by_context"),
+        **{f"{group}_context_gain/{piece}": found.gain for piece, found in record.context_gain.items()},
+        f"{group}_metrics/seconds": record.seconds,
+        f"{group}_metrics/tokens_per_second": record.tokens_per_second,
+        **_memory(record.memory, f"{group}_metrics/memory"),
     }
     return {tag: value for tag, value in tags.items() if value is not None}
 

@@ -19,6 +19,8 @@ from exact_titan.runs.locations import record_locations
 from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.console import progress_bar
+from exact_titan.titan.ema import KEY as EMA
+from exact_titan.titan.ema import WeightAverage
 from exact_titan.titan.header import header, summary
 from exact_titan.titan.health import Health
 from exact_titan.titan.identity import record_of
@@ -70,6 +72,9 @@ class ExactTrainer(Trainer):
     windows_per_step: int
     """Windows of an optimizer step over all ranks."""
 
+    average: WeightAverage | None
+    """The moving average of the weights, with ``ema.decay``."""
+
     nonfinite: NonFiniteDetector
     """Finds losses and gradients that are NaN or infinite."""
 
@@ -90,6 +95,7 @@ class ExactTrainer(Trainer):
         self.metrics_processor.count_flops(self.model_config, self.model_parts[0])
         self.clock = StepClock(self.device)
         self.checkpointer.clock = self.clock
+        self.average = self._build_average()
         self.optimizers.register_step_post_hook(lambda *_: self.clock.end())
         self.windows_per_step = (
             self.gradient_accumulation_steps * self.dataloader.dp_world_size * self.dataloader.local_batch_size
@@ -106,8 +112,20 @@ class ExactTrainer(Trainer):
         if config.validator.enable:
             self.validator.stop = self.stop
             self.validator.on_validated = self.checkpointer.mark_validated
+            self.validator.average = self.average
         self._begun = False
         self._progress: tqdm | None = None
+
+    def _build_average(self) -> WeightAverage | None:
+        """Return the moving average of the weights, which every optimizer step updates and every checkpoint holds."""
+        if not self.config.ema.decay:
+            return None
+        wait = self.checkpointer.maybe_wait_for_staging
+        average = WeightAverage(self.config.ema.decay, self.model_parts, before_exchange=wait)
+        if self.config.checkpoint.enable:
+            self.checkpointer.states[EMA] = average
+        self.optimizers.register_step_post_hook(lambda *_: average.update())
+        return average
 
     def train(self) -> None:
         """Train to the last step. The run resumes from the last complete checkpoint if there is one.
@@ -215,6 +233,10 @@ class ExactTrainer(Trainer):
         """Apply the options, start the logs after the load of the checkpoint, and repeat an interrupted validation."""
         if self.step > 0:
             apply_options(self.lr_schedulers, self.config.optimizer)
+        if self.average is not None and not self.average.started:
+            self.average.start()
+            if self.step > 0:
+                logger.info(f"the checkpoint has no moving average: it starts from the weights of step {self.step}")
         repeat = self.step > 0 and self.config.validator.enable and self.validator.should_validate(self.step)
         repeat = repeat and not self.checkpointer.is_validated(self.step)
         self.metrics_processor.begin(self.step, validated=not repeat)

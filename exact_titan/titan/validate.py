@@ -4,6 +4,7 @@
 2. One further pass per K of ``context_gain`` measures the targets with the context of pieces of K tokens
    (:mod:`exact_titan.titan.context_gain`).
 3. The results of all passes are one record (:meth:`ExposureMetrics.log_validated`).
+4. With ``ema.decay`` the same passes follow with the moving average of the weights. They are a second record.
 """
 
 import copy
@@ -21,20 +22,20 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import effective_context
 from exact_titan.reports.figures import Bars, bucket_figure
-from exact_titan.runs.records import ValidationSet
-from exact_titan.titan.console import FILE_ONLY
+from exact_titan.runs.records import ValidationSet, Weights
+from exact_titan.titan.console import FILE_ONLY, of_weights
 from exact_titan.titan.context_gain import Cells, cut
 from exact_titan.titan.cross_entropy import BucketSums
+from exact_titan.titan.ema import WeightAverage
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, Validated
 from exact_titan.titan.stop import StopAgreement
 from exact_titan.titan.target_losses import TargetFiles, TargetSums
+from exact_titan.titan.trackers import group_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-_TAG = "validation_loss_by_context"
 
 
 class ExposureValidator(Validator):
@@ -65,6 +66,9 @@ class ExposureValidator(Validator):
 
     stop: StopAgreement
     """Set by the trainer, because torchtitan builds the validator first."""
+
+    average: WeightAverage | None = None
+    """The moving average of the weights. Set by the trainer."""
 
     on_validated: Callable[[int], None]
     """Called with the step after a complete validation. Set by the trainer."""
@@ -119,13 +123,20 @@ class ExposureValidator(Validator):
 
     def validate(self, model_parts: list[nn.Module], step: int) -> None:
         """Validate on the validation windows and log the result. Every rank calls this method."""
+        self._validate(model_parts, step, "last")
+        if self.average is not None:
+            with self.average.in_model():
+                self._validate(model_parts, step, "ema")
+        self.on_validated(step)
+
+    def _validate(self, model_parts: list[nn.Module], step: int, weights: Weights) -> None:
         n, device = len(self.cells), self.exact_loss.weights_n.device
         threshold = self.exact_loss.threshold
         sums = BucketSums(n, device) if self._target_files is None else TargetSums(n, device)
         begun = time.perf_counter()
         whole_2c = self._pass(model_parts, step, sums)
         if self._target_files is not None and isinstance(sums, TargetSums) and dist.get_rank() == 0:
-            self._target_files.write(sums, step=step, threshold=threshold, weights="last")
+            self._target_files.write(sums, step=step, threshold=threshold, weights=weights)
         sums_2n = self.cells.by_bucket(whole_2c)
         windows = self.windows
         tokens = int(sums_2n[1].sum()) if windows is None else windows.windows * windows.window
@@ -136,9 +147,9 @@ class ExposureValidator(Validator):
             pieces_2c = self._pass(model_parts, step, BucketSums(n, device), piece)
             spent = time.perf_counter() - begun
             gains[str(piece)] = self.cells.gain(whole_2c, pieces_2c, piece=piece, threshold=threshold, seconds=spent)
-        self.metrics_processor.log_validated(step, Validated(sums_2n, gains, windows, tokens, seconds))
-        self.metrics_processor.add_figure(_TAG, lambda: self._figure(step, sums_2n), step)
-        self.on_validated(step)
+        self.metrics_processor.log_validated(step, Validated(weights, sums_2n, gains, windows, tokens, seconds))
+        tag = f"{group_of(weights)}_loss_by_context"
+        self.metrics_processor.add_figure(tag, lambda: self._figure(step, sums_2n, weights), step)
 
     def _pass(
         self, model_parts: list[nn.Module], step: int, sums: BucketSums, piece: int | None = None
@@ -170,7 +181,7 @@ class ExposureValidator(Validator):
         mixture = loader.mixture
         return ValidationSet(mixture.fingerprint, mixture.split, mixture.window, windows, seed)
 
-    def _figure(self, step: int, sums_2n: torch.Tensor) -> "Figure":
+    def _figure(self, step: int, sums_2n: torch.Tensor, weights: Weights) -> "Figure":
         ce_n, count_n = sums_2n.tolist()
         rows = [row for row in zip(self.exact_loss.buckets.labels(), ce_n, count_n, strict=True) if row[2]]
         means = [ce / count for _, ce, count in rows]
@@ -179,5 +190,5 @@ class ExposureValidator(Validator):
             [label for label, _, _ in rows],
             [bars],
             threshold=self.exact_loss.threshold,
-            title=f"Plain cross-entropy on the validation windows, step {step}",
+            title=f"Plain cross-entropy on the validation windows, step {step}{of_weights(weights)}",
         )

@@ -27,10 +27,12 @@ def plan(
     nproc: int = 8,
     microbatches: int = 1,
     n_layers: int = SIZES.n_layers,
+    decay: float = 0.0,
     **options,
 ) -> MemoryPlan:
     config = from_scratch()
     config.training = dataclasses.replace(config.training, seq_len=SEQ_LEN, local_batch_size=2)
+    config.ema.decay = decay
     config.parallelism = dataclasses.replace(config.parallelism, **options)
     config.activation_checkpoint = {
         "none": None,
@@ -78,6 +80,13 @@ def test_states_are_sharded_over_the_gpus(nproc):
     assert memory.parameters == pytest.approx(share, rel=0.01)
     assert memory.gradients == pytest.approx(share, rel=0.01)
     assert memory.optimizer == pytest.approx(2 * share, rel=0.05)
+
+
+def test_a_moving_average_is_one_more_float32_shard():
+    memory, without = plan(decay=0.99, n_layers=1), plan(n_layers=1)
+    assert memory.most["average"] == without.parameters
+    assert "average" not in without.most
+    assert memory.peak.bytes == without.peak.bytes + without.parameters
 
 
 def test_replicas_hold_the_states_once_each():

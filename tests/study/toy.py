@@ -132,7 +132,8 @@ class ToyMachine:
         work = log.parent / f".{place.name}"
         work.mkdir(exist_ok=True)
         launch = stack.enter_context(warm_ranks.background(1, "exact_titan.train", *argv, cwd=work))
-        log.write_bytes(b"")
+        log.unlink(missing_ok=True)
+        log.symlink_to(work / "ranks.log")
         run = WarmRun(launch, stack.close)
         self.started.append(one)
         self.on_start(len(self.started), run)

@@ -11,7 +11,7 @@ SPEC is a list of runs. A run has these keys:
 - ``kill_after`` (optional): a step. This process kills itself with SIGKILL after the log of the step.
 - ``gradients`` (optional): a file for the full gradients of the first step.
 - ``count_operators`` (optional): count the collectives and the reads by the host in each step.
-- ``slots`` (optional): a folder. Every rank writes the slots of each window that the rank trains, by the window's place.
+- ``slots`` (optional): a folder. Every rank writes the slots of each window that the rank trains, by the place.
 
 OUT is a dictionary by name. Floats are in hexadecimal.
 """

@@ -84,6 +84,11 @@ def test_the_lines_of_a_validation():
         "context gain step 250  beyond 1,024 tokens +0.0123 (234,567 targets, 30 s)  beyond 8,192 tokens - (0 targets, "
         "12 s)",
     ]
+    average = replace(VALIDATION, weights="ema", context_gain=gains)
+    assert [shown.partition("  ")[0] for shown in validation_lines(average)] == [
+        "validation step 250, moving average of the weights",
+        "context gain step 250, moving average of the weights",
+    ]
 
 
 def test_rates_and_durations():

@@ -1,5 +1,6 @@
 """The context gain of models whose loss is known as a function of the visible context, in one process."""
 
+import contextlib
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -16,23 +17,25 @@ from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
 from exact_titan.titan import trainer  # noqa: F401  torchtitan runs on the CPU then
 from exact_titan.titan.context_gain import Cells, check_pieces
+from exact_titan.titan.ema import WeightAverage
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import Validated
+from exact_titan.titan.stop import Stopped
 from exact_titan.titan.validate import ExposureValidator
 from tests.checkpoints import load_decoder, transformers_model
 from tests.support import VOCAB, pack_lengths, pack_texts
 
+Validator = Callable[[PackedDataset, nn.Module, list[int], list[Validated]], ExposureValidator]
 Validate = Callable[[PackedDataset, nn.Module, list[int]], Validated]
 
 
 @pytest.fixture
-def validate(tmp_path) -> Iterator[Validate]:
-    """A function that validates a model on all windows of a dataset. The group has one rank, a batch 2 windows."""
+def validator(tmp_path) -> Iterator[Validator]:
+    """A function that makes a validator of all windows of a dataset. The group has one rank, a batch 2 windows."""
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 
-    def run(dataset: PackedDataset, model: nn.Module, pieces: list[int]) -> Validated:
-        found: list[Validated] = []
+    def make(dataset: PackedDataset, model: nn.Module, pieces: list[int], found: list[Validated]) -> ExposureValidator:
         metrics = SimpleNamespace(
             ntokens_since_last_log=0,
             run=tmp_path,
@@ -56,11 +59,22 @@ def validate(tmp_path) -> Iterator[Validate]:
             local_batch_size=2,
         )
         validator.stop, validator.on_validated = SimpleNamespace(check=lambda: None), lambda step: None
-        validator.validate([model], step=1)
+        return validator
+
+    yield make
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def validate(validator) -> Validate:
+    """A function that validates a model, and returns the result."""
+
+    def run(dataset: PackedDataset, model: nn.Module, pieces: list[int]) -> Validated:
+        found: list[Validated] = []
+        validator(dataset, model, pieces, found).validate([model], step=1)
         return found[0]
 
-    yield run
-    dist.destroy_process_group()
+    return run
 
 
 class Copying(nn.Module):
@@ -118,6 +132,30 @@ def test_a_model_that_ignores_its_context_gains_nothing(validate, documents, tmp
     found = validate(documents, model, [8, 24]).context_gain
     assert all(one.targets > 100 for one in found.values())
     assert [one.gain for one in found.values()] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("batches", "records"), [(1, 0), (5, 0), (9, 1), (13, 1), (16, 2)])
+def test_a_stop_in_any_pass_ends_the_validation_with_the_last_weights(validator, documents, batches, records):
+    """Each of the two sets of weights has 2 passes of 4 batches. The stop comes after ``batches`` batches."""
+    model, found, passed, validated = Copying(), [], [], []
+    average = WeightAverage(0.5, [model], before_exchange=lambda: None)
+    average.start()
+    with torch.no_grad():
+        model.lm_head.weight *= 2
+    before = model.lm_head.weight.clone()
+
+    def check() -> None:
+        if len(passed) == batches:
+            raise Stopped("a signal")
+        passed.append(None)
+
+    made = validator(documents, model, [8], found)
+    made.average, made.stop.check, made.on_validated = average, check, validated.append
+    with pytest.raises(Stopped) if batches < 16 else contextlib.nullcontext():
+        made.validate([model], step=7)
+    assert [one.weights for one in found] == ["last", "ema"][:records]
+    assert torch.equal(model.lm_head.weight, before)
+    assert validated == ([7] if batches == 16 else [])
 
 
 @torch.no_grad()

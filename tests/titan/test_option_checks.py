@@ -107,6 +107,7 @@ def test_a_number_that_is_not_finite_is_refused_by_name(name, value):
     "option",
     [
         *("optimizer.beta1=1", "optimizer.beta2=1.0", "optimizer.eps=0", "training.max_norm=nan"),
+        *("ema.decay=1", "ema.decay=nan"),
         *("training.global_batch_size=0", "lr_scheduler.total_steps=0", "lr_scheduler.min_lr_factor=1.01"),
         *("lr_scheduler.decay_ratio=2", "debug.seed=9223372036854775808", "profiler.profiler_active=0"),
         *("dataloader.seed=9223372036854775808", "profiler.profile_freq=0", "profiler.memory_snapshot_freq=0"),
@@ -122,6 +123,7 @@ def test_the_first_value_outside_a_range_is_refused(option):
     "option",
     [
         *("optimizer.lr=0", "optimizer.beta1=0", "optimizer.weight_decay=0", "training.max_norm=0"),
+        *("ema.decay=0", "ema.decay=0.9999"),
         *("training.max_norm=inf", "training.global_batch_size=-1", "lr_scheduler.warmup_steps=0"),
         *("lr_scheduler.decay_ratio=1", "lr_scheduler.min_lr_factor=1", "debug.seed=9223372036854775807"),
         *("checkpoint.keep_latest_k=0", "checkpoint.keep_latest_k=2", "comm.trace_buf_size=0", "validator.steps=1"),

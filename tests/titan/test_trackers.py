@@ -24,6 +24,11 @@ def test_tags_have_no_parentheses_and_no_missing_values():
     assert tags["validation_loss_by_context/below_tail"] == 2
     assert tags["validation_context_gain/16"] == 0.25
     assert "validation_context_gain/32" not in tags
+    # The moving average of the weights has its own tags, all of them.
+    average = scalars(validation(2, "ema"))
+    assert average == {
+        tag.replace("validation_", "validation_ema_", 1): value for tag, value in scalars(validation(2)).items()
+    }
     assert tags["exposure/share/0-7"] == 3 / 5
     assert tags["exposure/weight/16-32"] == 1.15
     assert "loss_by_context/8-15" not in tags

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -171,10 +172,10 @@ def test_counters_over_two_ranks_equal_a_count_of_the_dataset_by_hand(two_ranks,
     assert result["weights"] == [weight.hex() for weight in expected.tolist()]
 
 
-def scalars(run: Path) -> dict[str, dict[int, float]]:
+def scalars(run: Path, images: Sequence[str] = ("validation_loss_by_context",)) -> dict[str, dict[int, float]]:
     (folder,) = {file.parent for file in run.rglob("events.out.tfevents.*")}
     events = EventAccumulator(str(folder)).Reload()
-    assert events.Tags()["images"] == ["validation_loss_by_context"]
+    assert sorted(events.Tags()["images"]) == list(images)
     return {tag: {e.step: e.value for e in events.Scalars(tag)} for tag in events.Tags()["scalars"]}
 
 
