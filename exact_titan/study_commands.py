@@ -26,6 +26,7 @@ def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -
         out: Folder of the study. A folder of another study is refused.
     """
     from exact_titan.runs.exit_codes import ExitCode
+    from exact_titan.study import session
     from exact_titan.study.plan import plan, representatives
     from exact_titan.study.spec import read_study
     from exact_titan.study_machine import Machine, run_argv
@@ -36,9 +37,6 @@ def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -
     os.environ[COMMAND] = shlex.join(["exact-titan", "study", "run", study, "--out", str(out)])
     for one in representatives(plan(read, out, where=where)).values():
         run_argv(one, where=where)
-
-    from exact_titan.study import session  # this import loads torch
-
     machine = Machine(read, where)
     code = session.run(read, out, where=where, complete=machine.complete, machine=machine.starter)
     if code == ExitCode.SAVED:

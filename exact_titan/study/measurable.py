@@ -6,9 +6,6 @@ from exact_titan.errors import InputError
 from exact_titan.runs.run_record import RunRecord, options_of
 from exact_titan.study.spec import Outcome, Study
 
-FACTS_FILE = "facts.json"
-"""The file of a packed dataset with planted facts (``exact-titan study facts``)."""
-
 
 def check_outcomes(study: Study, record: RunRecord, *, where: str) -> None:
     """Refuse an outcome that the runs of the last stage will not record.
@@ -35,7 +32,9 @@ def _missing(outcome: Outcome, record: RunRecord) -> str:
     if outcome.select == "facts":
         if options["validator.keep_targets"] < 1 or options["validator.steps"] != -1:
             return "facts need every target of the validation: set validator.keep_targets to 1 or more, and steps to -1"
+        from exact_titan.study.facts import FILE_NAME  # this import loads torch
+
         for dataset in (record.validation or {}).get("datasets", ()):
-            if not (Path(dataset["path"]) / FACTS_FILE).is_file():
-                return f"{dataset['path']} has no {FACTS_FILE}: make the dataset with `exact-titan study facts`"
+            if not (Path(dataset["path"]) / FILE_NAME).is_file():
+                return f"{dataset['path']} has no {FILE_NAME}: make the dataset with `exact-titan study facts`"
     return ""

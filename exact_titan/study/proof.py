@@ -59,18 +59,22 @@ def write_proof(proof: dict[str, Any], folder: Path) -> None:
 def proof_lines(proof: dict[str, Any]) -> Iterator[str]:
     """Yield the proof as lines for a reader."""
     verdict = "not paired" if proof["faults"] else "paired"
-    yield f"{verdict}: {len(proof['runs'])} finished runs"
+    yield f"{verdict}: {_runs(len(proof['runs']))} finished"
     for start in proof["starts"]:
-        yield f"  start {start['start']}: {start['runs']} runs of {start['stage']} from {_start_text(start)}"
+        yield f"  start {start['start']}: {_runs(start['runs'])} of {start['stage']} from {_start_text(start)}"
     for one in proof["windows"]:
         steps = f"{one['steps']} steps of {one['windows_per_step']} windows"
-        yield f"  {one['name']}: {one['runs']} runs on the same {steps}, sha256 {one['sha256'][:12]}"
+        yield f"  {one['name']}: {_runs(one['runs'])} on the same {steps}, sha256 {one['sha256'][:12]}"
     for stage, arms in proof["differences"].items():
         for arm, options in arms.items():
             text = ", ".join(f"{name} {one} -> {two}" for name, (one, two) in options.items())
             yield f"  {stage}, arm {arm}: {text or 'no difference'}"
     yield from (f"  note: {note}" for note in proof["notes"])
     yield from (f"  FAULT: {fault}" for fault in proof["faults"])
+
+
+def _runs(number: int) -> str:
+    return f"{number} run{'s' if number != 1 else ''}"
 
 
 def _start_text(start: dict[str, Any]) -> str:
@@ -118,7 +122,7 @@ def _notes(records: dict[ArmRun, RunRecord]) -> Iterator[str]:
 
 def _count(runs: Iterable[ArmRun]) -> str:
     unique = list(dict.fromkeys(runs))
-    return f"{len(unique)} runs" if len(unique) > 1 else str(unique[0].folder)
+    return _runs(len(unique)) if len(unique) > 1 else str(unique[0].folder)
 
 
 def _differences(study: Study, records: dict[ArmRun, RunRecord]) -> dict[str, dict[str, dict[str, Any]]]:

@@ -12,7 +12,6 @@ from exact_titan.study import pairing, runner
 from exact_titan.study.folder import check_folder, locked
 from exact_titan.study.measurable import check_outcomes
 from exact_titan.study.plan import Planned, plan, representatives
-from exact_titan.study.proof import proof_lines, prove, write_proof
 from exact_titan.study.results import is_finished, write_study_file
 from exact_titan.study.spec import Study
 
@@ -70,6 +69,8 @@ def run(study: Study, folder: Path, *, where: str, complete: Complete, machine: 
 
 def _prove(study: Study, folder: Path) -> bool:
     """Write and print the proof about the finished runs. Return whether a pair is not paired."""
+    from exact_titan.study.proof import proof_lines, prove, write_proof  # this import loads torch
+
     proof: dict[str, Any] = prove(study, folder)
     write_proof(proof, folder)
     if proof["runs"]:

@@ -9,12 +9,12 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeGuard
+from typing import Any, NoReturn
 
 from exact_titan.errors import InputError, did_you_mean
+from exact_titan.study.toml_table import TomlTable, repeated_value
 
 SELECTIONS = ("facts", "tail", "below_tail", "all", "context_gain")
 """The targets that an outcome measures."""
@@ -124,7 +124,7 @@ def read_study(path: Path) -> Study:
         raise InputError(f"{path}: there is no such file") from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
-    table = _Table(tree, str(path))
+    table = TomlTable(tree, str(path))
     study = Study(
         name=table.text("name"),
         baseline=table.text("baseline"),
@@ -143,81 +143,7 @@ def read_study(path: Path) -> Study:
     return study
 
 
-class _Table:
-    """A table of the TOML. Every key is taken once, and :meth:`end` refuses the rest."""
-
-    def __init__(self, tree: dict[str, Any], where: str, prefix: str = "") -> None:
-        self._rest, self._where, self._prefix = dict(tree), where, prefix
-        self._known: list[str] = []
-
-    def take(self, key: str) -> Any:
-        """Return the value of a key, or None."""
-        self._known.append(key)
-        return self._rest.pop(key, None)
-
-    def text(self, key: str) -> str:
-        value = self.take(key)
-        if value is None:
-            self.fail(f'{key} is missing: write {key} = "…"')
-        if not isinstance(value, str) or not value.strip():
-            self.wrong(key, value, "a text in quotes")
-        return value
-
-    def number(self, key: str, default: Any, *, least: int = 0) -> Any:
-        value = self.take(key)
-        if value is None:
-            return default
-        if not _is_integer(value) or value < least:
-            self.wrong(key, value, f"an integer, {least} or more")
-        return value
-
-    def numbers(self, key: str, *, default: tuple[int, ...] | None = None, example: str = "") -> tuple[int, ...]:
-        value = self.take(key)
-        if value is None:
-            if default is None:
-                self.fail(f"{key} is missing: write {key} = {example}, one run of every arm for each")
-            return default
-        if not isinstance(value, list) or not value or not all(_is_integer(one) and one >= 0 for one in value):
-            self.wrong(key, value, "a list of integers, 0 or more")
-        if repeated := _repeated(value):
-            self.wrong(key, value, f"a list without repetition, and {repeated} is there twice")
-        return tuple(value)
-
-    def options(self, key: str) -> dict[str, Any]:
-        value = self.take(key)
-        if not isinstance(value, dict | None):
-            self.wrong(key, value, f"a table of options, [{key}]")
-        return value or {}
-
-    def tables(self, key: str) -> list["_Table"]:
-        value = self.take(key)
-        if value is None:
-            self.fail(f"{key} is missing: write one [[{key}]] or more")
-        if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
-            self.wrong(key, value, f"tables, [[{key}]]")
-        return [_Table(one, self._where, f"{key}[{number}].") for number, one in enumerate(value)]
-
-    def end(self) -> None:
-        for key in self._rest:
-            hint = did_you_mean(key, self._known) or f"; the keys are {', '.join(self._known)}"
-            self.fail(f"there is no key {self._prefix}{key}{hint}", prefix="")
-
-    def wrong(self, key: str, value: Any, expected: str) -> NoReturn:
-        self.fail(f"{key} is {json.dumps(value, ensure_ascii=False, default=str)}: it must be {expected}")
-
-    def fail(self, message: str, *, prefix: str | None = None) -> NoReturn:
-        raise InputError(f"{self._where}: {self._prefix if prefix is None else prefix}{message}")
-
-
-def _is_integer(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _repeated(values: Sequence[Any]) -> str:
-    return next((str(value) for number, value in enumerate(values) if value in values[:number]), "")
-
-
-def _arms(table: _Table) -> dict[str, dict[str, Any]]:
+def _arms(table: TomlTable) -> dict[str, dict[str, Any]]:
     arms = table.options("arms")
     if len(arms) < 2:
         table.fail("arms has fewer than two arms: write one table [arms.NAME.SECTION] for each arm")
@@ -230,7 +156,7 @@ def _arms(table: _Table) -> dict[str, dict[str, Any]]:
     return arms
 
 
-def _stages(table: _Table) -> tuple[Stage, ...]:
+def _stages(table: TomlTable) -> tuple[Stage, ...]:
     stages = []
     for one in table.tables("stages"):
         shared = one.take("shared")
@@ -241,7 +167,7 @@ def _stages(table: _Table) -> tuple[Stage, ...]:
     return tuple(stages)
 
 
-def _outcomes(table: _Table) -> tuple[Outcome, ...]:
+def _outcomes(table: TomlTable) -> tuple[Outcome, ...]:
     outcomes = []
     for one in table.tables("outcomes"):
         name, select = one.text("name"), one.text("select")
@@ -269,7 +195,7 @@ def _check(study: Study, where: str) -> None:
     stages = [stage.name for stage in study.stages]
     outcomes = [outcome.name for outcome in study.outcomes]
     for kind, names in {"stage": stages, "outcome": outcomes}.items():
-        if repeated := _repeated(names):
+        if repeated := repeated_value(names):
             fail(f"two {kind}s have the name {repeated!r}: give each {kind} its own name")
     for kind, folders in {"stage": stages, "arm": list(study.arms)}.items():
         for name in folders:

@@ -206,5 +206,5 @@ def test_the_proof_names_faults_and_other_versions(baseline, tmp_path):
     assert [note.partition(" ")[0] for note in found["notes"]] == ["exact_titan", "ranks"]
     assert f"9.9 ({runs[1].folder})" in found["notes"][0]
     lines = list(proof.proof_lines(found))
-    assert lines[0] == "not paired: 2 finished runs"
+    assert lines[0] == "not paired: 2 runs finished"
     assert lines[-1].startswith("  FAULT: ")

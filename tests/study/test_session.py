@@ -67,7 +67,7 @@ def test_a_small_study_is_trained_once(dataset, tmp_path, capsys):
     assert toy.train(file, out) == 0
     lines = capsys.readouterr().out.splitlines()
     assert re.fullmatch(r"\[1/2\] only, arm \w+, start 0, seed 3: validation \d\.\d{4} at step 4, .*", lines[0])
-    assert "paired: 2 finished runs" in lines
+    assert "paired: 2 runs finished" in lines
     assert "  start 0: 2 runs of only from weights of debug.seed 0" in lines
     assert "  only, arm exact: loss.alpha 0.15 -> 0.5, loss.rule standard -> exact" in lines
     standard, exact = (losses for _, losses, _ in results(out).values())
@@ -131,7 +131,7 @@ def test_a_finished_study_is_left_alone(unbroken, capsys):
     assert times(unbroken) == before
     out = capsys.readouterr().out
     assert "all 5 runs are finished: nothing to train" in out
-    assert "paired: 5 finished runs" in out
+    assert "paired: 5 runs finished" in out
     assert "start 0: 4 runs of extension from" in out
 
 
