@@ -130,8 +130,8 @@ def add_outcomes(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) ->
     page.add(Heading("All outcomes"))
     page.add(
         Text(
-            "Values are means over the runs of the complete pairs, in nats. Below a value: the difference, with half the "
-            "width of its 95 % interval over pairs. These intervals are descriptive."
+            "Values are means over the runs of the complete pairs, in nats. Below a value: the difference, with half "
+            "the width of its 95 % interval over pairs. These intervals are descriptive."
         ),
         Items([f"{one.name}: {study_tables.described(one, pairs.threshold)}." for one in pairs.outcomes]),
     )
