@@ -218,17 +218,21 @@ def test_bucket_sums_are_the_plain_cross_entropy_of_each_bucket(dataset):
     assert loss.sums.take().sum() == 0
 
 
-def test_measuring_counts_nothing_for_the_weights(dataset):
+@pytest.mark.parametrize("rule", RULES)
+def test_measuring_is_plain_and_counts_nothing_for_the_weights(dataset, rule):
     _, labels, positions = windows(dataset, 0)
     head, hidden = head_and_hidden(1)
-    loss = exact(dataset, refresh_steps=1)
+    loss = exact(dataset, rule=rule, refresh_steps=1)
     loss.set_lm_head(head)
     sums = BucketSums(len(loss.buckets), "cpu")
     with torch.no_grad():
         value, _ = loss.measure(hidden, labels, loss.buckets.index(positions + 1), sums)
     assert sums.sums_2n[0].sum().item() == pytest.approx(value.item(), rel=1e-6)
+    plain = F.cross_entropy(head(hidden).flatten(0, 1), labels.flatten(), reduction="sum")
+    assert value.item() == pytest.approx(plain.item(), rel=1e-6)
     assert loss.counter.counts.sum() == 0
     assert loss.sums.sums_2n.sum() == 0
+    assert loss.weight_sums_n.sum() == 0
 
 
 def test_a_refresh_is_applied_before_the_next_step(dataset):
