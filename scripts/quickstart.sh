@@ -42,7 +42,7 @@ if [ ! -e facts ]; then
   say "Planting facts in the sources, and packing them in short and in long windows"
   exact-titan study facts corpus/documents.jsonl --tokens 2000000 --val-tokens 65536 --out facts
 fi
-say "Training one start, and six pairs of extensions"
+say "Training one start, and pairs of extensions with the plain loss and with EXACT"
 exact-titan study run "$study" --out study
 
 say "Exposure: the left context of the targets in the long windows, and the distribution of the loss under both rules"
@@ -51,6 +51,6 @@ say "Differences: EXACT minus the plain loss"
 exact-titan study report study
 say "Done"
 cat <<TXT
-Figures:      $out/exposure.png
-              $out/study/report
+Report:       $out/study/report/report.html
+Exposure:     $out/exposure.png
 TXT
