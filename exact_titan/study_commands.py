@@ -22,7 +22,7 @@ def run(study: Annotated[Positional[str], arg(metavar="STUDY")], *, out: Path) -
     Example: exact-titan study run studies/smollm2.toml --out outputs/smollm2-study
 
     Args:
-        study: STUDY.toml, or the name of a study that the package ships: smollm2 or paper-llama-3.1-8b.
+        study: STUDY.toml, or the name of a shipped study. `exact-titan configs` lists the names.
         out: Folder of the study. A folder of another study is refused.
     """
     from exact_titan.runs.exit_codes import ExitCode

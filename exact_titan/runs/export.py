@@ -11,12 +11,10 @@ import json
 import logging
 import os
 import shutil
-import warnings
 from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.distributed.checkpoint as dcp
 from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -24,11 +22,10 @@ from safetensors.torch import save_file
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.hf_weights import INDEX_NAME, native_name
-from exact_titan.runs.checkpoint_manifest import reading_checkpoint
 from exact_titan.runs.destinations import check_new, why
 from exact_titan.runs.export_tokenizer import why_not_auto, with_special_ids, write_generation_config, write_tokenizer
 from exact_titan.runs.locations import run_of
-from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint
+from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint, load_tensors
 
 logger = logging.getLogger(__name__)
 
@@ -123,10 +120,7 @@ def _write_weights(
     )
     for file, names in split.filename_to_tensors.items():
         shard = {native_name(name): torch.empty_like(empty[name], device="cpu") for name in names}
-        with reading_checkpoint(checkpoint), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="torch.distributed is disabled")
-            # One process reads the files of all ranks. The copy into each tensor converts the dtype.
-            dcp.load(shard, checkpoint_id=checkpoint, no_dist=True)
+        load_tensors(checkpoint, shard)
         save_file({name: shard[native_name(name)] for name in names}, folder / file, metadata={"format": "pt"})
         # safetensors creates the file for its owner alone. The folder shows the permissions of the umask.
         (folder / file).chmod(folder.stat().st_mode & 0o666)

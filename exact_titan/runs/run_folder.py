@@ -2,10 +2,13 @@
 
 import os
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
@@ -13,7 +16,13 @@ from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, OTHER_CHECKPOINT, find_checkpoints, why_incomplete
+from exact_titan.runs.checkpoint_manifest import (
+    DCP_METADATA,
+    OTHER_CHECKPOINT,
+    find_checkpoints,
+    reading_checkpoint,
+    why_incomplete,
+)
 from exact_titan.runs.locations import checkpoints_of
 
 MODEL_FOLDER = "model"
@@ -101,6 +110,22 @@ def stored_names(checkpoint: Path) -> dict[str, Any]:
         return FileSystemReader(checkpoint).read_metadata().state_dict_metadata
     except Exception as error:  # unpickling a damaged file can raise any exception
         raise InputError(f"{checkpoint / DCP_METADATA} cannot be read ({error}): {OTHER_CHECKPOINT}") from None
+
+
+def load_tensors(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Fill tensors with the stored values of their names. The checkpoint may come from any number of ranks.
+
+    Args:
+        checkpoint: folder of a distributed checkpoint.
+        tensors: tensors by native name, on the CPU. The dtype of a tensor may differ from the stored dtype.
+
+    Raises:
+        InputError: if a file is damaged.
+    """
+    with reading_checkpoint(checkpoint), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+        # One process reads the files of all ranks. The copy into each tensor converts the dtype.
+        dcp.load(tensors, checkpoint_id=checkpoint, no_dist=True)
 
 
 def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:

@@ -25,6 +25,7 @@ class Progress:
         self._waiting: dict[str, int] = {}
         self._seconds: dict[str, list[float]] = {}
         self._begun: dict[str, tuple[Planned, float]] = {}
+        self._shown = 0.0
         self._bar = tqdm(
             total=self._total,
             initial=done,
@@ -33,7 +34,7 @@ class Progress:
             leave=False,
             disable=not sys.stdout.isatty(),
             file=sys.stdout,
-            bar_format="{desc} {n_fmt}/{total_fmt} runs |{bar:20}| {postfix}",
+            bar_format="{desc} {n_fmt}/{total_fmt} runs |{bar:20}|{postfix}",
         )
 
     def __enter__(self) -> "Progress":
@@ -49,6 +50,11 @@ class Progress:
         self._waiting = {}
         for one in planned:
             self._waiting[one.run.stage] = self._waiting.get(one.run.stage, 0) + 1
+
+    def tick(self) -> None:
+        """Draw the live line again, at most once a second: the time left decreases."""
+        if not self._bar.disable and time.monotonic() - self._shown > 1:
+            self._show()
 
     def begins(self, one: Planned) -> None:
         """A run has started."""
@@ -91,6 +97,7 @@ class Progress:
         return left / self._parallel
 
     def _show(self) -> None:
+        self._shown = time.monotonic()
         left = self.time_left()
         running = "; ".join(name for name in self._begun)
         self._bar.set_postfix_str(f"{f'{_duration(left)} left, ' if left else ''}{running}"[:150])

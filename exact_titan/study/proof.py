@@ -6,7 +6,6 @@ paired. ``notes`` lists differences of versions and ranks, which may change the 
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -14,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA
 from exact_titan.runs.run_record import RunRecord, read_record
+from exact_titan.runs.weights_digest import weights_digest
 from exact_titan.study import pairing
 from exact_titan.study.results import ArmRun, is_finished, stage_runs
 from exact_titan.study.spec import Study
@@ -23,9 +22,6 @@ from exact_titan.study.windows import StepWindows, step_windows
 
 FILE_NAME = "proof.json"
 FORMAT = 1
-
-_WHOLE_BYTES = 2**30
-"""Weight files up to this size are hashed as a whole. Larger files have the sampled digest of ``run.json``."""
 
 
 def prove(study: Study, folder: Path) -> dict[str, Any]:
@@ -80,8 +76,8 @@ def _runs(number: int) -> str:
 def _start_text(start: dict[str, Any]) -> str:
     if start["sha256"] is None:
         return f"weights of debug.seed {start['start']}"
-    hashed = "all bytes" if start["whole"] else "sampled"
-    return f"{start['path']}, sha256 {start['sha256'][:12]} ({hashed})"
+    hashed = "of all weights" if start["whole"] else "of samples of the files"
+    return f"{start['path']}, sha256 {start['sha256'][:12]} {hashed}"
 
 
 def _first_arm_stage(study: Study) -> str:
@@ -146,19 +142,10 @@ def _starts(study: Study, records: dict[ArmRun, RunRecord]) -> Iterator[dict[str
 
 
 def _hash(weights: dict[str, Any]) -> dict[str, Any]:
-    """Return the SHA-256 of the start weights, and whether it covers all bytes of the files."""
+    """Return the hash of the start weights, and whether it covers all weights."""
     path = Path(weights["path"]) if weights.get("path") else None
-    if path is not None and path.is_dir():
-        files = sorted([*path.glob("*.distcp"), *path.glob("*.safetensors"), *path.glob(DCP_METADATA)])
-        if files and sum(file.stat().st_size for file in files) <= _WHOLE_BYTES:
-            digest = hashlib.sha256()
-            for file in files:
-                digest.update(f"{file.name}\0{file.stat().st_size}\0".encode())
-                with file.open("rb") as data:
-                    while block := data.read(2**20):
-                        digest.update(block)
-            return {"sha256": digest.hexdigest(), "whole": True}
-    return {"sha256": weights.get("digest"), "whole": False}
+    whole = weights_digest(path) if path is not None and path.is_dir() else None
+    return {"sha256": whole or weights.get("digest"), "whole": whole is not None}
 
 
 def _windows(study: Study, records: dict[ArmRun, RunRecord]) -> Iterator[dict[str, Any]]:

@@ -99,6 +99,7 @@ def train(planned: list[Planned], start: Start, *, parallel: int) -> int:
             if stop.killed:
                 for _, process in running.values():
                     process.send_signal(signal.SIGKILL)
+            progress.tick()
             time.sleep(_LOOK_SECONDS)
     if stop.killed:
         return 128 + signal.SIGINT

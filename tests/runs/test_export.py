@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 from exact_titan.errors import InputError
 from exact_titan.models.hf_config import read_architecture
 from exact_titan.runs.export import export
+from exact_titan.runs.run_record import sampled_digest
+from exact_titan.runs.weights_digest import weights_digest
 from tests import warm_ranks
 from tests.checkpoints import load_decoder, transformers_model
 
@@ -88,6 +90,15 @@ def test_exported_weights_equal_the_loaded_weights_bit_for_bit_on_any_number_of_
 def test_exported_weights_of_replicas_equal_the_loaded_weights(runs, tmp_path):
     export(runs / "hsdp", tmp_path / "out")
     assert equal(tmp_path / "out", runs / "llama")
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_the_digest_of_all_weights_does_not_depend_on_the_ranks_or_the_optimizer(runs, family):
+    """The runs on 1 and on 2 ranks have the same weights."""
+    one, two = (runs / f"{family}-{nproc}/checkpoint/step-1" for nproc in (1, 2))
+    assert weights_digest(one) == weights_digest(two)
+    assert sampled_digest(one.glob("*.distcp")) != sampled_digest(two.glob("*.distcp"))
+    assert weights_digest(one) != weights_digest(runs / "stage2/checkpoint/step-2")
 
 
 def test_an_export_is_loaded_again(runs, tmp_path):

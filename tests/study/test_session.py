@@ -232,6 +232,8 @@ def test_an_interrupted_study_resumes_to_the_same_results(unbroken, dataset, tmp
     for name in ours:
         assert ours[name] == theirs[name], name
     assert report(out) == report(unbroken)
+    hashes = [json.loads((folder / "proof.json").read_text())["starts"][0]["sha256"] for folder in (out, unbroken)]
+    assert hashes[0] == hashes[1]
 
 
 def _wait(condition, process: "subprocess.Popen[bytes] | None", log: Path, seconds: float = 120) -> None:
