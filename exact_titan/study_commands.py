@@ -98,7 +98,7 @@ def facts(
             )
 
 
-def report(folder: Positional[Path]) -> None:
+def report(folder: Annotated[Positional[Path], arg(metavar="FOLDER")]) -> None:
     """Report a study: is an arm better than the baseline, with intervals over pairs of runs, tables and figures.
 
     The command prints the table of the primary outcome. FOLDER/report gets report.html, report.md, the pictures, and a
@@ -107,7 +107,7 @@ def report(folder: Positional[Path]) -> None:
     Example: exact-titan study report outputs/smollm2-study
 
     Args:
-        folder: Folder of --out of `exact-titan study run`.
+        folder: Folder of the study, --out of `exact-titan study run`.
     """
     from exact_titan.reports.study import write_report
 

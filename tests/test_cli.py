@@ -114,6 +114,7 @@ def test_wrong_datasets(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (place / "aside").rename(tokenizer)
     fails(place, capfd, "inspect o --split val", "o has no split 'val': choose one of train")
     fails(place, capfd, "inspect o --threshold 4", "--threshold is 4")
+    fails(place, capfd, "inspect o --rules exakt", "--rules has 'exakt': choose from standard, exact, ")
     fails(place, capfd, "inspect o --png none/e.png", "--png none/e.png cannot be written")
     lengths = place / "o" / "train-lengths.npy"
     lengths.rename(place / "o" / "aside")

@@ -205,7 +205,7 @@ def test_a_process_without_figures_does_not_import_matplotlib():
         cpu.install()
         from exact_titan import config, snapshot, train
         from exact_titan.titan import trainer
-        from exact_titan.reports import exposure, figures, runs
+        from exact_titan.reports import exposure, figures, runs, study
         print(sorted(name for name in sys.modules if name.split(".")[0] == "matplotlib"))
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)

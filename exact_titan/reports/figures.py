@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 COLORS = ("#8c96a3", "#c2542d", "#3b6ea5", "#5a8f4e", "#8a5aa8", "#b08d2e")
 """Grey for the run or rule that the others are compared with."""
 
-HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++")
+HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "||||", "----")
 """Patterns of the bars of the series, for readers and printers without colors."""
 
 TAIL_COLOR = "#f0e6d2"
@@ -97,7 +97,7 @@ def save_png(figure: "Figure", file: Path) -> None:
 
 
 def _draw(axes: "Axes", panel: Bars) -> None:
-    looks = islice(cycle(zip(COLORS, HATCHES, strict=True)), panel.first_color, None)
+    looks = islice(zip(cycle(COLORS), cycle(HATCHES), strict=False), panel.first_color, None)
     width = 0.8 / len(panel.series)
     values = [value for series in panel.series.values() for value in series]
     show_numbers = len(panel.series) * max(len(panel.number_format % value) for value in values) <= _CHARACTERS

@@ -159,7 +159,7 @@ def _markdown(block: Block) -> str:
         case Lines(lines):
             return "\n".join(["```", *lines, "```"])
         case Picture(file, caption):
-            return f"![{caption}]({file})\n\n{caption}"
+            return f"![{file}]({file})\n\n{caption}"
         case Table(header, rows, labels):
             rule = ["---" if place < labels else "---:" for place in range(len(header))]
             escaped = [

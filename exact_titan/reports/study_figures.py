@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MARKERS = ("o", "s", "^", "D", "v", "P")
-_LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 3)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_LINES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (5, 1)), (0, (1, 3)), (0, (8, 2, 1, 2)), (0, (3, 3)))
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def bucket_differences_figure(pairs: Pairs, comparisons: Sequence[Comparison]) -
     axes.axvspan(first_of_tail - 0.5, len(labels) - 0.5, color=TAIL_COLOR, zorder=0)
     places = {label: place for place, label in enumerate(labels)}
     series = [_points(arm, [(places[one.name], one) for one in comparisons if one.arm == arm]) for arm in pairs.arms]
-    _draw(axes, series, spread=0.14, joined=False)
+    _draw(axes, series, spread=min(0.14, 0.7 / len(series)), joined=False)
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.set_xticks(range(len(labels)), labels, rotation=35, ha="right", fontsize=8)
     axes.set_xlabel(f"effective left context of the target, tokens (shaded: the tail, {pairs.threshold:,} and more)")
@@ -72,11 +72,12 @@ def training_figure(pairs: Pairs, comparisons: Sequence[Comparison], weights: We
     for name, axes in zip(names, panels, strict=True):
         of_name = [one for one in comparisons if one.name == name]
         series = [_points(arm, [(one.step, one) for one in of_name if one.arm == arm]) for arm in pairs.arms]
-        _draw(axes, series, spread=0.06 * gap, joined=True)
+        _draw(axes, series, spread=min(0.06, 0.4 / len(series)) * gap, joined=True)
         axes.set_title(f"{name} (primary)" if name == pairs.primary.name else name, fontsize=9)
         axes.set_xlabel("step")
         axes.set_xlim(steps[0] - 0.4 * gap, steps[-1] + 0.4 * gap)
-        axes.locator_params(axis="x", integer=True)
+        if len(steps) <= 8:
+            axes.set_xticks(steps)
         axes.set_ylabel("difference (nats)")
     _finish(figure, panels, f"Difference from {pairs.study.baseline} at every validation, {WEIGHTS[weights]}")
     return figure
@@ -127,7 +128,7 @@ def _axes(panels: int, *, columns: int, width: float = 9.0) -> "tuple[Figure, li
 
 def _draw(axes: "Axes", series: Sequence[Points], *, spread: float, joined: bool) -> None:
     """Draw the points of every arm. ``spread`` moves the arms apart on the x axis, because their bars would overlap."""
-    looks = cycle(zip(COLORS[1:] + COLORS[:1], _MARKERS, _LINES, strict=True))
+    looks = zip(cycle(COLORS[1:] + COLORS[:1]), cycle(_MARKERS), cycle(_LINES), strict=False)
     for number, (points, (color, marker, line)) in enumerate(zip(series, looks, strict=False)):
         offset = spread * (number - (len(series) - 1) / 2)
         axes.errorbar(

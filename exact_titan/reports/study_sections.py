@@ -12,6 +12,7 @@ from exact_titan.reports.study_csv import checkpoint_row, comparison_row, loss_m
 from exact_titan.reports.study_tables import WEIGHTS
 from exact_titan.study.comparisons import Comparison, Pairs
 from exact_titan.study.proof import FILE_NAME as PROOF_FILE
+from exact_titan.study.proof import FORMAT as PROOF_FORMAT
 from exact_titan.study.proof import proof_lines
 from exact_titan.study.weighting import doses, loss_masses
 
@@ -80,8 +81,8 @@ def warnings(pairs: Pairs, folder: Path) -> Iterator[str]:
         yield f"NOT PAIRED, so that the differences have other causes than the arms: {'; '.join(proof['faults'])}"
     if pairs.missing:
         yield (
-            f"The study is not finished. The report has the complete pairs only. Runs that are not finished: "
-            f"{'; '.join(pairs.missing)}."
+            f"The study is not finished. The report has the complete pairs only, and its p values hold for a finished "
+            f"study only. Runs that are not finished: {'; '.join(pairs.missing)}."
         )
 
 
@@ -129,8 +130,8 @@ def add_outcomes(page: Page, pairs: Pairs, comparisons: Sequence[Comparison]) ->
     page.add(Heading("All outcomes"))
     page.add(
         Text(
-            "Values are means over the runs in nats. Below a value: the difference from the baseline, with half the "
-            "width of its 95 % interval over pairs. These intervals are descriptive."
+            "Values are means over the runs of the complete pairs, in nats. Below a value: the difference, with half "
+            "the width of its 95 % interval over pairs. These intervals are descriptive."
         ),
         Items([f"{one.name}: {study_tables.described(one, pairs.threshold)}." for one in pairs.outcomes]),
     )
@@ -241,13 +242,18 @@ def _scope(pairs: Pairs) -> str:
 
 
 def _proof(folder: Path) -> dict[str, Any] | None:
+    """Read the proof of the study. None: the study has not written the proof yet."""
     file = folder / PROOF_FILE
     try:
-        return json.loads(file.read_bytes())
+        proof = json.loads(file.read_bytes())
+        if proof["format"] == PROOF_FORMAT:
+            return proof
+        problem = f"has the format {proof['format']}, not {PROOF_FORMAT}"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error}): `exact-titan study run` writes the file again") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        problem = f"is damaged ({error})"
+    raise InputError(f"{file} {problem}: `exact-titan study run` writes the file again")
 
 
 def _count(number: int, noun: str) -> str:

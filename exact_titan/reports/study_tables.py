@@ -194,10 +194,10 @@ def _with_error(value: float, error: float | None) -> str:
 
 
 def _places(error: float | None) -> int:
-    """Return the number of decimals that show two digits of an error."""
+    """Return the number of decimals that show two digits of an error, 4 or more."""
     if not error or not math.isfinite(error):
         return 4
-    return min(8, max(2, 1 - math.floor(math.log10(error))))
+    return min(8, max(4, 1 - math.floor(math.log10(error))))
 
 
 def _p(p: float | None) -> str:

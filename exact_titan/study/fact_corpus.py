@@ -35,6 +35,9 @@ END_OF_TEXT = "<|endoftext|>"
 SIGMA = 1.2
 """Standard deviation of the logarithm of a document's length."""
 
+DENSE, SPARSE = (2, 4), (8, 12)
+"""Kinds of documents: mean number of text tokens between two facts, and number of different facts."""
+
 HELD_OUT = 0.1
 MOST_CHARACTERS = 2**26
 """Characters of the sources that are read. The memory holds all texts."""
@@ -50,14 +53,13 @@ class Stage:
     Attributes:
         name: folder of the dataset.
         window: inputs per window.
-        spacing: mean number of text tokens between two facts, at least 1.
-        facts: number of different facts of a document, at most :data:`KEYS`.
+        kinds: kinds of documents. Every document is of a random kind. A kind is the mean number of text tokens between
+            two facts, at least 1, and the number of different facts, at most :data:`KEYS`.
     """
 
     name: str
     window: int
-    spacing: float
-    facts: int
+    kinds: tuple[tuple[float, int], ...]
 
 
 def plant_facts(
@@ -113,7 +115,7 @@ def plant_facts(
         work = Path(name)
         (work / "tokenizer").mkdir()
         tokenizer.save(str(work / "tokenizer" / "tokenizer.json"))
-        for stage in (Stage("short", short_len, 2, 4), Stage("long", long_len, 5, 32)):
+        for stage in (Stage("short", short_len, (DENSE, SPARSE)), Stage("long", long_len, (SPARSE,))):
             folder = work / "tokens" / stage.name
             folder.mkdir(parents=True)
             splits = []
@@ -263,19 +265,17 @@ class _Draw:
         rng, tokens = self.rng, self.fact_tokens
         keys = tokens.first_key + rng.permutation(tokens.keys)
         values = tokens.first_value + rng.integers(tokens.values, size=tokens.keys)
+        spacing, facts = self.stage.kinds[rng.integers(len(self.stage.kinds))]
         stated = 0
-        at = self._gap()
+        at = rng.geometric(1 / spacing)
         while at + 2 <= len(ids_m):
-            if stated == self.stage.facts or (stated and rng.random() < 0.5):
+            if stated == facts or (stated and rng.random() < 0.5):
                 fact = int(rng.integers(stated))
             else:
                 fact = stated
                 stated += 1
             ids_m[at : at + 2] = keys[fact], values[fact]
-            at += 2 + self._gap()
-
-    def _gap(self) -> int:
-        return int(self.rng.geometric(1 / self.stage.spacing))
+            at += 2 + rng.geometric(1 / spacing)
 
 
 def _write(file: Path, documents: Iterator[np.ndarray]) -> Path:

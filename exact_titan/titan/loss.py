@@ -117,7 +117,7 @@ class ExactLoss(ChunkedLossWrapper):
         self.sums = BucketSums(len(self.buckets), "cpu")
         self.counts_n = torch.from_numpy(mixture.counts)
         joint_nn = torch.from_numpy(mixture.joint_counts) if self.rule.needs_joint else None
-        self.counts = TargetCounts(self.counts_n, joint_nn)
+        self.counts = TargetCounts(self.counts_n.to(torch.float64), joint_nn)
         """The distribution that the weights in force follow."""
 
         self.weights_n = self._weights(self.counts)
@@ -283,7 +283,10 @@ class ExactLoss(ChunkedLossWrapper):
     def state_dict(self) -> dict[str, Any]:
         """Return the weights, the counts, the sums since the last log step, and the fingerprint of their dataset.
 
-        A collective: every rank calls it, and every rank gets the sums over all ranks.
+        A collective: every rank calls it, and every rank gets the sums over all ranks. ``weights`` has two rows: the
+        weight of every slot, and the counts of the contexts that the weights follow. ``sums`` has three rows: sum of
+        the cross-entropies, number of targets, sum of the weights. Older checkpoints have only the weights and the
+        first two sums. The names stay, because a checkpoint without a name of the state cannot be loaded.
         """
         self.counter.reduce()
         weight_sums_n = self.weight_sums_n.clone()
@@ -291,12 +294,10 @@ class ExactLoss(ChunkedLossWrapper):
             dist.all_reduce(weight_sums_n)
         return {
             "fingerprint": self.fingerprint,
-            "weights": self.weights_n.tolist(),
-            "weighted_counts": self.counts.context_n.tolist(),
-            "weight_sums": weight_sums_n.tolist(),
+            "weights": [self.weights_n.tolist(), self.counts.context_n.tolist()],
             "refresh_due": self._refresh_due,
             "counts": self.counter.state_dict()["counts"].tolist(),
-            "sums": self.sums.total().tolist(),
+            "sums": [*self.sums.total().tolist(), weight_sums_n.tolist()],
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -309,21 +310,21 @@ class ExactLoss(ChunkedLossWrapper):
             return
         device = self.weights_n.device
         self.counter.load_state_dict({"counts": torch.tensor(state["counts"], device=device)})
-        sums_2n = torch.tensor(state["sums"], dtype=torch.float64, device=device)
-        weights_n = torch.tensor(state["weights"], device=device)
-        # A checkpoint from before the rules with other slots has no sums of weights.
-        weight_sums = state.get("weight_sums", (sums_2n[1] * weights_n).tolist())
+        old = not isinstance(state["weights"][0], list)
+        weights, followed = (state["weights"], None) if old else state["weights"]
+        weights_n = torch.tensor(weights, device=device)
+        ce_n, count_n, *rest = torch.tensor(state["sums"], dtype=torch.float64, device=device)
         # One rank takes the sum over all ranks, and the others start from 0.
         if not dist.is_initialized() or dist.get_rank() == 0:
-            self.sums.sums_2n.copy_(sums_2n)
-            self.weight_sums_n.copy_(torch.tensor(weight_sums, dtype=torch.float64))
+            self.sums.sums_2n.copy_(torch.stack([ce_n, count_n]))
+            self.weight_sums_n.copy_(count_n * weights_n if old else rest[0])
         if not self.config.refresh_steps:
             return
         if self.config._changed:  # the weights of the checkpoint follow from other options
             self._allocate(self.prior_n + torch.tensor(state["counts"], device=device))
         else:
-            if "weighted_counts" in state:
-                self._allocate(torch.tensor(state["weighted_counts"], device=device))
+            if followed is not None:
+                self._allocate(torch.tensor(followed, dtype=torch.float64, device=device))
             self.weights_n.copy_(weights_n)
             self._refresh_due = state["refresh_due"]
 

@@ -24,7 +24,7 @@ from exact_titan.study.results import read_results
 from exact_titan.study.spec import Outcome
 from exact_titan.study.statistics import paired_test
 from exact_titan.study.weighting import doses, loss_masses
-from tests.study.synthetic import make_study, pack_facts, write_study
+from tests.study.synthetic import OUTCOMES, make_study, pack_facts, write_study
 
 ARMS = {
     "standard": {},
@@ -32,7 +32,7 @@ ARMS = {
     "exact-1.0": {"rule": "exact", "alpha": 1.0},
 }
 EFFECTS = {"standard": 0.0, "exact-0.5": -0.004, "exact-1.0": 0.0}
-STUDY = make_study(ARMS, seeds=range(6))
+STUDY = make_study(ARMS, seeds=range(6), outcomes=(OUTCOMES[0], OUTCOMES[2], OUTCOMES[4]))
 FILES = {
     *("report.md", "report.html", "loss_mass.png", "buckets.png", "training.png", "dose.png", "comparisons.csv"),
     *("pairs.csv", "loss_mass.csv", "buckets.csv", "dose.csv", "checkpoints.csv"),
@@ -49,6 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, dataset: Path) -> Path:
     out = tmp_path_factory.mktemp("study") / "study"
     write_study(out, dataset, STUDY, effects=EFFECTS, unfinished=[("exact-1.0", 0, 5)])
     proof = {
+        "format": 1,
         "faults": [],
         "notes": [],
         "differences": {"extension": {"exact-0.5": {"loss.alpha": [0.15, 0.5]}}},
@@ -131,7 +132,7 @@ def test_the_page_has_every_part_in_its_order(folder, printed):
         "Only the primary outcome at the final validation is tested: 2 tests",
         "## All outcomes",
         "### Step 40, EMA of the weights",
-        "| arm | far facts (primary) | tail | below | near facts | context gain | all |",
+        "| arm | far facts (primary) | tail | context gain |",
         "### Step 40, last weights",
         *("![", "(loss_mass.png)", "(buckets.png)", "(training.png)", "(dose.png)"),
         "## All numbers (descriptive)",
@@ -262,10 +263,13 @@ def test_faults_of_the_proof_are_warnings(tmp_path, folder):
     (unfinished,) = warnings(pairs, folder)
     assert "Runs that are not finished" in unfinished
     assert next(iter(warnings(pairs, tmp_path))).startswith("proof.json is missing")
-    (tmp_path / "proof.json").write_text(json.dumps({"faults": ["extension, arm exact-0.5: the batch is 8"]}))
+    (tmp_path / "proof.json").write_text(json.dumps({"format": 1, "faults": ["exact-0.5: the batch is 8"]}))
     assert next(iter(warnings(pairs, tmp_path))).startswith("NOT PAIRED")
     (tmp_path / "proof.json").write_text("{")
     with pytest.raises(InputError, match="is damaged"):
+        list(warnings(pairs, tmp_path))
+    (tmp_path / "proof.json").write_text('{"format": 2}')
+    with pytest.raises(InputError, match="has the format 2, not 1"):
         list(warnings(pairs, tmp_path))
 
 

@@ -57,6 +57,18 @@ def test_each_dataset_has_its_weight(folders):
     assert [turn for index, turn in turns if index == by_folder[long]] == list(range(1000))
 
 
+def test_joint_counts_are_those_to_expect_of_the_mixture(folders):
+    """The rows are the contexts, as in ``counts``. The columns are the packed positions, and most windows are full."""
+    for path in (str(folders[0]), f"{folders[0]}=3,{folders[1]}=1", f"{folders[0]},{folders[1]}"):
+        mixture = Mixture(path)
+        joint = mixture.joint_counts
+        np.testing.assert_allclose(joint.sum(1), mixture.counts, atol=0.5)
+        windows = sum(len(dataset) for dataset in mixture.datasets)
+        # Targets 32 to 64 of a window are in the last bucket. Only the last window of a dataset has padding.
+        assert 33 * (windows - 4) < joint.sum(0)[-1] <= 33 * windows
+        assert joint.sum(1)[-1] < 0.9 * joint.sum(0)[-1]
+
+
 def test_counts_are_those_to_expect_of_the_mixture(folders):
     short, long = PackedDataset(folders[0]), PackedDataset(folders[1])
     counts = Mixture(f"{folders[0]}=3,{folders[1]}=1").counts

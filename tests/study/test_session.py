@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from exact_titan.errors import InputError
+from exact_titan.reports.study import write_report
 from exact_titan.runs.metrics_log import read_records
 from exact_titan.runs.run_record import read_record
 from exact_titan.runs.target_losses import read_target_losses
@@ -44,6 +45,15 @@ def results(out: Path) -> dict[str, list]:
     return found
 
 
+def report(out: Path) -> dict[str, str]:
+    """Make the report of a study. Return its tables, and its text after the proof, which names the folder."""
+    write_report(out)
+    texts = {file.name: file.read_text() for file in (out / "report").iterdir() if file.suffix in (".csv", ".md")}
+    texts["report.md"] = texts["report.md"].partition("## Is the rule better?")[2]
+    assert texts["report.md"]
+    return texts
+
+
 def times(out: Path) -> dict[str, int]:
     """Return the time of change of every file of the runs."""
     files = [file for file in out.rglob("*") if file.is_file() and file.name not in ("proof.json", ".lock")]
@@ -63,6 +73,7 @@ def test_a_small_study_is_trained_once(dataset, tmp_path, capsys):
     standard, exact = (losses for _, losses, _ in results(out).values())
     assert standard[0] == exact[0]
     assert standard[-1] != exact[-1]
+    assert "one pair gives no interval" in write_report(out)
     before, machine = times(out), toy.ToyMachine(str(file))
     assert toy.train(file, out, machine) == 0
     assert machine.started == []
@@ -222,6 +233,7 @@ def test_an_interrupted_study_resumes_to_the_same_results(unbroken, dataset, tmp
         assert ours[name] == theirs[name], name
     hashes = [json.loads((folder / "proof.json").read_text())["starts"][0]["sha256"] for folder in (out, unbroken)]
     assert hashes[0] == hashes[1]
+    assert report(out) == report(unbroken)
 
 
 def _wait(condition, process: "subprocess.Popen[bytes] | None", log: Path, seconds: float = 120) -> None:

@@ -1,5 +1,6 @@
 """The records of a run that is killed and resumed: metrics.jsonl, TensorBoard and the targets of the validations."""
 
+import itertools
 import json
 import signal
 from pathlib import Path
@@ -24,7 +25,7 @@ def options(dataset, folder: Path) -> list[str]:
     """Log at the steps 1, 2, 4, …, save at 3, 6, 9 and 10, validate at 3, 6 and 9."""
     saved = ["--checkpoint.enable", "--checkpoint.interval", "3", "--checkpoint.async_mode", "disabled"]
     saved += ["--validator.enable", "--validator.freq", "3", "--metrics.log_freq", "2", "--metrics.enable-tensorboard"]
-    return argv(dataset, folder, *saved, "--loss.refresh_steps", "5", steps=10)
+    return argv(dataset, folder, *saved, "--loss.refresh_steps", "5", "--ema.decay", "0.75", steps=10)
 
 
 def killed(nproc: int, folder: Path, arguments: list[str], step: int) -> None:
@@ -67,7 +68,9 @@ def test_a_killed_run_has_the_records_of_an_unbroken_run(dataset, tmp_path, npro
     expected, found = records(unbroken), records(broken)
     steps = [(one["kind"], one["step"]) for one in expected]
     train = [("train", step) for step in (1, 2, 4, 6, 8, 10)]
-    assert steps == sorted([*train, *(("validation", step) for step in (3, 6, 9))], key=lambda one: (one[1], one[0]))
+    validations = [("validation", step) for step in (3, 6, 9)]
+    assert steps == sorted([*train, *validations, *validations], key=lambda one: (one[1], one[0]))
+    assert [one["weights"] for one in found if one["kind"] == "validation"] == ["last", "ema"] * 3
     assert [(one["kind"], one["step"]) for one in found] == steps
     for one, other in zip(found, expected, strict=True):
         assert alike(one, other), (one, other)
@@ -81,14 +84,14 @@ def test_a_killed_run_has_the_records_of_an_unbroken_run(dataset, tmp_path, npro
     assert shown == whole
     assert shown["loss_metrics/cross_entropy"] == shown["lr/AdamW"] == [1, 2, 4, 6, 8, 10]
     assert shown["validation_loss_by_context/tail"] == [3, 6, 9]
+    assert shown["validation_ema_loss_by_context/tail"] == [3, 6, 9]
     assert not [tag for tag in shown if "(" in tag]
 
     assert sorted(file.name for file in (broken / "validation").iterdir()) == [
-        "step-6.safetensors",
-        "step-9.safetensors",
+        *("step-6-ema.safetensors", "step-6.safetensors", "step-9-ema.safetensors", "step-9.safetensors"),
     ]
-    for step in (6, 9):
-        one, other = read_target_losses(broken, step), read_target_losses(unbroken, step)
+    for step, weights in itertools.product((6, 9), ("last", "ema")):
+        one, other = read_target_losses(broken, step, weights), read_target_losses(unbroken, step, weights)
         assert one is not None
         assert other is not None
         assert np.array_equal(one.document, other.document)
