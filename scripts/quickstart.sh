@@ -10,6 +10,8 @@
 #
 #   VENV=DIR      environment to make or to use (default: .venv)
 #   STUDY=FILE    study to run (default: studies/quickstart.toml); its paths are relative to FOLDER
+#   MEGABYTES=N   text to plant the facts in (default: 8)
+#   TOKENS=N      training tokens of each dataset (default: 2000000)
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 study=$(realpath "${STUDY:-$root/studies/quickstart.toml}")
@@ -36,11 +38,11 @@ SECONDS=0
 
 if [ ! -e corpus/documents.jsonl ]; then
   say "Gathering the standard library's sources"
-  python "$root/scripts/stdlib_corpus.py" corpus --megabytes 8 --vocab-size 512
+  python "$root/scripts/stdlib_corpus.py" corpus --megabytes "${MEGABYTES:-8}" --vocab-size 512
 fi
 if [ ! -e facts ]; then
   say "Planting facts in the sources, and packing them in short and in long windows"
-  exact-titan study facts corpus/documents.jsonl --tokens 2000000 --val-tokens 65536 --out facts
+  exact-titan study facts corpus/documents.jsonl --tokens "${TOKENS:-2000000}" --val-tokens 65536 --out facts
 fi
 say "Training one start, and pairs of extensions with the plain loss and with EXACT"
 exact-titan study run "$study" --out study

@@ -47,6 +47,11 @@ def test_the_plan_benchmark_runs():
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_warm_runs_runs():
+    assert "fork: median " in run("benchmarks.warm_runs")
+
+
+@pytest.mark.slow
 def test_the_step_benchmark_runs(tmp_path):
     rules = ["exact", "packed_position", "random", "normalized_exact"]
     run("benchmarks.step", "--rules", *rules, "--json", str(tmp_path / "steps.json"))

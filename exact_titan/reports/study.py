@@ -24,7 +24,7 @@ def write_report(folder: Path) -> str:
         folder: folder of the study. The study may still train: the report has the complete pairs.
 
     Returns:
-        The table of the primary outcome and the path of the report, for the terminal.
+        The tables of the primary outcome and of all outcomes, and the path of the report, for the terminal.
 
     Raises:
         InputError: if the folder is not the folder of a study, if no pair is complete, if a file of a run is missing or
@@ -41,11 +41,16 @@ def write_report(folder: Path) -> str:
     study_sections.add_validations(page, pairs, comparisons)
     study_sections.add_checkpoints(page, pairs)
     write_page(page, folder / FOLDER)
+    tested = [one for one in comparisons if (one.step, one.weights) == (pairs.final_step, pairs.weights[0])]
     return "\n".join(
         [
             study_sections.subtitle(pairs),
             plain(study_tables.primary_table(primary)),
             *study_tables.sentences(primary, pairs.primary),
+            "",
+            "all outcomes, in nats; ± is half of the 95 % interval over pairs; only the primary outcome is a test",
+            plain(study_tables.differences_table(pairs, tested)),
+            "",
             *study_sections.warnings(pairs, folder),
             f"report: {folder / FOLDER / 'report.html'}",
         ]

@@ -90,6 +90,25 @@ def outcomes_table(pairs: Pairs, comparisons: Sequence[Comparison]) -> Table:
     return Table(header, rows)
 
 
+def differences_table(pairs: Pairs, comparisons: Sequence[Comparison]) -> Table:
+    """Return a narrow table for the terminal: one outcome a row, one arm a column.
+
+    Args:
+        pairs: the pairs of the study.
+        comparisons: all comparisons at one validation.
+    """
+    baseline = pairs.study.baseline
+    by_cell = {(one.name, one.arm): one for one in comparisons}
+    rows = []
+    for outcome in pairs.outcomes:
+        found = [by_cell.get((outcome.name, arm)) for arm in pairs.arms]
+        if any(found):
+            most = max((one for one in found if one is not None), key=lambda one: len(one.counted))
+            cells = ["-" if one is None else _with_error(one.test.mean, one.test.error) for one in found]
+            rows.append([_marked(outcome.name, pairs), _value(most.baseline), *cells])
+    return Table(["outcome", baseline, *(f"{arm} - {baseline}" for arm in pairs.arms)], rows)
+
+
 def checkpoint_table(comparisons: Sequence[CheckpointComparison]) -> Table:
     """Return the table of single pairs: one pair a row, one outcome a column."""
     names = list(dict.fromkeys(one.outcome.name for one in comparisons))

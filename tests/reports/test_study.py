@@ -90,6 +90,27 @@ def test_the_command_prints_the_primary_table_and_the_path(folder, printed):
     assert {file.name for file in (folder / "report").iterdir()} == FILES
 
 
+def test_the_command_prints_the_difference_of_every_outcome_with_its_interval(folder, printed):
+    lines = printed.splitlines()
+    header = next(k for k, line in enumerate(lines) if line.startswith("outcome "))
+    assert re.split(r"\s\s+", lines[header]) == [
+        *("outcome", "standard", "exact-0.5 - standard", "exact-1.0 - standard"),
+    ]
+    expected = {
+        (row["name"], row["arm"]): (float(row["difference"]), float(row["half_width"]))
+        for row in rows_of(folder / "report/comparisons.csv")
+        if (row["step"], row["weights"], row["start"]) == ("40", "ema", "all")
+    }
+    table = [re.split(r"\s\s+", line) for line in lines[header + 1 : lines.index("", header)]]
+    assert table[0][0] == "far facts (primary)"
+    assert {row[0].removesuffix(" (primary)") for row in table} == {name for name, _ in expected}
+    for name, _, *cells in table:
+        for arm, cell in zip(("exact-0.5", "exact-1.0"), cells, strict=True):
+            last_digit = 10.0 ** -len(cell.rpartition(".")[2])
+            found = [float(number) for number in cell.split(" ±")]
+            assert found == pytest.approx(expected[name.removesuffix(" (primary)"), arm], abs=0.51 * last_digit, rel=0)
+
+
 def test_the_numbers_of_the_primary_table_are_those_of_scipy(folder, printed):
     pairs = rows_of(folder / "report/pairs.csv")
     values = [

@@ -231,9 +231,9 @@ def test_an_interrupted_study_resumes_to_the_same_results(unbroken, dataset, tmp
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert ours[name] == theirs[name], name
-    assert report(out) == report(unbroken)
     hashes = [json.loads((folder / "proof.json").read_text())["starts"][0]["sha256"] for folder in (out, unbroken)]
     assert hashes[0] == hashes[1]
+    assert report(out) == report(unbroken)
 
 
 def _wait(condition, process: "subprocess.Popen[bytes] | None", log: Path, seconds: float = 120) -> None:
