@@ -4,7 +4,7 @@
 #   2. Make a corpus: real text with planted facts, in short and in long windows.
 #   3. Run a study: one start in short windows, then pairs of runs in windows of four times the length.
 #   4. Print where the loss goes, and the differences of the pairs with their intervals.
-# Steps 2 to 4 take about 6 minutes on 2 cores. A second call reuses the results of the first call.
+# Steps 2 to 4 take about 5 minutes on 2 cores. A second call reuses the results of the first call.
 #
 #   scripts/quickstart.sh [FOLDER]     results go to FOLDER (default: quickstart)
 #
