@@ -1,6 +1,6 @@
 """Runs of one process each, forked from a process that has imported torch and torchtitan. For the CPU only.
 
-A new process imports for 10 to 15 seconds on two cores, which is most of a tiny run. Python's fork server
+A new process imports for longer than a tiny run trains (``benchmarks/warm_runs.py``). Python's fork server
 (:mod:`multiprocessing`) imports once, and every run is a fork of it:
 
 1. The fork server starts with SIGINT, SIGTERM and SIGUSR1 blocked. A signal to the process group therefore does not end
