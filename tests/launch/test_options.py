@@ -57,7 +57,7 @@ def command_lines(draw) -> tuple[str, list[str]]:
     return recipe, [*policy, *words]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(command_lines())
 def test_the_check_refuses_nothing_that_the_parser_takes(line):
     recipe, words = line

@@ -36,7 +36,7 @@ def test_any_number_of_workers_and_tasks_gives_the_same_bytes(documents: Documen
     assert not list(documents.folder.glob(".*")), "the work folders are removed"
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_a_killed_run_resumes_with_the_unfinished_parts(documents: Documents, corpus: list[str], workers: int) -> None:
     options = {**OPTIONS, "sources": corpus, "execution": {"workers": workers}}
     documents.write("c", files=40, documents=100, longest=60)

@@ -119,6 +119,7 @@ def test_readmes_command_trains_and_validates_with_torchtitans_own_entry_point(d
     assert "Training completed" in log
 
 
+@pytest.mark.slow
 def test_a_loss_of_another_window_than_the_runs_is_refused_in_the_first_step(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     other = pack_lengths(tmp_path / "other", [300] * 4, seq_len=128)
