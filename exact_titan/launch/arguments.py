@@ -9,7 +9,6 @@ A later setting of an option replaces an earlier setting. The command line comes
 """
 
 import json
-import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 from exact_titan.errors import InputError, did_you_mean
 from exact_titan.launch import configs
 from exact_titan.launch.options import POLICY, Option, table
+from exact_titan.toml_file import read_toml_file
 
 HELP = ("-h", "--help")
 HELP_ALL = ("--help-all", "--help_all")
@@ -208,14 +208,7 @@ def read_toml(path: Path) -> tuple[str, dict[str, list[str]]]:
     Raises:
         InputError: naming the file and the key.
     """
-    try:
-        # Some editors write a byte order mark.
-        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not a readable TOML file: {error}") from None
-    return read_tree(tree, where=str(path))
+    return read_tree(read_toml_file(path), where=str(path))
 
 
 def read_tree(tree: dict[str, Any], *, where: str) -> tuple[str, dict[str, list[str]]]:

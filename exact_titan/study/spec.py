@@ -8,13 +8,13 @@ import dataclasses
 import hashlib
 import json
 import re
-import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from exact_titan.errors import InputError, did_you_mean
 from exact_titan.study.toml_table import TomlTable, repeated_value
+from exact_titan.toml_file import read_toml_file
 
 SELECTIONS = ("facts", "tail", "below_tail", "all", "context_gain")
 """The targets that an outcome measures."""
@@ -118,13 +118,7 @@ def read_study(path: Path) -> Study:
     Raises:
         InputError: naming the file and the key.
     """
-    try:
-        tree = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: not a readable TOML file: {error}") from None
-    table = TomlTable(tree, str(path))
+    table = TomlTable(read_toml_file(path), str(path))
     study = Study(
         name=table.text("name"),
         baseline=table.text("baseline"),

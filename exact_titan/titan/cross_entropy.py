@@ -34,6 +34,20 @@ def weighted_cross_entropy(
     return loss, ce_T.detach().view_as(labels_BL)
 
 
+def sums_by_bucket(values_T: torch.Tensor, index_BL: torch.Tensor, n: int) -> torch.Tensor:
+    """Return the sums of values per bucket, float64 ``[n]``, or ``[r, n]`` from ``[r, T]``.
+
+    The sum is a matrix product, because its order is fixed on CUDA too.
+
+    Args:
+        values_T: values of the targets, float64 ``[T]`` or ``[r, T]``.
+        index_BL: bucket of each target, int64, T elements.
+        n: number of buckets.
+    """
+    one_hot_Tn = (index_BL.flatten()[:, None] == torch.arange(n, device=index_BL.device)).to(torch.float64)
+    return values_T @ one_hot_Tn
+
+
 class BucketSums:
     """Sums of plain cross-entropy and numbers of targets per bucket. The sums stay on the device until they are read.
 
@@ -47,14 +61,10 @@ class BucketSums:
         self.sums_2n = torch.zeros(2, n, dtype=torch.float64, device=device)
 
     def add(self, ce_BL: torch.Tensor, index_BL: torch.Tensor, valid_BL: torch.Tensor) -> None:
-        """Add one batch. ``index_BL`` is the bucket of each target.
-
-        The sum is a matrix product, because its order is fixed on CUDA too.
-        """
-        n = self.sums_2n.shape[1]
-        one_hot_Tn = (index_BL.flatten()[:, None] == torch.arange(n, device=index_BL.device)).to(torch.float64)
+        """Add one batch. ``index_BL`` is the bucket of each target."""
         valid_T = valid_BL.flatten().to(torch.float64)
-        self.sums_2n += torch.stack([ce_BL.flatten() * valid_T, valid_T]) @ one_hot_Tn
+        values_2T = torch.stack([ce_BL.flatten() * valid_T, valid_T])
+        self.sums_2n += sums_by_bucket(values_2T, index_BL, self.sums_2n.shape[1])
 
     def total(self, group: dist.ProcessGroup | None = None) -> torch.Tensor:
         """Return the sums of all ranks since the last :meth:`take`, float64 ``[2, n]``. Keep the sums. A collective."""

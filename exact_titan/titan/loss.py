@@ -35,7 +35,7 @@ from exact_titan.exposure import (
 )
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
 from exact_titan.sampling.mixture import Mixture
-from exact_titan.titan.cross_entropy import BucketCrossEntropy, BucketSums
+from exact_titan.titan.cross_entropy import BucketCrossEntropy, BucketSums, sums_by_bucket
 
 _RULE_HELP = f"Weighting rule of the targets: {', '.join(f'{rule.name} ({rule.summary})' for rule in RULES.values())}."
 
@@ -226,7 +226,8 @@ class ExactLoss(ChunkedLossWrapper):
         valid_BL = labels != IGNORE_INDEX
         if self.config.refresh_steps:
             self.counter.add_index(bucket_BL, valid_BL)
-        self.weight_sums_n += _sums_by_bucket(weights_BL, bucket_BL, valid_BL, len(self.buckets))
+        supervised_T = torch.where(valid_BL, weights_BL, 0.0).flatten().to(torch.float64)
+        self.weight_sums_n += sums_by_bucket(supervised_T, bucket_BL, len(self.buckets))
         return super().__call__(
             pred,
             labels,
@@ -332,12 +333,6 @@ class ExactLoss(ChunkedLossWrapper):
 NEEDS_OWN_TRAINER = (
     "this rule needs exact_titan's own trainer (python -m exact_titan.train): choose another rule, such as exact"
 )
-
-
-def _sums_by_bucket(value_BL: torch.Tensor, index_BL: torch.Tensor, valid_BL: torch.Tensor, n: int) -> torch.Tensor:
-    """Return the sum of the supervised targets' values per bucket, float64 ``[n]``. The order of the sum is fixed."""
-    one_hot_Tn = (index_BL.flatten()[:, None] == torch.arange(n, device=index_BL.device)).to(torch.float64)
-    return torch.where(valid_BL, value_BL, 0.0).flatten().to(torch.float64) @ one_hot_Tn
 
 
 def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] | None = None) -> Mixture:

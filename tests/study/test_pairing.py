@@ -77,7 +77,7 @@ def test_an_arm_with_other_data(dataset, tmp_path, baseline):
 def test_an_arm_with_another_window(dataset, tmp_path, baseline):
     other = pack_lengths(tmp_path / "other", [50] * 40, seq_len=32, val_fraction=0.1)
     options = f"[arms.exact]\ntraining.seq_len = 32\ndataloader.dataset_path = '{other.folder}'"
-    refusal(tmp_path, dataset.folder, baseline, options)
+    assert " changes the " in refusal(tmp_path, dataset.folder, baseline, options)
 
 
 @pytest.mark.slow
