@@ -1,0 +1,5 @@
+"""The commands of ``exact-titan eval``."""
+
+from collections.abc import Callable
+
+COMMANDS: dict[str, Callable[..., int | None]] = {}
