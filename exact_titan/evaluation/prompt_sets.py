@@ -1,8 +1,8 @@
 """Prompt sets: the examples of one suite at one length, for one tokenizer and one seed, in one JSONL file.
 
-The name of the file says what it holds: ``<suite>-<length>-<key>.jsonl``, such as ``ruler-4096-1f0c2a9d33b1.jsonl``. The
-key is a digest of everything that decides the prompts (:class:`PromptRecipe`). Preparing the same prompts again finds
-the file.
+The name of the file says what it holds: ``<suite>-<length>-<key>.jsonl``, such as ``ruler-4096-1f0c2a9d33b1.jsonl``.
+The key is a digest of everything that decides the prompts (:class:`PromptRecipe`). Preparing the same prompts again
+finds the file.
 """
 
 import hashlib

@@ -3,6 +3,7 @@
 The file ``<model folder>/scores/<name of the prompt set>`` is a pure function of the prompt set and the answers.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
