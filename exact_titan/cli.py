@@ -83,8 +83,8 @@ def _run(given: list[str]) -> int:
 
 
 def _is_place(word: str) -> bool:
-    """Whether the word names a file or a URL, and not a command."""
-    return "/" in word or os.path.exists(word)
+    """Whether the word names a file or a URL, or is an option, and is not a command."""
+    return "/" in word or os.path.exists(word) or (word.startswith("--") and word != "--help")
 
 
 def _overview(group: str) -> str:
