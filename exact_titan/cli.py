@@ -15,22 +15,27 @@ from typing import Any
 
 import tyro
 
-from exact_titan import study_commands, version
+from exact_titan import evaluation_commands, study_commands, version
 from exact_titan.commands import COMMANDS
 from exact_titan.errors import InputError, did_you_mean, print_error
 from exact_titan.launch import command
 
-GROUPS = {"study": study_commands.COMMANDS}
+GROUPS = {"study": study_commands.COMMANDS, "eval": evaluation_commands.COMMANDS}
 """Commands of two words, such as ``exact-titan study run``."""
+
+_UNNAMED = {"eval": "run"}
+"""The command of a group whose second word may be left out: ``exact-titan eval FOLDER``."""
 
 _TITLES = {
     "": "Long-context continued pretraining with EXACT.",
     "train": "Train a model on this machine, with one process per GPU.",
     "study": "Train paired runs, and ask whether their difference is real.",
+    "eval": "Evaluate runs and Hugging Face folders: RULER, NoLiMa, an evidence probe and QA tasks.",
 }
 _EXAMPLES = {
     "": "exact-titan train SmolLM2-135M-2k --training.steps 20",
     "study": "exact-titan study run smollm2 --out outputs/smollm2-study",
+    "eval": "exact-titan eval outputs/run-a outputs/run-b --out outputs/evaluation",
 }
 _PLAN_OPTIONS = ("--config", "--nproc", "--memory", "--mfu", "--peak-tflops")
 
@@ -56,6 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(given: list[str]) -> int:
     group = given[0] if given and given[0] in GROUPS else ""
     commands, rest = (GROUPS[group], given[1:]) if group else (COMMANDS, given)
+    if group in _UNNAMED and rest and rest[0] not in commands and _is_place(rest[0]):
+        rest = [_UNNAMED[group], *rest]
     if not rest or rest[0] in ("-h", "--help"):
         print(_overview(group))
         return 0
@@ -73,6 +80,11 @@ def _run(given: list[str]) -> int:
         )
     _check_names(f"{group} {rest[0]}".strip(), commands[rest[0]], rest[1:])
     return _parse(group, commands, rest)() or 0
+
+
+def _is_place(word: str) -> bool:
+    """Whether the word names a file or a URL, or is an option, and is not a command."""
+    return "/" in word or os.path.exists(word) or (word.startswith("--") and word != "--help")
 
 
 def _overview(group: str) -> str:

@@ -18,5 +18,6 @@ if [ "${1:-}" = -- ]; then shift; fi
 "$python" -m ruff check .
 "$python" -m ruff format --check .
 "$python" -m mypy
-# Two test files run at a time. Many tests wait: for a process, for Slurm, or for a single thread.
-if [ "$tests" = yes ]; then "$python" -m pytest -n 2 --dist loadfile "${marks[@]}" "$@"; fi
+# Two test files run at a time. Many tests wait: for a process, for Slurm, or for a single thread. The order of the files
+# is that of tests/conftest.py.
+if [ "$tests" = yes ]; then "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${marks[@]}" "$@"; fi

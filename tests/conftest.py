@@ -19,6 +19,25 @@ from tests.support import ROOT, pack_lengths
 
 SHARED = ROOT.parent / "shared"
 
+LONGEST_FILES = (
+    "test_continue.py",
+    "test_slurm.py",
+    "test_chaos.py",
+    "test_parity.py",
+    "test_clusters.py",
+    "test_benchmarks.py",
+    "test_quickstart.py",
+    "test_wheel.py",
+    "test_session.py",
+)
+"""The files that take more than 40 s, the longest first. ``test_slurm.py`` and ``test_clusters.py`` share one Slurm."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, so that no worker waits for a long file at the end."""
+    rank = {name: k for k, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
 
 @pytest.fixture(autouse=True)
 def environment() -> Iterator[None]:

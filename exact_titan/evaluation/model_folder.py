@@ -1,0 +1,62 @@
+"""The folder of one model in an evaluation: ``model.json``, ``answers/`` and ``scores/``."""
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from exact_titan.errors import InputError
+from exact_titan.evaluation.examples import from_record
+
+MODELS_FOLDER = "models"
+"""Folder of the models inside the folder of an evaluation."""
+
+FILE_NAME = "model.json"
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A model in an evaluation.
+
+    Attributes:
+        name: name of the model in tables. The name of its folder.
+        source: the run, the checkpoint or the Hugging Face folder, as the user named it, or the URL of a server.
+        window: training window in tokens. None: unknown, such as a Hugging Face folder without ``--window``.
+        positions: largest number of positions that the model is run with. None: unknown, such as a server.
+        step: training step of the weights. None: not a run.
+        weights: digest of the weights, or URL and model name of a server.
+        tokenizer_sha256: digest of the ``tokenizer.json``.
+    """
+
+    name: str
+    source: str
+    window: int | None
+    positions: int | None
+    step: int | None
+    weights: str
+    tokenizer_sha256: str
+
+    def write(self, folder: Path) -> None:
+        """Write ``folder/model.json`` atomically."""
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f".{FILE_NAME}.{os.getpid()}"
+        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        partial.replace(folder / FILE_NAME)
+
+
+def read_model(folder: Path) -> EvaluatedModel:
+    """Read ``folder/model.json``.
+
+    Raises:
+        InputError: if the folder is not the folder of a model, or if the file cannot be read.
+    """
+    file = folder / FILE_NAME
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder} has no {FILE_NAME}: name a folder that `exact-titan eval` or `exact-titan eval generate` made"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file} cannot be read ({error}): make the answers again") from None
+    return from_record(EvaluatedModel, record, str(file))

@@ -1,0 +1,95 @@
+"""The tokenizer of the evaluated model: counts tokens, adds the template, and finds the tokens of an answer."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from exact_titan.documents.tokenizer import FILE_NAME, load_tokenizer
+from exact_titan.errors import InputError
+
+Template = Literal["plain", "dolly", "chat"]
+"""The text around a prompt: none, Dolly's headings, or the chat template of the tokenizer."""
+
+
+class PromptTokenizer:
+    """A Hugging Face tokenizer folder, read without transformers.
+
+    Args:
+        folder: the folder with ``tokenizer.json``.
+        template: the text around every prompt.
+
+    Attributes:
+        sha256: digest of the ``tokenizer.json``.
+        template: the text around every prompt.
+
+    Raises:
+        InputError: if the folder has no tokenizer, or no chat template although ``template`` is ``chat``.
+    """
+
+    def __init__(self, folder: Path, template: Template = "plain") -> None:
+        file = folder / FILE_NAME
+        if not file.is_file():
+            raise InputError(f"{folder} has no {FILE_NAME}: name a folder with a model and its tokenizer")
+        self.folder = folder
+        self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+        self.template: Template = template
+        self._tokenizer = load_tokenizer(file)
+
+    def wrap(self, body: str, answer_prefix: str = "") -> str:
+        """Return the prompt: the body in the template, and after the template the first words of the answer."""
+        return body + answer_prefix
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a prompt, with the special tokens that the tokenizer adds.
+
+        A text that begins with the BOS token, such as a rendered chat template, does not get a second BOS.
+        """
+        added = self._bos is None or not text.startswith(self._bos)
+        return self._tokenizer.encode(text, add_special_tokens=added).ids
+
+    def count(self, text: str) -> int:
+        """Return the number of token ids of a prompt."""
+        return len(self.encode(text))
+
+    def counts(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of token ids of each text, without special tokens. The texts are encoded in parallel."""
+        return [len(one.ids) for one in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Return the text of token ids, without special tokens."""
+        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+    def split(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
+        """Return the token ids of a prompt and of the text after the prompt.
+
+        Spaces at the end of the prompt count for the continuation, because tokenizers join a space with the next word.
+        The division is that of lm-eval (``TemplateLM._encode_pair``).
+        """
+        spaces = len(prompt) - len(prompt.rstrip())
+        if spaces:
+            continuation = prompt[-spaces:] + continuation
+            prompt = prompt[:-spaces]
+        before, whole = self.encode(prompt), self.encode(prompt + continuation)
+        return before, whole[len(before) :]
+
+    def special_token_in(self, text: str) -> str | None:
+        """Return a special token that the letters of a text spell. None: the text spells none."""
+        return next((token for token in self._special_tokens if token in text), None)
+
+    @cached_property
+    def _special_tokens(self) -> tuple[str, ...]:
+        return tuple(one.content for one in self._tokenizer.get_added_tokens_decoder().values() if one.special)
+
+    @cached_property
+    def _bos(self) -> str | None:
+        file = self.folder / "tokenizer_config.json"
+        if not file.is_file():
+            return None
+        try:
+            token = json.loads(file.read_text(encoding="utf-8")).get("bos_token")
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{file} is not a JSON object ({error}): copy the file again") from None
+        return token.get("content") if isinstance(token, dict) else token
