@@ -25,7 +25,7 @@ ROOM = 256
 def subjects_of_mmlu() -> list[str]:
     """Return the 57 subjects, as lm-eval names its tasks."""
     prefix = TASKS["mmlu"].lm_eval
-    return [name.removeprefix(prefix) for name in _manager().all_subtasks if name.startswith(prefix)]
+    return [name.removeprefix(prefix) for name in task_manager().all_subtasks if name.startswith(prefix)]
 
 
 class Contexts:
@@ -35,6 +35,9 @@ class Contexts:
         parts: the questions by the name of lm-eval's task, such as ``hellaswag`` and ``mmlu_anatomy``.
         tasks: the task of every part.
         shots: number of few-shot examples of every part.
+
+    Attributes:
+        tasks: the tasks of lm-eval by the name of the part.
     """
 
     def __init__(self, parts: Mapping[str, Questions], tasks: Mapping[str, QaTask], shots: Mapping[str, int]) -> None:
@@ -42,10 +45,10 @@ class Contexts:
         datasets.disable_progress_bars()
         members = [_member(name, one, tasks[name], shots[name]) for name, one in parts.items()]
         # A task with changed settings is a member of a group in lm-eval.
-        loaded = _manager().load([{"group": "exact_titan", "task": members}])["tasks"]
+        loaded = task_manager().load([{"group": "exact_titan", "task": members}])["tasks"]
         self._shots = shots
-        self._tasks: dict[str, ConfigurableTask] = {name: loaded[name] for name in parts}
-        self._rows = {name: task.eval_docs for name, task in self._tasks.items()}
+        self.tasks: dict[str, ConfigurableTask] = {name: loaded[name] for name in parts}
+        self._rows = {name: task.eval_docs for name, task in self.tasks.items()}
 
     def examples(
         self, part: str, row: int, *, name: str, task: str, draw: str, tokenizer: PromptTokenizer
@@ -60,7 +63,7 @@ class Contexts:
             draw: seed of the draw of the few-shot examples.
             tokenizer: counts tokens, and adds the template.
         """
-        asked = self._tasks[part]
+        asked = self.tasks[part]
         document = self._rows[part][row]
         asked.sampler.set_rnd(draw)
         requests = asked.construct_requests(
@@ -109,7 +112,8 @@ def _example(name: str, task: str, context: str, continuations: tuple[str, ...],
     return Example(name, "qa", task, prompt, tokenizer.count(prompt), room=0, continuations=continuations)
 
 
-def _manager() -> lm_eval.tasks.TaskManager:
+def task_manager() -> lm_eval.tasks.TaskManager:
+    """Return lm-eval's manager of the six tasks alone. The index of all tasks takes seconds."""
     folder = Path(lm_eval.tasks.__file__).parent
     return lm_eval.tasks.TaskManager(
         include_defaults=False, include_path=[folder / one.lm_eval_folder for one in TASKS.values()]

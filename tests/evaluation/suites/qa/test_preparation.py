@@ -176,7 +176,7 @@ def test_the_datasets_are_those_of_lm_eval(request_of_all: Request) -> None:
         name: local_questions(local_folder(folder, one) / ("anatomy" if one.subjects else ""), one, shots=1)
         for name, one in parts.items()
     }
-    for name, task in Contexts(questions, parts, dict.fromkeys(parts, 1))._tasks.items():
+    for name, task in Contexts(questions, parts, dict.fromkeys(parts, 1)).tasks.items():
         ours, theirs = parts[name], task.config
         assert (ours.hub, ours.config or ("anatomy" if ours.subjects else None)) == (
             theirs.dataset_path,

@@ -87,7 +87,7 @@ def test_the_filters_are_those_of_lm_eval() -> None:
 
     golds = [*(1200,) * len(TEXTS), *(5,) * len(TEXTS), *(-1200,) * len(TEXTS)]
     rows = [{"question": "?", "answer": f"x\n#### {gold:,}"} for gold in golds]
-    task = Contexts({"gsm8k": Questions("test", rows, [])}, TASKS, {"gsm8k": 0})._tasks["gsm8k"]
+    task = Contexts({"gsm8k": Questions("test", rows, [])}, TASKS, {"gsm8k": 0}).tasks["gsm8k"]
     task.build_all_requests(limit=len(rows))
     for text, request in zip(TEXTS * 3, task.instances, strict=True):
         request.resps = [text]
