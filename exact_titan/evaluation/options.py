@@ -25,7 +25,27 @@ class RulerOptions:
 
 
 @dataclass(frozen=True)
+class QaOptions:
+    """The options of the suite ``qa``.
+
+    Args:
+        tasks: Tasks: mmlu, arc_challenge, hellaswag, winogrande, piqa, gsm8k.
+        folder: Folder with the questions as local files, in the layout of docs/qa.md. The default is the Hugging Face
+            hub.
+        questions: Questions of a task. 0 asks all questions. The default is --examples.
+        shots: Few-shot examples as TASK=N, such as arc_challenge=0 gsm8k=8. The default is mmlu=5 arc_challenge=25
+            hellaswag=10 winogrande=5 piqa=0 gsm8k=5.
+    """
+
+    tasks: tuple[str, ...] = ("mmlu", "arc_challenge", "hellaswag", "winogrande", "piqa", "gsm8k")
+    folder: Path | None = None
+    questions: int | None = None
+    shots: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class SuiteOptions:
     """The options of all suites. The name of a field is the name of its suite."""
 
     ruler: RulerOptions = RulerOptions()
+    qa: QaOptions = QaOptions()
