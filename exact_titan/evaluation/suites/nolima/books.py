@@ -117,18 +117,18 @@ class Window:
     sentences: tuple[tuple[Place, str], ...]
 
     @property
-    def fewest(self) -> int:
+    def least_end(self) -> int:
         """Index of the token that follows the last sentence."""
         return self.book.token_after(self.sentences[-1][0].line_break)
 
     def text(self, end: int) -> str:
-        """Return the text up to a token of the book. ``end`` is at least :attr:`fewest`."""
+        """Return the text up to a token of the book. ``end`` is at least :attr:`least_end`."""
         parts: list[str] = []
         start = self.book.letters[self.first, 0] if self.first else 0
         for place, sentence in self.sentences:
             parts += [self.book.text[start : max(place.line_break, 0)], " ", sentence, "\n"]
             start = place.line_break + 1
-        parts.append(self.book.text[start : max(start, self.book.letters[end - 1, 1])] if end > self.fewest else "")
+        parts.append(self.book.text[start : max(start, self.book.letters[end - 1, 1])] if end > self.least_end else "")
         return "".join(parts)
 
 

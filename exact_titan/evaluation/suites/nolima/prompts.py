@@ -14,7 +14,7 @@ from random import Random
 from exact_titan.evaluation.examples import Example
 from exact_titan.evaluation.filling import PromptDoesNotFit, fill
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
-from exact_titan.evaluation.suites.nolima.books import Book, BookTokens, Window
+from exact_titan.evaluation.suites.nolima.books import BookTokens, Window
 from exact_titan.evaluation.suites.nolima.needle_sets import Question
 from exact_titan.evaluation.suites.nolima.plan import Cell, depth_of, grid
 from exact_titan.evaluation.suites.nolima.scoring import CHOICES, LAST_LINE
@@ -25,8 +25,14 @@ ROOM = 192
 
 _LEAST_HAYSTACK = 64  # tokens; a shorter haystack hides no needle
 _SLACK = 8  # tokens at the borders of the pieces, whose counts do not add up
+_SURE = 64  # tokens; a haystack that has so many tokens less than the window fits without a count
 _FREE_ZONE = 0.2  # share of the context without distractor: around the needle, at the start and at the end
 _SHORT = 500  # tokens; in a shorter haystack the distractor has a fixed depth
+
+
+def tokens_of_books(length: int) -> int:
+    """Return the number of tokens of a book that are enough for the windows of a length."""
+    return 2 * length  # a window begins up to one line after the start of the book
 
 
 class TaskPrompts:
@@ -35,7 +41,7 @@ class TaskPrompts:
     Args:
         task: name of the task.
         questions: questions of its needle set.
-        books: the haystacks, without the answers.
+        books: the haystacks, without the answers, with :func:`tokens_of_books` tokens or more.
         tokenizer: tokenizer and template of the model.
         length: context length in tokens, with the room.
         seed: seed of the order of the questions, the characters and the distractors' places.
@@ -49,7 +55,7 @@ class TaskPrompts:
         self,
         task: str,
         questions: Sequence[Question],
-        books: Sequence[Book],
+        books: Sequence[BookTokens],
         *,
         tokenizer: PromptTokenizer,
         length: int,
@@ -63,8 +69,8 @@ class TaskPrompts:
         self._questions = list(questions)
         Random(f"{seed}/nolima/{task}").shuffle(self._questions)
         self._tokens = self._haystack_tokens()
-        self._books = [BookTokens(book, tokenizer, 2 * length) for book in books]
-        for book in self._books:
+        self._books = books
+        for book in books:
             for step in range(depths):
                 book.place(depth_of(step, depths), self._tokens, self._where)
 
@@ -85,14 +91,15 @@ class TaskPrompts:
             rng = Random(f"{self._seed}/nolima/{self._task}/{index}")
             question = question.about(rng.choice(question.characters))
         window = self._window(self._books[cell.book], cell, question)
-        fewest = window.fewest
+        least_end = window.least_end
         filled = fill(
-            lambda pieces: self._prompt(question, window.text(fewest + pieces)),
-            [1] * min(len(window.book) - fewest, self._length),
+            lambda pieces: self._prompt(question, window.text(least_end + pieces)),
+            [1] * min(len(window.book) - least_end, self._length),
             tokenizer=self._tokenizer,
             task=f"nolima/{self._task}",
             length=self._length,
             room=ROOM,
+            fewest=max(0, window.first + self._tokens - _SURE - least_end),
         )
         prompt = filled.prompt
         evidence = prompt.index(question.needle)
@@ -158,10 +165,11 @@ class TaskPrompts:
             longest = max(longest, self._tokenizer.count(self._prompt(question, haystack)) + _SLACK)
         tokens = self._length - ROOM - longest
         if tokens < _LEAST_HAYSTACK:
+            least = longest + ROOM + _LEAST_HAYSTACK
             raise PromptDoesNotFit(
                 f"nolima/{self._task}: a length of {self._length} tokens is too short: needle and question have "
-                f"{longest} tokens, the answer has room for {ROOM}, and the haystack needs {_LEAST_HAYSTACK}: name a length of "
-                f"{longest + ROOM + _LEAST_HAYSTACK} or more"
+                f"{longest} tokens, the answer has room for {ROOM}, and the haystack needs {_LEAST_HAYSTACK}: name a "
+                f"length of {least} or more"
             )
         return tokens
 

@@ -9,10 +9,11 @@ from exact_titan.evaluation.options import NolimaOptions
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
 from exact_titan.evaluation.scores import Score
 from exact_titan.evaluation.suites import Prepared, Request
+from exact_titan.evaluation.suites.nolima.books import BookTokens
 from exact_titan.evaluation.suites.nolima.material import Material, read_material
 from exact_titan.evaluation.suites.nolima.needle_sets import Question
 from exact_titan.evaluation.suites.nolima.plan import QUESTIONS_AT_A_PLACE
-from exact_titan.evaluation.suites.nolima.prompts import ROOM, TaskPrompts
+from exact_titan.evaluation.suites.nolima.prompts import ROOM, TaskPrompts, tokens_of_books
 from exact_titan.evaluation.suites.nolima.scoring import METRICS, score
 from exact_titan.evaluation.suites.nolima.tasks import TASKS
 
@@ -54,12 +55,13 @@ class NolimaSuite:
             raise InputError(f"--nolima.depths {options.depths}: name 2 depths or more")
         assert request.length is not None
         material = read_material(options.folder, request.tokenizer)
+        shelf = _Shelf(material, request)
         notes = [material.note]
         prompts: list[TaskPrompts] = []
         for task in tasks:
             questions = material.questions(TASKS[task])
             _check_special_tokens(questions, material, request.tokenizer)
-            prompts.append(self._task_prompts(task, questions, material, request, notes))
+            prompts.append(_task_prompts(task, questions, shelf, request, notes))
         settings = {
             "needle_sets": {task: material.sha256(TASKS[task]) for task in tasks},
             "books": material.books_sha256,
@@ -73,37 +75,52 @@ class NolimaSuite:
         """Return the score of every example that has an answer."""
         return [score(one, answers[one.id]) for one in examples if one.id in answers]
 
-    def _task_prompts(
-        self, task: str, questions: Sequence[Question], material: Material, request: Request, notes: list[str]
-    ) -> TaskPrompts:
-        assert request.length is not None
-        answers = {name for one in questions for name in (*one.characters, *one.references)}
-        books = [book.without(answers) for book in material.books]
-        left_out = sum(new.left_out - old.left_out for new, old in zip(books, material.books, strict=True))
-        if left_out:
-            notes.append(
-                f"NoLiMa, {task}: {left_out} lines of the books with an answer of the needle set are left out."
-            )
-        if TASKS[task].rules.choices and not all(one.choices for one in questions):
-            notes.append(
-                f"NoLiMa, {task}: the needle set has no field choices, so there is no accuracy of the choice by "
-                f"likelihood."
-            )
-        prompts = TaskPrompts(
-            task,
-            questions,
-            books,
-            tokenizer=request.tokenizer,
-            length=request.length,
-            seed=request.seed,
-            depths=request.options.depths,
+
+class _Shelf:
+    """The books without the answers of a task. Tasks with the same answers share the books."""
+
+    def __init__(self, material: Material, request: Request) -> None:
+        self._material, self._request = material, request
+        self._books: dict[frozenset[str], tuple[list[BookTokens], int]] = {}
+
+    def books(self, questions: Sequence[Question]) -> tuple[list[BookTokens], int]:
+        """Return the books without the lines that contain an answer, and the number of these lines."""
+        answers = frozenset(name for one in questions for name in (*one.characters, *one.references))
+        if answers not in self._books:
+            assert self._request.length is not None
+            tokens = tokens_of_books(self._request.length)
+            books = [book.without(sorted(answers)) for book in self._material.books]
+            left_out = sum(new.left_out - old.left_out for new, old in zip(books, self._material.books, strict=True))
+            self._books[answers] = [BookTokens(book, self._request.tokenizer, tokens) for book in books], left_out
+        return self._books[answers]
+
+
+def _task_prompts(
+    task: str, questions: Sequence[Question], shelf: _Shelf, request: Request, notes: list[str]
+) -> TaskPrompts:
+    assert request.length is not None
+    books, left_out = shelf.books(questions)
+    if left_out:
+        notes.append(f"NoLiMa, {task}: {left_out} lines of the books with an answer of the needle set are left out.")
+    if TASKS[task].rules.choices and not all(one.choices for one in questions):
+        notes.append(
+            f"NoLiMa, {task}: the needle set has no field choices, so there is no accuracy of the choice by likelihood."
         )
-        if request.examples > prompts.count:
-            raise InputError(
-                f"nolima/{task} has {prompts.count} examples ({len(questions)} questions, {len(books)} books, "
-                f"{request.options.depths} depths), and {request.examples} are requested: name {prompts.count} or fewer"
-            )
-        return prompts
+    prompts = TaskPrompts(
+        task,
+        questions,
+        books,
+        tokenizer=request.tokenizer,
+        length=request.length,
+        seed=request.seed,
+        depths=request.options.depths,
+    )
+    if request.examples > prompts.count:
+        raise InputError(
+            f"nolima/{task} has {prompts.count} examples ({len(questions)} questions, {len(books)} books, "
+            f"{request.options.depths} depths), and {request.examples} are requested: name {prompts.count} or fewer"
+        )
+    return prompts
 
 
 def _examples(tasks: Sequence[TaskPrompts], number: int) -> Iterator[Example]:

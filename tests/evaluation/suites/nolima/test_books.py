@@ -54,7 +54,7 @@ def test_the_needle_ends_the_line_and_has_its_depth(book, tokenizer, lines):
 def test_at_depth_0_the_needle_is_the_first_line(book, lines):
     first, place = book.place(0.0, 500, "t")
     window = Window(book, first, ((place, "NEEDLE"),))
-    assert (first, place.token, window.fewest) == (0, 0, 0)
+    assert (first, place.token, window.least_end) == (0, 0, 0)
     assert window.text(PER_LINE - 1) == f" NEEDLE\n{lines[0]}"
     assert window.text(0) == " NEEDLE\n"
 
