@@ -5,10 +5,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from exact_titan.dataset.lengths import LengthWriter, lengths_file, read_lengths
-from exact_titan.dataset.manifest import SourceRecord, SplitRecord
+import numpy as np
+
+from exact_titan.dataset.lengths import (
+    LengthWriter,
+    lengths_file,
+    read_lengths,
+    read_unsupervised,
+    unsupervised_file,
+)
+from exact_titan.dataset.manifest import SftRecord, SourceRecord, SplitRecord
 from exact_titan.documents.digests import digest_of_all
-from exact_titan.packing.part import PartResult, SourceShare, part_folder
+from exact_titan.packing.part import MOST_NAMES, PartResult, SourceShare, part_folder
 from exact_titan.packing.parts import Part
 
 SPLITS = ("train", "val")
@@ -39,6 +47,17 @@ def source_records(names: Sequence[tuple[str, bool]], results: Sequence[PartResu
     return records
 
 
+def sft_record(before: SftRecord, results: Sequence[PartResult]) -> SftRecord:
+    """Return the record of the instructions of a dataset and of finished parts, in their order."""
+    shares = [share for result in results for share in result.sources.values()]
+    names = [name for share in shares for name in share.too_long]
+    return replace(
+        before,
+        rows=before.rows + sum(share.rows for share in shares),
+        too_long=[*before.too_long, *names][:MOST_NAMES],
+    )
+
+
 def _dropped(shares: Sequence[SourceShare]) -> dict[str, int]:
     dropped: dict[str, int] = {}
     for share in shares:
@@ -48,7 +67,12 @@ def _dropped(shares: Sequence[SourceShare]) -> dict[str, int]:
 
 
 def move_parts(
-    parts: Sequence[tuple[Part, PartResult]], folder: Path, dataset: Path, before: dict[str, SplitRecord]
+    parts: Sequence[tuple[Part, PartResult]],
+    folder: Path,
+    dataset: Path,
+    before: dict[str, SplitRecord],
+    *,
+    masked: bool,
 ) -> dict[str, SplitRecord]:
     """Move the parts' shards into a dataset, after the dataset's present shards.
 
@@ -57,6 +81,7 @@ def move_parts(
         folder: folder of all parts.
         dataset: the dataset's folder. The files of lengths grow. All other present files stay unchanged.
         before: the present splits of the dataset.
+        masked: whether the dataset has labels without a loss (format 3).
 
     Returns:
         The new splits of the dataset.
@@ -74,7 +99,8 @@ def move_parts(
         all_records = ([old] if old else []) + [record for _, record in gained]
         if not all_records:
             continue
-        _join_lengths(split, [part_folder(folder, part) for part, _ in gained], [r for _, r in gained], dataset, old)
+        folders = [(part_folder(folder, part), record) for part, record in gained]
+        _join_lengths(split, [(dataset, old), *folders] if old else folders, dataset, masked=masked)
         records[split] = SplitRecord(
             windows=sum(record.windows for record in all_records),
             tokens=sum(record.tokens for record in all_records),
@@ -83,21 +109,26 @@ def move_parts(
             documents=sum(record.documents for record in all_records),
             bucket_counts=[sum(counts) for counts in zip(*(r.bucket_counts for r in all_records), strict=True)],
             shards=shards,
-            parts=[documents for record in all_records for documents in record.parts],
+            # A split of format 1 has no parts: all its documents are one part.
+            parts=[documents for record in all_records for documents in record.parts or [record.documents]],
         )
     return records
 
 
-def _join_lengths(
-    split: str, folders: Sequence[Path], records: Sequence[SplitRecord], dataset: Path, old: SplitRecord | None
-) -> None:
-    """Add the lengths of the parts' documents after the dataset's present lengths. Replace the file in one step."""
-    new = dataset / f".{split}-lengths.new"
+def _join_lengths(split: str, joined: Sequence[tuple[Path, SplitRecord]], dataset: Path, *, masked: bool) -> None:
+    """Join the lengths and the masks of the documents of several folders. Replace each file in one step."""
+    lengths = [read_lengths(folder, split, record.documents) for folder, record in joined]
+    _write(lengths, lengths_file(dataset, split))
+    if masked:
+        masks = [read_unsupervised(folder, split, of) for (folder, _), of in zip(joined, lengths, strict=True)]
+        _write(masks, unsupervised_file(dataset, split))
+
+
+def _write(numbers: Sequence[np.ndarray], file: Path) -> None:
+    new = file.with_name(f".{file.stem}.new")
     new.unlink(missing_ok=True)
     writer = LengthWriter(new)
-    if old is not None:
-        writer.extend(read_lengths(dataset, split, old.documents))
-    for folder, record in zip(folders, records, strict=True):
-        writer.extend(read_lengths(folder, split, record.documents))
+    for numbers_D in numbers:
+        writer.extend(numbers_D)
     writer.flush()
-    os.replace(new, lengths_file(dataset, split))
+    os.replace(new, file)
