@@ -67,9 +67,18 @@ class NolimaOptions:
 
 
 @dataclass(frozen=True)
+class ProbeOptions:
+    """Options of the suite probe."""
+
+    haystack: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: chapters of novels)")] = None
+    """Folder of .txt files, the prose around the evidence. Scores on another haystack are not comparable."""
+
+
+@dataclass(frozen=True)
 class SuiteOptions:
     """The options of all suites. The name of a field is the name of its suite."""
 
     ruler: RulerOptions = RulerOptions()
+    probe: ProbeOptions = ProbeOptions()
     qa: QaOptions = QaOptions()
     nolima: NolimaOptions = NolimaOptions()
