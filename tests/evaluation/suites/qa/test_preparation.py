@@ -129,7 +129,6 @@ def test_another_split_and_special_tokens_are_said(request_of_all: Request, tmp_
     ("options", "message"),
     [
         ({"tasks": ("mlu",)}, "--qa.tasks: there is no task 'mlu'; did you mean mmlu"),
-        ({"tasks": ()}, "--qa.tasks names no task"),
         ({"questions": -1}, "--qa.questions -1: name a number from 0 on"),
         ({"shots": ("5",)}, "--qa.shots 5: an entry is TASK=N"),
         ({"shots": ("piqua=5",)}, "--qa.shots piqua=5: an entry is TASK=N, .* the tasks are mmlu, arc_challenge"),
