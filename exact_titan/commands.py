@@ -48,7 +48,11 @@ def pack(
     out: Path,
     seq_len: int = 16384,
     val_fraction: float = 0.0,
-    policy: Literal["concat", "best_fit"] = "concat",
+    policy: Annotated[
+        Literal["concat", "best_fit"] | None, arg(help_behavior_hint="(default: concat, with --sft best_fit)")
+    ] = None,
+    sft: Annotated[bool, FlagCreatePairsOff] = False,
+    template: Annotated[Literal["dolly", "chat"] | None, arg(help_behavior_hint="(default: dolly)")] = None,
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
     mirror: Mirror = None,
@@ -61,6 +65,8 @@ def pack(
 
     Example: exact-titan pack books.jsonl.gz more/ --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/books-16k
 
+    Example: exact-titan pack --sft instructions.jsonl --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/sft-16k
+
     Args:
         sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
             URLs of files or folders (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and
@@ -72,6 +78,9 @@ def pack(
         val_fraction: Share of the documents for validation, from 0 to below 1.
         policy: Placement of documents in windows. concat: end to end, cut at window borders. best_fit: a document
             that fits a window is not cut; a longer document fills full windows and a rest; short windows are padded.
+        sft: The sources are instructions: rows with instruction, context and response as in Dolly-15K, or with messages
+            (role and content). Only the responses have a loss. Samples longer than a window are left out.
+        template: With --sft. dolly: Dolly's headings. chat: the chat template of the tokenizer.
         text_key: Key or column of the text in .jsonl and .parquet files.
         eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
@@ -79,6 +88,10 @@ def pack(
     """
     from exact_titan import packing
 
+    if template and not sft:
+        raise InputError("--template is an option of --sft: add --sft to pack instructions")
+    if sft and text_key != "text":
+        raise InputError("--text-key is not an option of --sft: the fields of instructions have fixed names")
     begin = _begin_packing()
     paths = configs.with_shipped_corpora(sources)
     for source, path in zip(sources, paths, strict=True):
@@ -92,6 +105,7 @@ def pack(
         out=out,
         val_fraction=val_fraction,
         policy=policy,
+        template=template or "dolly" if sft else None,
         text_key=text_key,
         eos_token=eos_token,
         execution=_execution(execution),
@@ -110,7 +124,8 @@ def append(
 ) -> None:
     """Add documents to a packed dataset, with the dataset's own tokenizer, window and policy.
 
-    The windows of the dataset stay. The dataset gets a new fingerprint.
+    The windows of the dataset stay. The dataset gets a new fingerprint. A dataset of instructions (pack --sft) takes
+    instructions.
 
     Example: exact-titan append packed/books-16k new-books.jsonl.gz
 
@@ -158,6 +173,10 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
     reasons = dict.fromkeys(reason for source in manifest.sources for reason in source.dropped)
     for reason in reasons:
         print(f"  dropped    {sum(source.dropped.get(reason, 0) for source in manifest.sources):,} ({reason})")
+    if manifest.sft is not None:
+        for name in manifest.sft.too_long:
+            print(f"  too long   {name}")
+        print(f"rows         {manifest.sft.rows:,}, template {manifest.sft.template}")
     print(f"tokens       {total:,}")
     if by_source:
         for source in manifest.sources:
@@ -167,7 +186,10 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
     for split, record in manifest.splits.items():
         padding = 100 * record.padding / (record.windows * manifest.window)
         windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
-        print(f"{split:<12} {windows}, {padding:.2f} % padding")
+        loss = (
+            "" if manifest.sft is None else f", {100 * record.targets / record.tokens:.2f} % of the inputs with a loss"
+        )
+        print(f"{split:<12} {windows}, {padding:.2f} % padding{loss}")
     report = ExposureReport.of(folder, manifest, "train", threshold=default_threshold(manifest.window))
     print(f"tail share   {report.tail_percent:.1f} % of the targets have a context of {report.tail_start} or more")
     print(f"folder       {folder}")

@@ -5,7 +5,9 @@
 2. :mod:`tokenizer` converts every text to token ids and ends every document with the end-of-text token.
    :mod:`long_texts` cuts a very long text into pieces for the tokenizer.
 3. :mod:`token_files` reads documents that Megatron-LM or datatrove tokenized before. These documents skip step 2.
-4. :mod:`templates` holds the templates of instructions: Dolly's template, and the chat template of a tokenizer.
+4. Instructions take another way from rows to token ids. :mod:`templates` holds Dolly's template and the chat template
+   of a tokenizer, :mod:`instructions` makes samples of rows, :mod:`special_letters` marks a user's text that spells a
+   special token, and :mod:`sample_tokenizer` converts samples to token ids.
 5. :mod:`digests` and :mod:`tokenizer_record` hold the names, sizes and digests that the manifest of a packed dataset
    records.
 

@@ -22,7 +22,7 @@ import orjson
 import pyarrow
 import pyarrow.parquet
 import zstandard
-from datatrove.data import DocumentsPipeline
+from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.readers import JsonlReader, ParquetReader
 from datatrove.pipeline.readers.base import BaseDiskReader, BaseReader
 from fsspec.implementations.local import LocalFileSystem
@@ -144,12 +144,25 @@ class DocumentReader:
         Raises:
             InputError: if the file cannot be read. The error names the file, and the line if the file has lines.
         """
+        for document in self._documents(self._text_adapter, read_metadata=False):
+            yield document.text
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the name of every row, such as ``line 17``, and the contents of the row, in the order of the file.
+
+        Raises:
+            InputError: in the cases of :meth:`texts`; also if the file is plain text.
+        """
+        if self._name.endswith(".txt"):
+            raise InputError(f"{self._shown} is plain text, and has no rows: give a .jsonl or .parquet file")
+        for document in self._documents(self._row_adapter, read_metadata=True):
+            yield document.id, document.metadata
+
+    def _documents(self, adapter: Callable, *, read_metadata: bool) -> Iterator[Document]:
         logger.disable("datatrove")
         try:
             self._bytes = _DigestedFile(self._file)
-            reader = self._reader()
-            for document in reader.read_file(self._file.name):
-                yield document.text
+            yield from self._reader(adapter, read_metadata=read_metadata).read_file(self._file.name)
         except (EOFError, gzip.BadGzipFile, zlib.error, zstandard.ZstdError) as error:
             raise InputError(
                 f"{self._shown} is broken or cut short ({error}): download or compress it again"
@@ -184,19 +197,30 @@ class DocumentReader:
         except OSError as error:
             raise InputError(f"{self._shown} cannot be read: {error.strerror or error}") from error
 
-    def _reader(self) -> BaseDiskReader:
+    def _reader(self, adapter: Callable, *, read_metadata: bool) -> BaseDiskReader:
         assert self._bytes is not None
         # With an explicit file system, datatrove does not parse the path as a URL.
         folder = (str(self._file.parent), LocalFileSystem())
         if self._name.endswith(".parquet"):
             self._rows = pyarrow.parquet.ParquetFile(self._file).metadata.num_rows
-            options = {"read_metadata": False, "batch_size": 16}  # few rows at once: a document may be a book
-            return ParquetReader(folder, adapter=self._adapter, text_key=self._text_key, **options)
+            options = {"read_metadata": read_metadata, "batch_size": 16}  # few rows at once: a document may be a book
+            return ParquetReader(folder, adapter=adapter, text_key=self._text_key, **options)
         reader = _TextReader if self._name.endswith(".txt") else _JsonlReader
-        return reader(self._bytes, self._shown, folder, adapter=self._adapter, text_key=self._text_key)
+        return reader(self._bytes, self._shown, folder, adapter=adapter, text_key=self._text_key)
 
     @property
-    def _adapter(self) -> Callable:
+    def _row_adapter(self) -> Callable:
+        rows = itertools.count(1)
+
+        def adapter(reader: BaseReader, data: dict[str, Any], path: str, id_in_file: int) -> dict[str, Any]:
+            self._row = next(rows)
+            name = f"row {self._row}" if path.endswith(".parquet") else f"line {id_in_file + 1}"
+            return {"text": name, "id": name, "metadata": data}  # datatrove skips a document without text
+
+        return adapter
+
+    @property
+    def _text_adapter(self) -> Callable:
         rows = itertools.count(1)
 
         def adapter(reader: BaseReader, data: dict[str, Any], path: str, id_in_file: int) -> dict[str, Any]:
