@@ -78,4 +78,57 @@ def score(
         print(f"{model.name}: {len(files)} files of scores in {files[0].parent}\n\n{score_table(files)}\n", flush=True)
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {"prepare": prepare, "score": score}
+def report(
+    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="MODEL_FOLDER…", help_behavior_hint="")],
+    *,
+    out: Path | None = None,
+    trained: tuple[int, ...] = (),
+    extrapolated: tuple[int, ...] = (),
+    paper: bool = False,
+) -> None:
+    """Compare models on the same prompts: tables and figures of the paper, with paired 95 % intervals.
+
+    The first model is the baseline. The command prints the main tables. OUT/report gets report.html, report.md, the
+    pictures, and a CSV of every number.
+
+    Example: exact-titan eval report outputs/evaluation/models/standard outputs/evaluation/models/exact
+
+    Args:
+        folders: Folders of models: OUT/models/NAME of `exact-titan eval generate`. OUT means all its models.
+        out: Folder of the report. The default is OUT/report of the first model.
+        trained: Context lengths inside the training window, in tokens. The default is the paper's for the window.
+        extrapolated: Context lengths beyond the training window, in tokens.
+        paper: Show the paper's own figures too.
+    """
+    from exact_titan.reports.evaluation import write_report
+
+    print(write_report(folders, out, trained=trained, extrapolated=extrapolated, paper=paper))
+
+
+def table(
+    folders: Annotated[Positional[tuple[Path, ...]], arg(metavar="DIR…", help_behavior_hint="")],
+    *,
+    out: Path | None = None,
+    trained: tuple[int, ...] = (),
+    extrapolated: tuple[int, ...] = (),
+    paper: bool = False,
+) -> None:
+    """Lay several models out like the paper's Table 1: trained and extrapolated lengths of every suite.
+
+    Models with the same tokenizer and window form a group. The first model of a group is the baseline of the others.
+
+    Example: exact-titan eval table outputs/evaluation-qwen outputs/evaluation-llama --paper
+
+    Args:
+        folders: Folders of models, OUT/models/NAME, or folders OUT of evaluations, which mean all their models.
+        out: Folder for table.html, table.md and table.csv. The default writes no files.
+        trained: Context lengths inside the training window, in tokens. The default is the paper's for each window.
+        extrapolated: Context lengths beyond the training window, in tokens.
+        paper: Add the paper's own figures as rows.
+    """
+    from exact_titan.reports.evaluation_table import write_table
+
+    print(write_table(folders, out, trained=trained, extrapolated=extrapolated, paper=paper))
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {"prepare": prepare, "score": score, "report": report, "table": table}
