@@ -26,21 +26,51 @@ class RulerOptions:
 
 @dataclass(frozen=True)
 class QaOptions:
-    """The options of the suite ``qa``.
+    """Options of the suite qa."""
+
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASKS…", help_behavior_hint="(default: all six)")] = ()
+    """Tasks to prepare: mmlu arc_challenge hellaswag winogrande piqa gsm8k."""
+
+    folder: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the Hugging Face hub)")] = None
+    """Folder with the questions as local files, in the layout of docs/qa.md."""
+
+    questions: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: --examples)")] = None
+    """Questions of a task. 0 asks all questions."""
+
+    shots: Annotated[tuple[str, ...], arg(metavar="TASK=N…", help_behavior_hint="")] = ()
+    """Few-shot examples, such as arc_challenge=0 gsm8k=8. By default mmlu=5 arc_challenge=25 hellaswag=10 winogrande=5
+    piqa=0 gsm8k=5."""
+
+
+NolimaTask = Literal[
+    "base", "onehop", "twohop", "hard", "distractor", "multiple_choice", "only_direct", "chain_of_thought"
+]
+
+
+@dataclass(frozen=True)
+class NolimaOptions:
+    """Options of the suite NoLiMa.
 
     Args:
-        tasks: Tasks: mmlu, arc_challenge, hellaswag, winogrande, piqa, gsm8k.
-        folder: Folder with the questions as local files, in the layout of docs/qa.md. The default is the Hugging Face
-            hub.
-        questions: Questions of a task. 0 asks all questions. The default is --examples.
-        shots: Few-shot examples as TASK=N, such as arc_challenge=0 gsm8k=8. The default is mmlu=5 arc_challenge=25
-            hellaswag=10 winogrande=5 piqa=0 gsm8k=5.
+        folder: Folder with NoLiMa's needle sets and books: a download of the data set amodaresi/NoLiMa, or a clone of
+            github.com/adobe-research/NoLiMa with the data. Adobe's research licence applies (docs/nolima.md). Default:
+            the needle sets and books of this package. Their scores are not comparable with published scores.
+        tasks: Variants of the benchmark.
+        depths: Number of places of a needle between the start and the end of the context. The paper has 26, and 11 from
+            64K tokens.
     """
 
-    tasks: tuple[str, ...] = ("mmlu", "arc_challenge", "hellaswag", "winogrande", "piqa", "gsm8k")
     folder: Path | None = None
-    questions: int | None = None
-    shots: tuple[str, ...] = ()
+    tasks: tuple[NolimaTask, ...] = ("base",)
+    depths: int = 26
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """Options of the suite probe."""
+
+    haystack: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: chapters of novels)")] = None
+    """Folder of .txt files, the prose around the evidence. Scores on another haystack are not comparable."""
 
 
 @dataclass(frozen=True)
@@ -48,4 +78,6 @@ class SuiteOptions:
     """The options of all suites. The name of a field is the name of its suite."""
 
     ruler: RulerOptions = RulerOptions()
+    probe: ProbeOptions = ProbeOptions()
     qa: QaOptions = QaOptions()
+    nolima: NolimaOptions = NolimaOptions()

@@ -73,6 +73,10 @@ class PromptTokenizer:
         """Return the number of token ids of each text, without special tokens. The texts are encoded in parallel."""
         return [len(one.ids) for one in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
 
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return the first letter of every token of a text and the letter after the token, without special tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).offsets
+
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)

@@ -35,6 +35,10 @@ def test_the_space_before_an_answer_belongs_to_the_answer(folder: Path) -> None:
     assert tokenizer.split("a: ", "b") == tokenizer.split("a:", " b") == ([95, 65, 26], [0, 66])
 
 
+def test_the_letters_of_every_token_are_known(folder: Path) -> None:
+    assert PromptTokenizer(folder).spans("a b") == [(0, 1), (1, 2), (2, 3)]
+
+
 def test_letters_that_spell_a_special_token_are_found(folder: Path) -> None:
     tokenizer = PromptTokenizer(folder)
     assert tokenizer.special_token_in("x <|begin|> y") == "<|begin|>"
