@@ -23,6 +23,12 @@ class RulerOptions:
     haystack: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: chapters of novels)")] = None
     """Folder of .txt files, the prose around the needles. Scores on another haystack are not comparable."""
 
+    squad: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no task qa_1)")] = None
+    """dev-v2.0.json of SQuAD, for the task qa_1."""
+
+    hotpotqa: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no task qa_2)")] = None
+    """hotpot_dev_distractor_v1.json of HotpotQA, for the task qa_2."""
+
 
 @dataclass(frozen=True)
 class QaOptions:
