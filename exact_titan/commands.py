@@ -51,6 +51,7 @@ def pack(
     policy: Literal["concat", "best_fit"] = "concat",
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
+    special_tokens: Literal["text", "ids"] = "text",
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:
@@ -74,6 +75,7 @@ def pack(
             that fits a window is not cut; a longer document fills full windows and a rest; short windows are padded.
         text_key: Key or column of the text in .jsonl and .parquet files.
         eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
+        special_tokens: Special tokens that a document spells, such as <|end_of_text|>, stay text or become their ids.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
         execution: See ExecutionOptions.
     """
@@ -94,6 +96,7 @@ def pack(
         policy=policy,
         text_key=text_key,
         eos_token=eos_token,
+        special_tokens=special_tokens,
         execution=_execution(execution),
     )
     tokens = sum(source.tokens for source in manifest.sources)
@@ -105,6 +108,7 @@ def append(
     sources: Sources,
     *,
     text_key: str = "text",
+    special_tokens: Literal["text", "ids"] = "text",
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:
@@ -118,6 +122,7 @@ def append(
         folder: The packed dataset.
         sources: The same kinds as for pack.
         text_key: Key or column of the text in .jsonl and .parquet files.
+        special_tokens: As for pack.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
         execution: See ExecutionOptions.
     """
@@ -130,6 +135,7 @@ def append(
         folder,
         packing.Corpus.of(sources).mirrored(mirror),
         text_key=text_key,
+        special_tokens=special_tokens,
         execution=_execution(execution),
     )
     tokens = sum(source.tokens for source in manifest.sources) - tokens_before
@@ -158,6 +164,9 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
     reasons = dict.fromkeys(reason for source in manifest.sources for reason in source.dropped)
     for reason in reasons:
         print(f"  dropped    {sum(source.dropped.get(reason, 0) for source in manifest.sources):,} ({reason})")
+    remarks = dict.fromkeys(remark for source in manifest.sources for remark in source.remarks)
+    for remark in remarks:
+        print(f"  with       {sum(source.remarks.get(remark, 0) for source in manifest.sources):,} ({remark})")
     print(f"tokens       {total:,}")
     if by_source:
         for source in manifest.sources:

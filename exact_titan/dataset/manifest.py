@@ -7,7 +7,7 @@ the time nor on paths. The same sources, tokenizer and options give the same fin
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -17,6 +17,7 @@ from exact_titan.errors import InputError
 FORMAT_VERSION = 2
 FILE_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
+OPTIONAL_KEYS = ("remarks",)
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class SourceRecord:
         documents: number of packed documents.
         tokens: tokens of the packed documents, with the end-of-text tokens.
         dropped: number of documents that were not packed, by reason.
+        remarks: number of packed documents with a remark, by remark. Older datasets have no remarks.
     """
 
     name: str
@@ -41,6 +43,7 @@ class SourceRecord:
     documents: int
     tokens: int
     dropped: dict[str, int]
+    remarks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,7 +150,14 @@ class Manifest:
         return manifest
 
     def _content(self) -> dict[str, Any]:
-        return {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
+        content = {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
+        content["sources"] = [_without_defaults(source) for source in content["sources"]]
+        return content
+
+
+def _without_defaults(source: dict[str, Any]) -> dict[str, Any]:
+    """Return a source's record without the empty keys that older datasets do not have: their fingerprints stay."""
+    return {key: value for key, value in source.items() if value or key not in OPTIONAL_KEYS}
 
 
 def _fingerprint(content: dict[str, Any]) -> str:
@@ -162,9 +172,12 @@ def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
     """
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
+        optional = {one.name for one in dataclasses.fields(kind) if one.default_factory is not dataclasses.MISSING}
         parts = {}
         for name, hint in hints.items():
             where = f"{key}.{name}" if key else name
+            if name not in value and name in optional:
+                continue
             if name not in value:
                 raise InputError(f"{file}: key {where!r} is missing: pack the dataset again")
             parts[name] = parse_record(hint, value[name], file, where)

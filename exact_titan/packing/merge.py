@@ -1,14 +1,14 @@
 """Merge finished parts into one dataset: move the shards and add up the counts. No token is read again."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from exact_titan.dataset.lengths import LengthWriter, lengths_file, read_lengths
 from exact_titan.dataset.manifest import SourceRecord, SplitRecord
 from exact_titan.documents.digests import digest_of_all
-from exact_titan.packing.part import PartResult, SourceShare, part_folder
+from exact_titan.packing.part import PartResult, part_folder
 from exact_titan.packing.parts import Part
 
 SPLITS = ("train", "val")
@@ -33,18 +33,19 @@ def source_records(names: Sequence[tuple[str, bool]], results: Sequence[PartResu
                 sha256=files[0].sha256 if is_file and files else digest_of_all(files),
                 documents=sum(share.documents for share in shares),
                 tokens=sum(share.tokens for share in shares),
-                dropped=_dropped(shares),
+                dropped=_sums(share.dropped for share in shares),
+                remarks=_sums(share.remarks for share in shares),
             )
         )
     return records
 
 
-def _dropped(shares: Sequence[SourceShare]) -> dict[str, int]:
-    dropped: dict[str, int] = {}
-    for share in shares:
-        for reason, documents in share.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + documents
-    return dropped
+def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        for reason, number in one.items():
+            total[reason] = total.get(reason, 0) + number
+    return total
 
 
 def move_parts(

@@ -44,6 +44,7 @@ MAX_IN_FLIGHT = 16
 SPLIT_KEY = b"exact_titan validation split"
 RESULT = "part.json"
 NO_TEXT, TOO_SHORT = "no text", "shorter than two tokens"
+SPELLED = {"text": "special tokens in the text, packed as text", "ids": "special tokens in the text, packed as ids"}
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -54,13 +55,14 @@ class SourceShare:
     """The contribution of a source to a part.
 
     ``files`` are the files that were read. ``documents`` and ``tokens`` count the packed documents. ``dropped`` counts
-    the dropped documents by reason.
+    the dropped documents by reason. ``remarks`` counts packed documents by remark.
     """
 
     files: list[FileDigest] = field(default_factory=list)
     documents: int = 0
     tokens: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -155,14 +157,15 @@ def pack_part(
 class _Batch:
     """A batch of documents of one source, as texts or as ids.
 
-    ``validation`` has one entry per document. ``read`` is the number of the part's bytes that were read up to the end
-    of the batch. ``no_text`` is the number of documents without text since the batch before. ``files`` are the files
-    that were read since the batch before.
+    ``validation`` has one entry per document. ``spells`` says which texts spell a special token. ``read`` is the number
+    of the part's bytes that were read up to the end of the batch. ``no_text`` is the number of documents without text
+    since the batch before. ``files`` are the files that were read since the batch before.
     """
 
     source: int
     texts: list[str] = field(default_factory=list)
     validation: list[bool] = field(default_factory=list)
+    spells: list[bool] = field(default_factory=list)
     text_bytes: int = 0
     ids: list[np.ndarray] = field(default_factory=list)
     read: float = 0.0
@@ -236,7 +239,9 @@ class _Packer:
         """Write the batch's documents up to the part's limit. Return the number of their tokens."""
         source = self._part.sources[batch.source]
         before = share.tokens
-        for ids_m, validation in zip(batch.ids, batch.validation, strict=True):
+        spelled = SPELLED[self._part.options.special_tokens]
+        spells = batch.spells or [False] * len(batch.ids)
+        for ids_m, validation, spells_special in zip(batch.ids, batch.validation, spells, strict=True):
             if (reason := _reason_to_drop(len(ids_m), source)) is not None:
                 share.dropped[reason] += 1
                 continue
@@ -244,6 +249,8 @@ class _Packer:
                 break
             share.documents += 1
             share.tokens += len(ids_m)
+            if spells_special:
+                share.remarks[spelled] = share.remarks.get(spelled, 0) + 1
             self._writers[validation].add(ids_m)
         else:
             if batch.no_text:
@@ -377,6 +384,7 @@ def _tokenized(batches: Iterator[_Batch], tokenizer: DocumentTokenizer, workers:
     def encode(batch: _Batch | None) -> _Batch:
         assert batch is not None
         if batch.texts:
+            batch.spells = [tokenizer.spells_special(text) for text in batch.texts]
             batch.ids = tokenizer.encode(batch.texts)
             batch.texts = []
         return batch

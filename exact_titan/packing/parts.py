@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
 from exact_titan.documents.sources import Source, SourceFile
+from exact_titan.documents.special_tokens import SpecialTokens
 from exact_titan.documents.token_files import TokenFile
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import NO_LIMIT, Corpus, CorpusSource, Limit
@@ -37,6 +38,7 @@ class PackOptions:
     val_fraction: float
     text_key: str
     shard_tokens: int
+    special_tokens: SpecialTokens = "text"
 
 
 @dataclass(frozen=True)

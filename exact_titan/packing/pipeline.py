@@ -8,6 +8,7 @@ from pathlib import Path
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, SourceRecord, SplitRecord
 from exact_titan.dataset.policies import POLICIES
 from exact_titan.documents.sources import Source
+from exact_titan.documents.special_tokens import SpecialTokens
 from exact_titan.documents.token_files import TokenFile
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
@@ -32,6 +33,7 @@ def pack(
     policy: str = "concat",
     text_key: str = "text",
     eos_token: str | None = None,
+    special_tokens: SpecialTokens = "text",
     workers: int | None = None,
     execution: Execution | None = None,
     shard_tokens: int = SHARD_TOKENS,
@@ -56,6 +58,7 @@ def pack(
         policy: packing policy, one of :data:`~exact_titan.dataset.policies.POLICIES`.
         text_key: key (column) of the text in .jsonl and .parquet files.
         eos_token: end-of-text token. Default: the token that the tokenizer names.
+        special_tokens: special tokens that a document spells stay text, or become their ids.
         workers: number of cores of this machine (default: all). Used only without ``execution``.
         execution: the executor of the parts.
         shard_tokens: number of stored tokens at which a shard is closed.
@@ -72,10 +75,18 @@ def pack(
     execution = execution or Execution(workers=workers)
     _check(seq_len, out, val_fraction, policy)
     opened = [source.open(text_key) for source in corpus.sources]
-    document_tokenizer = DocumentTokenizer(tokenizer, eos_token)
+    document_tokenizer = DocumentTokenizer(tokenizer, eos_token, special_tokens)
     record = document_tokenizer.record
     options = PackOptions(
-        str(tokenizer), record.sha256, record.eos_token, seq_len, policy, val_fraction, text_key, shard_tokens
+        str(tokenizer),
+        record.sha256,
+        record.eos_token,
+        seq_len,
+        policy,
+        val_fraction,
+        text_key,
+        shard_tokens,
+        special_tokens,
     )
     with work_folder(out) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution)
@@ -107,6 +118,7 @@ def append(
     corpus: Corpus | Sequence[str | Path],
     *,
     text_key: str = "text",
+    special_tokens: SpecialTokens = "text",
     execution: Execution | None = None,
     shard_tokens: int = SHARD_TOKENS,
     part_bytes: int = PART_BYTES,
@@ -120,7 +132,7 @@ def append(
     Args:
         folder: the dataset.
         corpus: as in :func:`pack`. The weights of a mix apply only to the added documents.
-        text_key, execution, shard_tokens, part_bytes: as in :func:`pack`.
+        text_key, special_tokens, execution, shard_tokens, part_bytes: as in :func:`pack`.
 
     Returns:
         The new manifest of the dataset.
@@ -132,7 +144,7 @@ def append(
     manifest = Manifest.read(folder)
     opened = [source.open(text_key) for source in corpus.sources]
     tokenizer = folder / TOKENIZER_FOLDER
-    record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token).record
+    record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token, special_tokens).record
     if record.sha256 != manifest.tokenizer.sha256:
         raise InputError(f"{tokenizer} is not the tokenizer that {folder} was packed with: copy the dataset again")
     options = PackOptions(
@@ -144,6 +156,7 @@ def append(
         manifest.val_fraction,
         text_key,
         shard_tokens,
+        special_tokens,
     )
     with work_folder(folder) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution or Execution())
