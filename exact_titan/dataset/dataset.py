@@ -84,7 +84,8 @@ class PackedDataset:
         Args:
             k: the window, ``0 … len(self) - 1``.
             input_L: int64, receives the input tokens. Padding receives 0.
-            labels_L: int64, receives the token after each input in the same document. Padding receives -100.
+            labels_L: int64, receives the token after each input in the same document. Padding, and the unsupervised
+                labels of a dataset of instructions, receive -100.
             positions_L: int64, receives the index of each input in its visible document segment, from 0.
 
         Returns:
@@ -95,7 +96,7 @@ class PackedDataset:
             IndexError: if ``k`` is out of range.
             ValueError: if the shard is broken: the segments of the window are impossible in a window.
         """
-        shard, start_S, length_S = self._locate(k)
+        shard, start_S, length_S, unsupervised_S = self._locate(k)
 
         end_S = np.cumsum(length_S, dtype=np.int64)
         n = int(end_S[-1])
@@ -107,6 +108,8 @@ class PackedDataset:
         # The label is the next input, except at the end of a segment.
         labels_L[: n - 1] = input_L[1:n]
         labels_L[end_S - 1] = shard.tokens.take(start_S + length_S)
+        if unsupervised_S is not None:
+            labels_L[:n][position_n < np.repeat(unsupervised_S, length_S)] = NO_LABEL
 
         padded = n < self.window
         if padded:
@@ -146,7 +149,11 @@ class PackedDataset:
                 start_S = np.cumsum(length_S) - length_S
                 first_N = shard.window_segments[:-1]
                 offset_S = start_S - np.repeat(start_S[first_N], np.diff(shard.window_segments))
-                joint_nn += self.buckets.count_joint(torch.from_numpy(length_S), torch.from_numpy(offset_S))
+                joint_nn += self.buckets.count_joint(
+                    torch.from_numpy(length_S),
+                    torch.from_numpy(offset_S),
+                    None if shard.segment_unsupervised is None else torch.tensor(shard.segment_unsupervised),
+                )
         except (IndexError, ValueError) as error:
             raise self._other_segments() from error
         if not torch.equal(joint_nn.sum(1), self.counts):
@@ -159,8 +166,8 @@ class PackedDataset:
             f"says what is wrong, copy the dataset again or pack it again"
         )
 
-    def _locate(self, k: int) -> tuple[Shard, np.ndarray, np.ndarray]:
-        """Return the shard of window ``k``, and the starts and lengths of the window's segments in the shard."""
+    def _locate(self, k: int) -> tuple[Shard, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the shard of window ``k``, and starts, lengths and unsupervised labels of the window's segments."""
         if not 0 <= k < len(self):
             raise IndexError(f"window {k} of {self.folder}: the dataset has windows 0 … {len(self) - 1}")
         number = int(np.searchsorted(self._first_windows, k, side="right")) - 1
@@ -172,7 +179,8 @@ class PackedDataset:
         # The check comes before any array is allocated with a broken length.
         if not len(length_S) or length_S.min() < 1 or length_S.sum(dtype=np.int64) > self.window:
             raise ValueError(f"its shard has segments that do not fit into a window of {self.window}")
-        return shard, shard.segment_start[first:last], length_S
+        unsupervised_S = None if shard.segment_unsupervised is None else shard.segment_unsupervised[first:last]
+        return shard, shard.segment_start[first:last], length_S, unsupervised_S
 
     @cached_property
     def _arange_L(self) -> np.ndarray:

@@ -1,9 +1,11 @@
-"""The lengths of a split's documents, ``<split>-lengths.npy``.
+"""The lengths of a split's documents, ``<split>-lengths.npy``, and their masks, ``<split>-unsupervised.npy``.
 
-The windows of any policy can be computed from the lengths alone. The file is int64 ``[documents]``: the number of
-tokens of every document, with the end-of-text token, in the order of packing. The fingerprint does not cover the file,
-and training does not read the file. After an interrupted ``append``, the file has additional documents at its end that
-the manifest does not have.
+The windows of any policy can be computed from the lengths alone. The first file is int64 ``[documents]``: the number
+of tokens of every document, with the end-of-text token, in the order of packing. Only a dataset of format 3 has the
+second file, int64 ``[documents]``: the number of first labels of every document without a loss.
+
+The fingerprint does not cover the files, and training does not read the files. After an interrupted ``append``, a file
+has additional documents at its end that the manifest does not have.
 """
 
 from array import array
@@ -21,8 +23,13 @@ def lengths_file(folder: Path, split: str) -> Path:
     return folder / f"{split}-lengths.npy"
 
 
+def unsupervised_file(folder: Path, split: str) -> Path:
+    """Return the path of the masks of a split's documents in a packed dataset of format 3."""
+    return folder / f"{split}-unsupervised.npy"
+
+
 class LengthWriter:
-    """Writes the file in blocks. Memory does not grow with the number of documents."""
+    """Writes one of the files in blocks. Memory does not grow with the number of documents."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
@@ -30,19 +37,19 @@ class LengthWriter:
         self._written = 0
 
     def add(self, tokens: int) -> None:
-        """Add the length of the next document."""
+        """Add the number of the next document."""
         self._lengths.append(tokens)
         if len(self._lengths) == BLOCK:
             self.flush()
 
     def extend(self, lengths_D: np.ndarray) -> None:
-        """Add the lengths of the next documents."""
+        """Add the numbers of the next documents."""
         for start in range(0, len(lengths_D), BLOCK):
             self._lengths.extend(lengths_D[start : start + BLOCK].tolist())
             self.flush()
 
     def flush(self) -> None:
-        """Write the lengths that are still in memory. The file is then complete."""
+        """Write the numbers that are still in memory. The file is then complete."""
         self._file.touch()
         with self._file.open("r+b") as out:
             # numpy reserves space in the header for a larger first dimension: the header keeps its size.
@@ -68,6 +75,42 @@ def read_lengths(folder: Path, split: str, documents: int) -> np.ndarray:
             document of less than two tokens.
     """
     file = lengths_file(folder, split)
+    lengths_D = _read(file, documents)
+    if documents and int(lengths_D.min()) < 2:
+        raise InputError(f"{file} has a document of less than two tokens: copy the dataset again or pack it again")
+    return lengths_D
+
+
+def read_unsupervised(folder: Path, split: str, lengths_D: np.ndarray) -> np.ndarray:
+    """Map the masks of the documents of a dataset of format 3 into memory: int64 ``[documents]``.
+
+    Args:
+        folder: the packed dataset.
+        split: name of the split.
+        lengths_D: the documents' lengths (:func:`read_lengths`).
+
+    Raises:
+        InputError: in the cases of :func:`read_lengths`; also if a document has no label with a loss.
+    """
+    file = unsupervised_file(folder, split)
+    unsupervised_D = _read(file, len(lengths_D))
+    if len(lengths_D) and not bool(((unsupervised_D >= 0) & (unsupervised_D < lengths_D - 1)).all()):
+        raise InputError(f"{file} has a document without a supervised label: copy the dataset again or pack it again")
+    return unsupervised_D
+
+
+def unsupervised_of_segments(unsupervised_D: np.ndarray, segments_S3: np.ndarray) -> np.ndarray:
+    """Return the number of first labels without a loss of every segment, int64 ``[S]``.
+
+    Args:
+        unsupervised_D: number of first labels without a loss of every document, int64 ``[D]``.
+        segments_S3: document, first input and number of inputs of every segment, int64 ``[S, 3]``.
+    """
+    document_S, first_S, inputs_S = segments_S3.T
+    return np.clip(unsupervised_D[document_S] - first_S, 0, inputs_S)
+
+
+def _read(file: Path, documents: int) -> np.ndarray:
     if not file.is_file():
         raise InputError(f"{file} is missing: copy the dataset again or pack it again")
     try:
@@ -79,7 +122,4 @@ def read_lengths(folder: Path, split: str, documents: int) -> np.ndarray:
             f"{file} is {lengths_D.dtype} {list(lengths_D.shape)}, the manifest wants int64 [{documents}]: "
             "copy the dataset again or pack it again"
         )
-    lengths_D = lengths_D[:documents]
-    if documents and int(lengths_D.min()) < 2:
-        raise InputError(f"{file} has a document of less than two tokens: copy the dataset again or pack it again")
-    return lengths_D
+    return lengths_D[:documents]

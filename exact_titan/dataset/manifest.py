@@ -2,6 +2,13 @@
 
 The manifest is written last. A folder without a manifest is therefore not a dataset. The manifest depends neither on
 the time nor on paths. The same sources, tokenizer and options give the same fingerprint on any machine.
+
+Three formats exist, and this version reads all three:
+
+1. A dataset from before datasets had parts. Its splits have no key ``parts``: all documents are one part.
+2. A dataset of documents. All labels have a loss.
+3. A dataset of instructions. The key ``sft`` says how the instructions were packed. The shards and a file for each
+   split say which labels have no loss (:mod:`shards`, :mod:`lengths`).
 """
 
 import dataclasses
@@ -9,15 +16,17 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 
-FORMAT_VERSION = 2
+FORMAT_VERSIONS = (1, 2, 3)
 FILE_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
 OPTIONAL_KEYS = ("remarks",)
+"""Keys of a source that older datasets do not have."""
 
 
 @dataclass(frozen=True)
@@ -69,13 +78,13 @@ class SplitRecord:
     Attributes:
         windows: number of windows.
         tokens: number of inputs of all windows, without padding.
-        targets: number of inputs with a label.
+        targets: number of inputs with a supervised label.
         padding: number of padding inputs of all windows.
         documents: number of documents.
         bucket_counts: number of targets per bucket of ``Buckets(window)``.
         shards: the shards, in the order of their windows.
         parts: number of documents of each part. The policy lays out every part separately, one after another. No window
-            and no shard has documents of two parts.
+            and no shard has documents of two parts. Empty in format 1: all documents are one part.
     """
 
     windows: int
@@ -89,8 +98,29 @@ class SplitRecord:
 
 
 @dataclass(frozen=True)
+class SftRecord:
+    """How instructions were packed.
+
+    Attributes:
+        template: name of the template, ``dolly`` or ``chat``.
+        template_sha256: digest of the template's text.
+        rows: number of rows that were read. A conversation has one document for every assistant message.
+        too_long: the first samples that were left out because they are longer than the window, by name. The key
+            ``dropped`` of the sources has the number of all these samples.
+    """
+
+    template: str
+    template_sha256: str
+    rows: int
+    too_long: list[str]
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """The contents of ``manifest.json``. The format version and the fingerprint are added when the file is written."""
+    """The contents of ``manifest.json``. The format version and the fingerprint are added when the file is written.
+
+    ``sft`` is None for a dataset of documents.
+    """
 
     sources: list[SourceRecord]
     tokenizer: TokenizerRecord
@@ -99,6 +129,14 @@ class Manifest:
     token_dtype: str
     val_fraction: float
     splits: dict[str, SplitRecord]
+    sft: SftRecord | None = None
+
+    @property
+    def format_version(self) -> int:
+        """The lowest format that holds the dataset."""
+        if self.sft is not None:
+            return 3
+        return 2 if any(record.parts for record in self.splits.values()) else 1
 
     @property
     def fingerprint(self) -> str:
@@ -132,17 +170,17 @@ class Manifest:
         if not isinstance(content, dict):
             raise InputError(f"{file} is not a JSON object: pack the dataset again")
         version = content.pop("format_version", None)
-        if version != FORMAT_VERSION:
+        if type(version) is not int or version not in FORMAT_VERSIONS:
             raise InputError(
-                f"{file}: format_version is {version!r}, this version of exact_titan reads {FORMAT_VERSION}: "
-                "pack the dataset again"
+                f"{file}: format_version is {version!r}, this version of exact_titan reads "
+                f"{', '.join(map(str, FORMAT_VERSIONS))}: pack the dataset again"
             )
         fingerprint = content.pop("fingerprint", None)
-        manifest = parse_record(cls, content, file)
+        manifest = parse_record(cls, _with_all_keys(content, version), file)
         if fingerprint != _fingerprint({"format_version": version} | content):
             raise InputError(f"{file}: the fingerprint does not match, so the file was changed: pack the dataset again")
         for split, record in manifest.splits.items():
-            if sum(record.parts) != record.documents:
+            if version > 1 and sum(record.parts) != record.documents:
                 raise InputError(
                     f"{file}: the parts of {split} have {sum(record.parts)} documents, and the split "
                     f"has {record.documents}: pack the dataset again"
@@ -150,14 +188,31 @@ class Manifest:
         return manifest
 
     def _content(self) -> dict[str, Any]:
-        content = {"format_version": FORMAT_VERSION} | dataclasses.asdict(self)
-        content["sources"] = [_without_defaults(source) for source in content["sources"]]
+        content = {"format_version": self.format_version} | dataclasses.asdict(self)
+        content["sources"] = [_without_empty(source) for source in content["sources"]]
+        if self.format_version < 3:
+            del content["sft"]
+        if self.format_version < 2:
+            for record in content["splits"].values():
+                del record["parts"]
         return content
 
 
-def _without_defaults(source: dict[str, Any]) -> dict[str, Any]:
-    """Return a source's record without the empty keys that older datasets do not have: their fingerprints stay."""
+def _without_empty(source: dict[str, Any]) -> dict[str, Any]:
+    """Return a source's record without empty optional keys. The fingerprints of older datasets stay."""
     return {key: value for key, value in source.items() if value or key not in OPTIONAL_KEYS}
+
+
+def _with_all_keys(content: dict[str, Any], version: int) -> dict[str, Any]:
+    """Return the content of a manifest with the keys that its format does not have."""
+    if version < 3:
+        content = {**content, "sft": None}
+    if version < 2 and isinstance(content.get("splits"), dict):
+        content["splits"] = {
+            split: {**record, "parts": []} if isinstance(record, dict) else record
+            for split, record in content["splits"].items()
+        }
+    return content
 
 
 def _fingerprint(content: dict[str, Any]) -> str:
@@ -165,11 +220,13 @@ def _fingerprint(content: dict[str, Any]) -> str:
 
 
 def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
-    """Convert ``value`` to ``kind``: a dataclass, ``list[…]``, ``dict[str, …]`` or a plain type.
+    """Convert ``value`` to ``kind``: a dataclass, ``list[…]``, ``dict[str, …]``, a plain type, or one of them or None.
 
     Raises:
         InputError: if the value does not fit. The error names ``file`` and ``key``.
     """
+    if NoneType in get_args(kind):
+        return None if value is None else parse_record(get_args(kind)[0], value, file, key)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
         optional = {one.name for one in dataclasses.fields(kind) if one.default_factory is not dataclasses.MISSING}

@@ -3,10 +3,11 @@
 The file is a safetensors file. Any safetensors tool can open the file. A shard of T stored tokens, S segments and N
 windows has these tensors::
 
-    tokens           [T]    uint16 or uint32   the ids of the documents, in the order of the segments
-    segment_start    [S]    int64              first token of a segment
-    segment_length   [S]    int32              inputs of a segment; a segment uses one more token, the last label
-    window_segments  [N+1]  int64              window k holds the segments window_segments[k] … window_segments[k+1]-1
+    tokens                [T]    uint16, uint32  the ids of the documents, in the order of the segments
+    segment_start         [S]    int64           first token of a segment
+    segment_length        [S]    int32           inputs of a segment; a segment uses one more token, the last label
+    window_segments       [N+1]  int64           the first segment of every window, and the number of segments
+    segment_unsupervised  [S]    int32           only in format 3: number of a segment's first labels without a loss
 
 A token is stored once, with one exception. If a document is cut and the next segment of the document is not the next
 segment of the shard, the token at the cut is stored twice: as the last label of one segment and as the first input of
@@ -27,17 +28,27 @@ import numpy as np
 from exact_titan.errors import InputError
 
 # The tensors with the widest elements come first. Every tensor is then aligned to the size of its elements.
-TENSORS = ("segment_start", "window_segments", "segment_length", "tokens")
+TENSORS = ("segment_start", "window_segments", "segment_length", "segment_unsupervised", "tokens")
 DTYPES = {"I64": np.int64, "I32": np.int32, "U16": np.uint16, "U32": np.uint32}
 NAMES = {np.dtype(dtype): name for name, dtype in DTYPES.items()}
-ALLOWED = {"segment_start": ("I64",), "window_segments": ("I64",), "segment_length": ("I32",), "tokens": ("U16", "U32")}
+ALLOWED = {
+    "segment_start": ("I64",),
+    "window_segments": ("I64",),
+    "segment_length": ("I32",),
+    "segment_unsupervised": ("I32",),
+    "tokens": ("U16", "U32"),
+}
 
 
 def write_shard(file: Path, arrays: dict[str, np.ndarray]) -> tuple[int, str]:
-    """Write the four one-dimensional arrays. Return the file's size in bytes and its sha256 (hex)."""
+    """Write the one-dimensional arrays. Return the file's size in bytes and its sha256 (hex).
+
+    ``arrays`` has all tensors of the module's table, or all without ``segment_unsupervised``.
+    """
     header: dict[str, dict] = {}
     offset = 0
-    for name in TENSORS:
+    names = [name for name in TENSORS if name in arrays]
+    for name in names:
         array = arrays[name]
         ends = [offset, offset + array.nbytes]
         header[name] = {"dtype": NAMES[array.dtype], "shape": list(array.shape), "data_offsets": ends}
@@ -47,14 +58,16 @@ def write_shard(file: Path, arrays: dict[str, np.ndarray]) -> tuple[int, str]:
     digest = hashlib.sha256()
     with file.open("wb") as out:
         parts: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text]
-        for part in [*parts, *(arrays[name].data for name in TENSORS)]:
+        for part in [*parts, *(arrays[name].data for name in names)]:
             digest.update(part)
             out.write(part)
     return 8 + len(text) + offset, digest.hexdigest()
 
 
 class Shard:
-    """A shard mapped into memory. Its four tensors are read-only numpy arrays that map the page cache.
+    """A shard mapped into memory. Its tensors are read-only numpy arrays that map the page cache.
+
+    ``segment_unsupervised`` is None if the file has no such tensor: all labels are then supervised.
 
     Raises:
         InputError: if the file is not a shard.
@@ -70,6 +83,9 @@ class Shard:
                 self.segment_start = self._array(header, "segment_start", 8 + size)
                 self.segment_length = self._array(header, "segment_length", 8 + size)
                 self.window_segments = self._array(header, "window_segments", 8 + size)
+                self.segment_unsupervised = (
+                    self._array(header, "segment_unsupervised", 8 + size) if "segment_unsupervised" in header else None
+                )
             except (ValueError, KeyError, TypeError) as error:
                 raise InputError(
                     f"{file} is not a shard of a packed dataset ({error}): pack the dataset again"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from exact_titan.dataset.dataset import check_size
-from exact_titan.dataset.lengths import read_lengths
+from exact_titan.dataset.lengths import read_lengths, read_unsupervised, unsupervised_of_segments
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, ShardRecord, SplitRecord
 from exact_titan.dataset.policies import POLICIES, Segment, lay_out
 from exact_titan.dataset.shards import Shard
@@ -24,7 +24,8 @@ def verify(folder: Path) -> Iterator[str]:
 
     1. Check the manifest and the digest of the tokenizer.
     2. Lay out the documents of every split again, from their lengths.
-    3. Check the digest and the invariants of every shard, and compare its windows with the windows of step 2.
+    3. Check the digest and the invariants of every shard, and compare its windows with the windows of step 2. In a
+       dataset of instructions, also compare the labels without a loss with the documents' masks.
     4. Compare the sums over the shards with the manifest.
 
     Yields:
@@ -48,25 +49,29 @@ def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manif
     if manifest.policy not in POLICIES:
         raise InputError(f"{folder}: policy is {manifest.policy!r}, this version knows {', '.join(POLICIES)}")
     lengths_D = read_lengths(folder, split, record.documents)
+    unsupervised_D = None if manifest.sft is None else read_unsupervised(folder, split, lengths_D)
     layout = lay_out(manifest.policy, manifest.window, lengths_D, record.parts)
     buckets = Buckets(manifest.window)
     counts = torch.zeros(len(buckets), dtype=torch.int64)
-    windows = inputs = 0
+    windows = inputs = targets = 0
     for entry in record.shards:
         file = folder / entry.file
         shard = _verify_shard(file, entry, manifest)
-        _verify_layout(file, shard, list(islice(layout, entry.windows)), lengths_D, manifest)
-        counts += buckets.count_segments(torch.from_numpy(shard.segment_length.copy()))
+        segments_S3 = _verify_layout(file, shard, list(islice(layout, entry.windows)), lengths_D, manifest)
+        unsupervised_S = _verify_mask(file, shard, segments_S3, unsupervised_D)
+        counts_n = buckets.count_segments(torch.tensor(shard.segment_length), torch.from_numpy(unsupervised_S))
+        counts += counts_n
         windows += entry.windows
         inputs += int(shard.segment_length.sum(dtype=np.int64))
+        targets += int(counts_n.sum())
         yield f"{entry.file}: {entry.windows} windows, {entry.tokens} tokens, {entry.segments} segments"
     _equal(f"{folder}: windows of {split}", windows, record.windows)
     _true(next(layout, None) is None, f"{folder}: each document of {split} is in its windows")
     _equal(f"{folder}: tokens of {split}", inputs, record.tokens)
-    _equal(f"{folder}: targets of {split}", inputs, record.targets)
+    _equal(f"{folder}: targets of {split}", targets, record.targets)
     _equal(f"{folder}: padding of {split}", windows * manifest.window - inputs, record.padding)
     _equal(f"{folder}: bucket_counts of {split}", counts.tolist(), record.bucket_counts)
-    yield f"split {split}: {windows} windows, {inputs} targets, bucket counts"
+    yield f"split {split}: {windows} windows, {targets} targets, bucket counts"
 
 
 def _verify_shard(file: Path, entry: ShardRecord, manifest: Manifest) -> Shard:
@@ -93,10 +98,14 @@ def _verify_shard(file: Path, entry: ShardRecord, manifest: Manifest) -> Shard:
 
 def _verify_layout(
     file: Path, shard: Shard, windows: list[list[Segment]], lengths_D: np.ndarray, manifest: Manifest
-) -> None:
-    """Check that the policy gives the shard's segments, and that the shard stores each of their tokens once."""
-    segments = np.array(list(chain.from_iterable(windows)), dtype=np.int64).reshape(-1, 3)
-    document_S, first_S, inputs_S = segments.T
+) -> np.ndarray:
+    """Check that the policy gives the shard's segments, and that the shard stores each of their tokens once.
+
+    Returns:
+        Document, first input and number of inputs of every segment, int64 ``[S, 3]``.
+    """
+    segments_S3 = np.array(list(chain.from_iterable(windows)), dtype=np.int64).reshape(-1, 3)
+    document_S, first_S, inputs_S = segments_S3.T
     what = f"shard {file}: its windows are the windows that {manifest.policy} makes of the documents' lengths"
     _true(list(accumulate(map(len, windows), initial=0)) == shard.window_segments.tolist(), what)
     _true(np.array_equal(inputs_S, shard.segment_length), what)
@@ -108,6 +117,19 @@ def _verify_layout(
     end_S = stored_S[first_S + inputs_S == lengths_D[document_S] - 1] - 1
     ends = bool((shard.tokens[end_S] == manifest.tokenizer.eos_id).all())
     _true(ends, f"shard {file}: each document ends with the end-of-text token")
+    return segments_S3
+
+
+def _verify_mask(file: Path, shard: Shard, segments_S3: np.ndarray, unsupervised_D: np.ndarray | None) -> np.ndarray:
+    """Check the labels without a loss of the shard's segments. Return their number for every segment, int64 ``[S]``."""
+    found = shard.segment_unsupervised
+    if unsupervised_D is None or found is None:
+        what = f"shard {file}: only the shards of a dataset of instructions have labels without a loss"
+        _true(unsupervised_D is None and found is None, what)
+        return np.zeros(len(segments_S3), dtype=np.int64)
+    unsupervised_S = unsupervised_of_segments(unsupervised_D, segments_S3)
+    _true(np.array_equal(found, unsupervised_S), f"shard {file}: its labels without a loss are those of the documents")
+    return unsupervised_S
 
 
 def _equal(what: str, found: object, wanted: object) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exact_titan.dataset.lengths import LengthWriter, lengths_file
+from exact_titan.dataset.lengths import LengthWriter, lengths_file, unsupervised_file
 from exact_titan.dataset.manifest import ShardRecord, SplitRecord
 from exact_titan.dataset.policies import POLICIES, Segment
 from exact_titan.dataset.shards import write_shard
@@ -28,37 +28,55 @@ class SplitWriter:
         dtype: dtype of the token ids.
         shard_tokens: minimum number of stored tokens of a closed shard. Only the last shard may have fewer.
         policy: one of :data:`~exact_titan.dataset.policies.POLICIES`.
+        masked: whether the dataset has labels without a loss (format 3).
     """
 
     def __init__(
-        self, folder: Path, split: str, window: int, dtype: np.dtype, shard_tokens: int, policy: str = "concat"
+        self,
+        folder: Path,
+        split: str,
+        window: int,
+        dtype: np.dtype,
+        shard_tokens: int,
+        policy: str = "concat",
+        *,
+        masked: bool = False,
     ) -> None:
         self._folder, self._split, self._window, self._shard_tokens = folder, split, window, shard_tokens
         self._policy = POLICIES[policy](window)
         self._lengths = LengthWriter(lengths_file(folder, split))
+        self._unsupervised = LengthWriter(unsupervised_file(folder, split)) if masked else None
         self._buckets = Buckets(window)
         self._counts = torch.zeros(len(self._buckets), dtype=torch.int64)
         self._documents = 0
-        self._inputs = 0
+        self._inputs = self._targets = 0
         self._shards: list[ShardRecord] = []
-        # By document: the tokens from the first input that is in no window yet.
-        self._waiting: dict[int, np.ndarray] = {}
+        # By document: the tokens from the first input that is in no window yet, and the number of labels without a loss
+        # among these inputs.
+        self._waiting: dict[int, tuple[np.ndarray, int]] = {}
         # A shard exceeds the limit by one window at most: its inputs, and one last label for each of its segments.
         self._tokens = np.empty(shard_tokens + 2 * window, dtype=dtype)
         self._start_shard()
 
-    def add(self, document_m: np.ndarray) -> None:
-        """Pack a document of m >= 2 tokens. Do not change the array: the writer keeps the array for later windows."""
+    def add(self, document_m: np.ndarray, unsupervised: int = 0) -> None:
+        """Pack a document of m >= 2 tokens. Do not change the array: the writer keeps the array for later windows.
+
+        Args:
+            document_m: the tokens.
+            unsupervised: number of first labels without a loss, less than m - 1. 0 if the dataset is not masked.
+        """
         number = self._documents
         self._documents += 1
         self._lengths.add(len(document_m))
-        self._waiting[number] = document_m
+        if self._unsupervised is not None:
+            self._unsupervised.add(unsupervised)
+        self._waiting[number] = (document_m, unsupervised)
         for window in self._policy.add(len(document_m) - 1):
             self._store(window)
-        rest_m = self._waiting.get(number)
-        if rest_m is not None and len(rest_m) < len(document_m):
+        rest_m, unsupervised = self._waiting.get(number, (document_m, 0))
+        if len(rest_m) < len(document_m):
             # A view would keep the whole document in memory.
-            self._waiting[number] = rest_m.copy()
+            self._waiting[number] = (rest_m.copy(), unsupervised)
 
     def finish(self) -> SplitRecord | None:
         """Write the remaining windows, and return the split's part of the manifest. Return None without a window."""
@@ -69,11 +87,13 @@ class SplitWriter:
         if not self._shards:
             return None
         self._lengths.flush()
+        if self._unsupervised is not None:
+            self._unsupervised.flush()
         windows = sum(shard.windows for shard in self._shards)
         return SplitRecord(
             windows=windows,
             tokens=self._inputs,
-            targets=self._inputs,
+            targets=self._targets,
             padding=windows * self._window - self._inputs,
             documents=self._documents,
             bucket_counts=self._counts.tolist(),
@@ -85,28 +105,32 @@ class SplitWriter:
         self._stored = 0
         self._start = array("q")
         self._length = array("i")
+        self._masked = array("i")
         self._borders = [0]
         self._stored_last = -1  # the document of the token that was stored last
 
     def _store(self, window: list[Segment]) -> None:
         for document, _, n in window:
-            waiting_m = self._waiting.pop(document)
+            waiting_m, unsupervised = self._waiting.pop(document)
             if len(waiting_m) > n + 1:
-                self._waiting[document] = waiting_m[n:]
+                self._waiting[document] = (waiting_m[n:], max(0, unsupervised - n))
             fresh = waiting_m[int(document == self._stored_last) : n + 1]
             self._tokens[self._stored : self._stored + len(fresh)] = fresh
             self._stored += len(fresh)
             self._stored_last = document
             self._start.append(self._stored - n - 1)
             self._length.append(n)
+            self._masked.append(min(n, unsupervised))
         self._borders.append(len(self._length))
         if self._stored >= self._shard_tokens:
             self._close_shard()
 
     def _close_shard(self) -> None:
-        length_S = np.array(self._length, dtype=np.int32)
-        self._counts += self._buckets.count_segments(torch.from_numpy(length_S))
+        length_S, masked_S = (np.array(numbers, dtype=np.int32) for numbers in (self._length, self._masked))
+        counts_n = self._buckets.count_segments(torch.from_numpy(length_S), torch.from_numpy(masked_S))
+        self._counts += counts_n
         self._inputs += int(length_S.sum(dtype=np.int64))
+        self._targets += int(counts_n.sum())
         name = f"{self._split}-{len(self._shards):05d}.safetensors"
         arrays = {
             "tokens": self._tokens[: self._stored],
@@ -114,6 +138,8 @@ class SplitWriter:
             "segment_length": length_S,
             "window_segments": np.array(self._borders, dtype=np.int64),
         }
+        if self._unsupervised is not None:
+            arrays["segment_unsupervised"] = masked_S
         size, sha256 = write_shard(self._folder / name, arrays)
         self._shards.append(
             ShardRecord(

@@ -68,16 +68,20 @@ class Buckets:
         ends = [bound - 1 for bound in bounds[1:]] + [self.window]
         return [f"{low}-{high}" for low, high in zip(bounds, ends, strict=True)]
 
-    def count_segments(self, segment_length: torch.Tensor) -> torch.Tensor:
+    def count_segments(self, segment_length: torch.Tensor, unsupervised: torch.Tensor | None = None) -> torch.Tensor:
         """Return the number of targets per bucket of visible document segments. The method builds no positions.
 
         Args:
             segment_length: number of inputs of every segment, integer, any shape. A segment of ``n`` inputs has one
                 target at each effective context ``1 … n``.
+            unsupervised: number of leading targets of every segment that do not count, same shape. None: 0.
 
         Returns:
             int64 ``[len(self)]``.
         """
+        if unsupervised is not None:
+            # The leading targets have the contexts of a segment of their own.
+            return self.count_segments(segment_length) - self.count_segments(unsupervised)
         length_S = segment_length.reshape(-1).to(torch.int64)
         bounds = self.lower_bounds.to(length_S.device)
         # A segment has min(n, bound - 1) targets with a context below `bound`.
@@ -85,7 +89,9 @@ class Buckets:
         cumulative = torch.stack([torch.zeros_like(length_S.sum()), *below, length_S.sum()])
         return cumulative.diff()
 
-    def count_joint(self, segment_length: torch.Tensor, segment_offset: torch.Tensor) -> torch.Tensor:
+    def count_joint(
+        self, segment_length: torch.Tensor, segment_offset: torch.Tensor, unsupervised: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """Return the number of targets per bucket of effective context (rows) and of packed position (columns).
 
         The packed position of a target is its index in the window plus 1, the effective context if the window were one
@@ -94,10 +100,14 @@ class Buckets:
         Args:
             segment_length: number of inputs of every visible document segment, integer ``[S]``.
             segment_offset: index of the first input of every segment in its window, integer ``[S]``.
+            unsupervised: number of leading targets of every segment that do not count, integer ``[S]``. None: 0.
 
         Returns:
             int64 ``[len(self), len(self)]``.
         """
+        if unsupervised is not None:
+            whole_nn = self.count_joint(segment_length, segment_offset)
+            return whole_nn - self.count_joint(unsupervised, segment_offset)
         ends = [bound - 1 for bound in self.lower_bounds.tolist()[1:]] + [self.window]
         end_n1 = torch.tensor(ends, dtype=torch.int32)[:, None]
         below_nn = torch.zeros(len(ends), len(ends), dtype=torch.int64)

@@ -5,7 +5,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from exact_titan.dataset.lengths import LengthWriter, lengths_file, read_lengths
+import numpy as np
+
+from exact_titan.dataset.lengths import (
+    LengthWriter,
+    lengths_file,
+    read_lengths,
+    read_unsupervised,
+    unsupervised_file,
+)
 from exact_titan.dataset.manifest import SourceRecord, SplitRecord
 from exact_titan.documents.digests import digest_of_all
 from exact_titan.packing.part import PartResult, part_folder
@@ -49,7 +57,12 @@ def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
 
 
 def move_parts(
-    parts: Sequence[tuple[Part, PartResult]], folder: Path, dataset: Path, before: dict[str, SplitRecord]
+    parts: Sequence[tuple[Part, PartResult]],
+    folder: Path,
+    dataset: Path,
+    before: dict[str, SplitRecord],
+    *,
+    masked: bool,
 ) -> dict[str, SplitRecord]:
     """Move the parts' shards into a dataset, after the dataset's present shards.
 
@@ -58,6 +71,7 @@ def move_parts(
         folder: folder of all parts.
         dataset: the dataset's folder. The files of lengths grow. All other present files stay unchanged.
         before: the present splits of the dataset.
+        masked: whether the dataset has labels without a loss (format 3).
 
     Returns:
         The new splits of the dataset.
@@ -75,7 +89,8 @@ def move_parts(
         all_records = ([old] if old else []) + [record for _, record in gained]
         if not all_records:
             continue
-        _join_lengths(split, [part_folder(folder, part) for part, _ in gained], [r for _, r in gained], dataset, old)
+        folders = [(part_folder(folder, part), record) for part, record in gained]
+        _join_lengths(split, [(dataset, old), *folders] if old else folders, dataset, masked=masked)
         records[split] = SplitRecord(
             windows=sum(record.windows for record in all_records),
             tokens=sum(record.tokens for record in all_records),
@@ -84,21 +99,26 @@ def move_parts(
             documents=sum(record.documents for record in all_records),
             bucket_counts=[sum(counts) for counts in zip(*(r.bucket_counts for r in all_records), strict=True)],
             shards=shards,
-            parts=[documents for record in all_records for documents in record.parts],
+            # A split of format 1 has no parts: all its documents are one part.
+            parts=[documents for record in all_records for documents in record.parts or [record.documents]],
         )
     return records
 
 
-def _join_lengths(
-    split: str, folders: Sequence[Path], records: Sequence[SplitRecord], dataset: Path, old: SplitRecord | None
-) -> None:
-    """Add the lengths of the parts' documents after the dataset's present lengths. Replace the file in one step."""
-    new = dataset / f".{split}-lengths.new"
+def _join_lengths(split: str, joined: Sequence[tuple[Path, SplitRecord]], dataset: Path, *, masked: bool) -> None:
+    """Join the lengths and the masks of the documents of several folders. Replace each file in one step."""
+    lengths = [read_lengths(folder, split, record.documents) for folder, record in joined]
+    _write(lengths, lengths_file(dataset, split))
+    if masked:
+        masks = [read_unsupervised(folder, split, of) for (folder, _), of in zip(joined, lengths, strict=True)]
+        _write(masks, unsupervised_file(dataset, split))
+
+
+def _write(numbers: Sequence[np.ndarray], file: Path) -> None:
+    new = file.with_name(f".{file.stem}.new")
     new.unlink(missing_ok=True)
     writer = LengthWriter(new)
-    if old is not None:
-        writer.extend(read_lengths(dataset, split, old.documents))
-    for folder, record in zip(folders, records, strict=True):
-        writer.extend(read_lengths(folder, split, record.documents))
+    for numbers_D in numbers:
+        writer.extend(numbers_D)
     writer.flush()
-    os.replace(new, lengths_file(dataset, split))
+    os.replace(new, file)

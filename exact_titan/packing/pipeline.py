@@ -202,7 +202,7 @@ class _Packed:
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
         """Move the shards into a dataset's folder. Return the new splits of the dataset."""
-        return move_parts(self._parts, self._work.parts, dataset, before)
+        return move_parts(self._parts, self._work.parts, dataset, before, masked=False)
 
 
 def _check(seq_len: int, out: Path, val_fraction: float, policy: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exact_titan.dataset.lengths import lengths_file, read_lengths
+from exact_titan.dataset.lengths import lengths_file, read_lengths, read_unsupervised, unsupervised_of_segments
 from exact_titan.dataset.manifest import Manifest
 from exact_titan.dataset.policies import POLICIES, lay_out
 from exact_titan.errors import InputError
@@ -28,7 +28,8 @@ class PolicyFigures:
         documents: number of documents.
         windows: number of windows.
         cut: number of documents with more than one segment.
-        counts: supervised targets per bucket, int64 ``[len(Buckets(window))]``; their sum is the number of inputs.
+        counts: supervised targets per bucket, int64 ``[len(Buckets(window))]``.
+        unsupervised: number of inputs with a label that has no loss.
     """
 
     policy: str
@@ -37,9 +38,17 @@ class PolicyFigures:
     windows: int
     cut: int
     counts: torch.Tensor
+    unsupervised: int = 0
 
     @classmethod
-    def measure(cls, policy: str, window: int, lengths_D: np.ndarray, parts: Sequence[int] = ()) -> "PolicyFigures":
+    def measure(
+        cls,
+        policy: str,
+        window: int,
+        lengths_D: np.ndarray,
+        parts: Sequence[int] = (),
+        unsupervised_D: np.ndarray | None = None,
+    ) -> "PolicyFigures":
         """Lay out the documents and count. Memory holds a few windows at a time.
 
         Args:
@@ -47,22 +56,28 @@ class PolicyFigures:
             window: inputs per window.
             lengths_D: tokens of each document, at least 2, int64 ``[D]``.
             parts: number of documents of each part. Every part is laid out separately.
+            unsupervised_D: number of first labels of each document without a loss, int64 ``[D]``. None: 0.
         """
         buckets = Buckets(window)
         counts = torch.zeros(len(buckets), dtype=torch.int64)
-        windows = cut = 0
+        windows = cut = unsupervised = 0
         layout = lay_out(policy, window, lengths_D, parts)
         while block := list(islice(layout, WINDOWS_AT_ONCE)):
-            document_S, first_S, inputs_S = np.array(list(chain.from_iterable(block)), dtype=np.int64).T
+            segments_S3 = np.array(list(chain.from_iterable(block)), dtype=np.int64)
+            document_S, first_S, inputs_S = segments_S3.T
             counts += buckets.count_segments(torch.from_numpy(inputs_S))
+            if unsupervised_D is not None:
+                unsupervised_S = unsupervised_of_segments(unsupervised_D, segments_S3)
+                counts -= buckets.count_segments(torch.from_numpy(unsupervised_S))
+                unsupervised += int(unsupervised_S.sum())
             cut += int(((first_S == 0) & (inputs_S < lengths_D[document_S] - 1)).sum())
             windows += len(block)
-        return cls(policy, window, len(lengths_D), windows, cut, counts)
+        return cls(policy, window, len(lengths_D), windows, cut, counts, unsupervised)
 
     @property
     def padding(self) -> int:
         """Number of padding inputs of all windows."""
-        return self.windows * self.window - int(self.counts.sum())
+        return self.windows * self.window - self.unsupervised - int(self.counts.sum())
 
     @property
     def padding_share(self) -> float:
@@ -80,7 +95,10 @@ def measure_policies(folder: Path, manifest: Manifest, split: str) -> list[Polic
     """
     record = manifest.splits[split]
     lengths_D = read_lengths(folder, split, record.documents)
-    figures = [PolicyFigures.measure(policy, manifest.window, lengths_D, record.parts) for policy in POLICIES]
+    unsupervised_D = None if manifest.sft is None else read_unsupervised(folder, split, lengths_D)
+    figures = [
+        PolicyFigures.measure(policy, manifest.window, lengths_D, record.parts, unsupervised_D) for policy in POLICIES
+    ]
     for one in figures:
         found, packed = (one.windows, one.counts.tolist()), (record.windows, record.bucket_counts)
         if one.policy == manifest.policy and found != packed:

@@ -47,11 +47,15 @@ def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> 
         f"{dataset.window:,} inputs, {padding:,} of them padding; segments: {len(segments)}",
     ]
     for number, (segment, (start, end)) in enumerate(zip(segments, pairwise(borders), strict=False)):
-        ids = [*window["input"][start:end].tolist(), int(window["labels"][end - 1])]
+        ids = window["input"][start:end].tolist()
+        if (last := int(window["labels"][end - 1])) != NO_LABEL:
+            ids.append(last)
+        unsupervised = int((window["labels"][start:end] == NO_LABEL).sum())
+        mask = f", {unsupervised:,} labels without a loss" if unsupervised else ""
         lines += [
             "",
             f"== segment {number}: inputs {start:,} … {end - 1:,} ({end - start:,}), "
-            f"{_part(segment, int(lengths_D[segment.document]))}",
+            f"{_part(segment, int(lengths_D[segment.document]))}{mask}",
             tokenizer.decode(ids, skip_special_tokens=False),
         ]
     return "\n".join(lines)

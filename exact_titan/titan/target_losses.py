@@ -94,7 +94,7 @@ def _documents_of_windows(dataset: PackedDataset, split: str, first: int) -> tup
         documents += [segment.document + first for segment in window]
         inputs += [segment.inputs for segment in window]
         borders.append(len(documents))
-    if len(borders) != len(dataset) + 1 or sum(inputs) != dataset.record.targets:
+    if len(borders) != len(dataset) + 1 or sum(inputs) != dataset.record.tokens:
         raise InputError(
             f"{lengths_file(dataset.folder, split)} does not fit the windows: copy the dataset again or pack it again"
         )
@@ -152,6 +152,7 @@ class TargetFiles:
             bucket_L = self._loader.mixture.buckets.index(effective_context(window["positions"])).numpy()
             columns["cross_entropy"].append(ce_L[target_L])
             columns["bucket"].append(bucket_L[target_L].astype(np.uint8))
-            columns["document"].append(documents.of(dataset, k))
+            document_n = documents.of(dataset, k)
+            columns["document"].append(document_n[target_L[: len(document_n)]])
             columns["place"].append(place * dataset.window + np.flatnonzero(target_L))
         return columns

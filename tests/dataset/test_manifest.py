@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from exact_titan.dataset.manifest import Manifest, ShardRecord, SourceRecord, SplitRecord
+from exact_titan.dataset.manifest import Manifest, SftRecord, ShardRecord, SourceRecord, SplitRecord
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 
@@ -31,6 +31,27 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
     assert content["fingerprint"] == MANIFEST.fingerprint
 
 
+SFT = replace(MANIFEST, policy="best_fit", sft=SftRecord("dolly", "01", 12, ["rows.jsonl, line 3 (20 tokens)"]))
+# A dataset from before datasets had parts.
+OLD = replace(MANIFEST, splits={"train": replace(MANIFEST.splits["train"], parts=[])})
+
+
+@pytest.mark.parametrize(("manifest", "version"), [(OLD, 1), (MANIFEST, 2), (SFT, 3)])
+def test_every_format_is_read(tmp_path: Path, manifest: Manifest, version: int) -> None:
+    manifest.write(tmp_path)
+    content = json.loads((tmp_path / "manifest.json").read_text())
+    assert content["format_version"] == version
+    assert ("sft" in content) == (version == 3)
+    assert ("parts" in content["splits"]["train"]) == (version > 1)
+    assert Manifest.read(tmp_path) == manifest
+    assert content["fingerprint"] == manifest.fingerprint
+
+
+def test_the_manifest_of_documents_has_not_changed() -> None:
+    # The fingerprint of MANIFEST before format 3 existed.
+    assert MANIFEST.fingerprint == "bdc34aba4c9a265d29372a7082913d7ca38117136e106001755ef8e7242e5f40"
+
+
 def test_fingerprint_is_over_everything() -> None:
     assert len(MANIFEST.fingerprint) == 64
     for change in ({"window": 17}, {"policy": "best_fit"}, {"sources": []}, {"val_fraction": 0.25}):
@@ -52,7 +73,9 @@ def _set(*keys: str | int, to: object) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("format_version", to=1), "format_version is 1, this version of exact_titan reads 2"),
+        (_set("format_version", to=4), "format_version is 4, this version of exact_titan reads 1, 2, 3"),
+        (_set("format_version", to=3), "key 'sft' is missing"),
+        (_set("format_version", to=True), "format_version is True"),
         (_set("format_version", to=None), "format_version is None"),
         (_set("window", to=None), "key 'window' is missing"),
         (_set("window", to="16"), "key 'window' must be an integer, it is '16'"),
