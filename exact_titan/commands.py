@@ -63,8 +63,8 @@ def pack(
     Example: exact-titan pack books.jsonl.gz more/ --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/books-16k
 
     Args:
-        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
-            URLs of files or folders (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and
+        sources: Files (.jsonl, .json, .parquet, .arrow, .csv, .txt with one document a file; text also with .gz, .zst,
+            .bz2, .xz), folders of such files, URLs of files or folders (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and
             datatrove (.ds), or one corpus TOML. `exact-titan configs` lists corpora that have a name.
         tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json. For token files: the tokenizer that made
             them.
@@ -73,7 +73,7 @@ def pack(
         val_fraction: Share of the documents for validation, from 0 to below 1.
         policy: Placement of documents in windows. concat: end to end, cut at window borders. best_fit: a document
             that fits a window is not cut; a longer document fills full windows and a rest; short windows are padded.
-        text_key: Key or column of the text in .jsonl and .parquet files.
+        text_key: Key or column of the text, for all kinds except .txt.
         eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
         special_tokens: Special tokens that a document spells, such as <|end_of_text|>, stay text or become their ids.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
@@ -121,7 +121,7 @@ def append(
     Args:
         folder: The packed dataset.
         sources: The same kinds as for pack.
-        text_key: Key or column of the text in .jsonl and .parquet files.
+        text_key: Key or column of the text, for all kinds except .txt.
         special_tokens: As for pack.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
         execution: See ExecutionOptions.
@@ -160,6 +160,10 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
     from exact_titan.reports.exposure import ExposureReport
 
     total = sum(source.tokens for source in manifest.sources)
+    print(f"files        {sum(source.files for source in manifest.sources):,}")
+    for reason in dict.fromkeys(reason for source in manifest.sources for reason in source.passed_over):
+        files = sum(source.passed_over.get(reason, 0) for source in manifest.sources)
+        print(f"  passed over {files:,} ({reason})")
     print(f"documents    {sum(source.documents for source in manifest.sources):,}")
     reasons = dict.fromkeys(reason for source in manifest.sources for reason in source.dropped)
     for reason in reasons:

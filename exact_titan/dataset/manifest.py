@@ -25,7 +25,7 @@ from exact_titan.errors import InputError
 FORMAT_VERSIONS = (1, 2, 3)
 FILE_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
-OPTIONAL_KEYS = ("remarks",)
+OPTIONAL_KEYS = ("remarks", "contents", "passed_over")
 """Keys of a source that older datasets do not have."""
 
 
@@ -42,7 +42,12 @@ class SourceRecord:
         documents: number of packed documents.
         tokens: tokens of the packed documents, with the end-of-text tokens.
         dropped: number of documents that were not packed, by reason.
-        remarks: number of packed documents with a remark, by remark. Older datasets have no remarks.
+        remarks: number of packed documents or of files with a remark, by remark.
+        contents: size of every file that was read, by the sha256 (hex) of its content.
+        passed_over: number of the other files of the folder, by reason. The fingerprint does not cover this key: the
+            key does not change the content of the dataset.
+
+    Datasets of older versions have no remarks, contents and passed_over.
     """
 
     name: str
@@ -53,6 +58,8 @@ class SourceRecord:
     tokens: int
     dropped: dict[str, int]
     remarks: dict[str, int] = field(default_factory=dict)
+    contents: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over the canonical JSON of all other keys of the file."""
+        """sha256 (hex) over the canonical JSON of all other keys of the file, except ``passed_over``."""
         return _fingerprint(self._content())
 
     def write(self, folder: Path) -> None:
@@ -215,7 +222,14 @@ def _with_all_keys(content: dict[str, Any], version: int) -> dict[str, Any]:
     return content
 
 
+def _covered(source: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in source.items() if key != "passed_over"}
+
+
 def _fingerprint(content: dict[str, Any]) -> str:
+    if isinstance(sources := content.get("sources"), list):
+        covered = [_covered(source) if isinstance(source, dict) else source for source in sources]
+        content = content | {"sources": covered}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

@@ -20,19 +20,29 @@ from exact_titan.packing.part import PartResult, part_folder
 from exact_titan.packing.parts import Part
 
 SPLITS = ("train", "val")
+DOUBLES = "files with the same content as an earlier file"
 
 
-def source_records(names: Sequence[tuple[str, bool]], results: Sequence[PartResult]) -> list[SourceRecord]:
+def source_records(
+    names: Sequence[tuple[str, bool]], results: Sequence[PartResult], passed_over: Sequence[dict[str, int]]
+) -> list[SourceRecord]:
     """Return the records of the sources for the manifest.
 
     Args:
         names: (name, is a single file) of each source. The digest of a single file is the record's digest.
         results: results of the parts, in their order.
+        passed_over: number of files that each source does not read, by reason.
     """
     records = []
+    seen: set[str] = set()
     for index, (name, is_file) in enumerate(names):
         shares = [result.sources[str(index)] for result in results if str(index) in result.sources]
         files = [file for share in shares for file in share.files]
+        remarks = _sums(share.remarks for share in shares)
+        contents = {file.sha256: file.bytes for file in files}
+        if doubles := len(files) - len(contents.keys() - seen):
+            remarks[DOUBLES] = doubles
+        seen |= contents.keys()
         records.append(
             SourceRecord(
                 name=name,
@@ -42,7 +52,9 @@ def source_records(names: Sequence[tuple[str, bool]], results: Sequence[PartResu
                 documents=sum(share.documents for share in shares),
                 tokens=sum(share.tokens for share in shares),
                 dropped=_sums(share.dropped for share in shares),
-                remarks=_sums(share.remarks for share in shares),
+                remarks=remarks,
+                contents=contents,
+                passed_over=passed_over[index],
             )
         )
     return records

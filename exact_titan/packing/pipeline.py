@@ -13,6 +13,7 @@ from exact_titan.documents.token_files import TokenFile
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import Corpus
+from exact_titan.packing.doubles import check_places, leave_out_known
 from exact_titan.packing.executors import Execution, PackingJob, pack_parts
 from exact_titan.packing.merge import move_parts, source_records
 from exact_titan.packing.part import NO_TEXT
@@ -125,7 +126,8 @@ def append(
 ) -> Manifest:
     """Add documents to a packed dataset, with the dataset's tokenizer, window, policy and validation fraction.
 
-    The present windows do not change. The new windows come after the present windows. Only the new documents are read.
+    The present windows do not change. The new windows come after the present windows. Files that the dataset already
+    holds are left out and counted.
     The dataset gets a new manifest and a new fingerprint in one step at the end. Until this step, and after an error,
     the dataset is the old dataset.
 
@@ -138,11 +140,13 @@ def append(
         The new manifest of the dataset.
 
     Raises:
-        InputError: in the cases of :func:`pack`; also if the dataset already has one of the sources.
+        InputError: in the cases of :func:`pack`; also if the dataset already has all files of one of the sources.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
     opened = [source.open(text_key) for source in corpus.sources]
+    check_places(corpus, opened)
+    leave_out_known(folder, manifest, opened)
     tokenizer = folder / TOKENIZER_FOLDER
     record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token, special_tokens).record
     if record.sha256 != manifest.tokenizer.sha256:
@@ -194,6 +198,7 @@ class _Packed:
                 for entry, source in zip(corpus.sources, opened, strict=True)
             ],
             results,
+            [source.passed_over if isinstance(source, Source) else {} for source in opened],
         )
         cut = {part.source for part, _ in self._parts if part.is_cut}
         for index, (record, source) in enumerate(zip(self.sources, opened, strict=True)):
