@@ -48,7 +48,11 @@ def pack(
     out: Path,
     seq_len: int = 16384,
     val_fraction: float = 0.0,
-    policy: Literal["concat", "best_fit"] = "concat",
+    policy: Annotated[
+        Literal["concat", "best_fit"] | None, arg(help_behavior_hint="(default: concat, with --sft best_fit)")
+    ] = None,
+    sft: Annotated[bool, FlagCreatePairsOff] = False,
+    template: Annotated[Literal["dolly", "chat"] | None, arg(help_behavior_hint="(default: dolly)")] = None,
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
     special_tokens: Literal["text", "ids"] = "text",
@@ -62,9 +66,12 @@ def pack(
 
     Example: exact-titan pack books.jsonl.gz more/ --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/books-16k
 
+    Example: exact-titan pack --sft instructions.jsonl --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/sft-16k
+
     Args:
         sources: Files (.jsonl, .json, .parquet, .arrow, .csv, .txt with one document a file; text also with .gz, .zst,
-            .bz2, .xz), folders of such files, URLs of files or folders (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and
+            .bz2, .xz), folders of such files, URLs of files or folders (s3://, gs://, hf://datasets/), token files of
+            Megatron-LM (.bin with its .idx) and
             datatrove (.ds), or one corpus TOML. `exact-titan configs` lists corpora that have a name.
         tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json. For token files: the tokenizer that made
             them.
@@ -73,6 +80,9 @@ def pack(
         val_fraction: Share of the documents for validation, from 0 to below 1.
         policy: Placement of documents in windows. concat: end to end, cut at window borders. best_fit: a document
             that fits a window is not cut; a longer document fills full windows and a rest; short windows are padded.
+        sft: The sources are instructions: rows with instruction, context and response as in Dolly-15K, or with messages
+            (role and content). Only the responses have a loss. Samples longer than a window are left out.
+        template: With --sft. dolly: Dolly's headings. chat: the chat template of the tokenizer.
         text_key: Key or column of the text, for all kinds except .txt.
         eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
         special_tokens: Special tokens that a document spells, such as <|end_of_text|>, stay text or become their ids.
@@ -81,6 +91,10 @@ def pack(
     """
     from exact_titan import packing
 
+    if template and not sft:
+        raise InputError("--template is an option of --sft: add --sft to pack instructions")
+    if sft and text_key != "text":
+        raise InputError("--text-key is not an option of --sft: the fields of instructions have fixed names")
     begin = _begin_packing()
     paths = configs.with_shipped_corpora(sources)
     for source, path in zip(sources, paths, strict=True):
@@ -94,6 +108,7 @@ def pack(
         out=out,
         val_fraction=val_fraction,
         policy=policy,
+        template=template or "dolly" if sft else None,
         text_key=text_key,
         eos_token=eos_token,
         special_tokens=special_tokens,
@@ -114,7 +129,8 @@ def append(
 ) -> None:
     """Add documents to a packed dataset, with the dataset's own tokenizer, window and policy.
 
-    The windows of the dataset stay. The dataset gets a new fingerprint.
+    The windows of the dataset stay. The dataset gets a new fingerprint. A dataset of instructions (pack --sft) takes
+    instructions.
 
     Example: exact-titan append packed/books-16k new-books.jsonl.gz
 
@@ -171,6 +187,10 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
     remarks = dict.fromkeys(remark for source in manifest.sources for remark in source.remarks)
     for remark in remarks:
         print(f"  with       {sum(source.remarks.get(remark, 0) for source in manifest.sources):,} ({remark})")
+    if manifest.sft is not None:
+        for name in manifest.sft.too_long:
+            print(f"  too long   {name}")
+        print(f"rows         {manifest.sft.rows:,}, template {manifest.sft.template}")
     print(f"tokens       {total:,}")
     if by_source:
         for source in manifest.sources:
@@ -180,7 +200,10 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
     for split, record in manifest.splits.items():
         padding = 100 * record.padding / (record.windows * manifest.window)
         windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
-        print(f"{split:<12} {windows}, {padding:.2f} % padding")
+        loss = (
+            "" if manifest.sft is None else f", {100 * record.targets / record.tokens:.2f} % of the inputs with a loss"
+        )
+        print(f"{split:<12} {windows}, {padding:.2f} % padding{loss}")
     report = ExposureReport.of(folder, manifest, "train", threshold=default_threshold(manifest.window))
     print(f"tail share   {report.tail_percent:.1f} % of the targets have a context of {report.tail_start} or more")
     print(f"folder       {folder}")

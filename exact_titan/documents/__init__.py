@@ -8,7 +8,9 @@
    :mod:`long_texts` cuts a very long text into pieces for the tokenizer. :mod:`special_tokens` finds special tokens
    that a document spells in its text.
 4. :mod:`token_files` reads documents that Megatron-LM or datatrove tokenized before. These documents skip step 3.
-5. :mod:`templates` holds the templates of instructions: Dolly's template, and the chat template of a tokenizer.
+5. Instructions take another way from rows to token ids. :mod:`templates` holds Dolly's template and the chat template
+   of a tokenizer, :mod:`instructions` makes samples of rows, :mod:`special_letters` marks a user's text that spells a
+   special token, and :mod:`sample_tokenizer` converts samples to token ids.
 6. :mod:`digests` and :mod:`tokenizer_record` hold the names, sizes and digests that the manifest of a packed dataset
    records.
 

@@ -1,8 +1,8 @@
-"""Read the values of the text column of one local file, in any format of :mod:`file_kinds`.
+"""Read the rows of one local file, or the values of its text column, in any format of :mod:`file_kinds`.
 
-Only the text column is read: another column may hold values that Python cannot represent. datatrove's and datasets'
-readers convert all columns, and skip broken input with a warning. In this module, broken input is an error that names
-the file and the line or row.
+For documents, only the text column is read: another column may hold values that Python cannot represent. The readers of
+datatrove and datasets convert all columns, and datatrove skips broken input with a warning. In this module, broken
+input is an error that names the file and the line or row.
 """
 
 import csv
@@ -37,7 +37,7 @@ class Reader(ABC):
         shown: name of the file in messages.
         text_key: key or column of the text.
         progress: share of the file that has been read, from 0 to 1.
-        unit: the unit of the numbers of :meth:`values`.
+        unit: the unit of the numbers of :meth:`rows` and :meth:`values`.
     """
 
     stream: DigestedFile
@@ -48,8 +48,21 @@ class Reader(ABC):
     unit: ClassVar[str] = "line"
 
     @abstractmethod
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield (number from 1, values by column) of every row.
+
+        Raises:
+            InputError: if the file is broken or has no rows. The error names the file and the line or row.
+        """
+
     def values(self) -> Iterator[tuple[int, Any]]:
-        """Yield (number from 1, value of the text column) of every document. The value may be no text."""
+        """Yield (number from 1, value of the text column) of every document. The value may be no text.
+
+        Raises:
+            InputError: in the cases of :meth:`rows`; also if a table has no text column.
+        """
+        for number, row in self.rows():
+            yield number, row.get(self.text_key)
 
     @property
     def progress(self) -> float:
@@ -68,21 +81,22 @@ class Reader(ABC):
 class JsonLinesReader(Reader):
     """``.jsonl`` and ``.ndjson``: one object per line."""
 
-    def values(self) -> Iterator[tuple[int, Any]]:
-        for number, document in json_documents.read_lines(self._bytes(), self.shown):
-            yield number, document.get(self.text_key)
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from json_documents.read_lines(self._bytes(), self.shown)
 
 
 class JsonReader(Reader):
     """``.json``: lines, one array, or objects over several lines."""
 
-    def values(self) -> Iterator[tuple[int, Any]]:
-        for number, document in json_documents.read_any(self._bytes(), self.shown):
-            yield number, document.get(self.text_key)
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        yield from json_documents.read_any(self._bytes(), self.shown)
 
 
 class TextReader(Reader):
     """``.txt``: a file is one document."""
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        raise InputError(f"{self.shown} is plain text, and has no rows: give a .jsonl or .parquet file")
 
     def values(self) -> Iterator[tuple[int, Any]]:
         yield 1, self._bytes().read().decode("utf-8-sig")
@@ -94,6 +108,12 @@ class CsvReader(Reader):
     unit: ClassVar[str] = "row"
 
     def values(self) -> Iterator[tuple[int, Any]]:
+        for number, row in self.rows():
+            if self.text_key not in row:
+                self._check_column(row)
+            yield number, row[self.text_key]
+
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
         csv.field_size_limit(2**31 - 1)  # the default is 131,072 characters
         rows = csv.reader(io.TextIOWrapper(self._bytes(), "utf-8-sig", newline=""), strict=True)
         columns: list[str] | None = None
@@ -103,8 +123,7 @@ class CsvReader(Reader):
                 if not row:
                     continue
                 if columns is None:
-                    self._check_column(row)
-                    columns, index = row, row.index(self.text_key)
+                    columns = row
                     continue
                 number += 1
                 if len(row) != len(columns):
@@ -112,7 +131,7 @@ class CsvReader(Reader):
                         f"{self.shown}, row {number} (line {rows.line_num}) has {len(row)} cells, the first row has "
                         f"{len(columns)}: quote cells with commas, or remove the row"
                     )
-                yield number, row[index]
+                yield number, dict(zip(columns, row, strict=True))
         except csv.Error as error:
             raise InputError(
                 f"{self.shown}, row {number + 1} (line {rows.line_num}) is not CSV ({error}): correct or remove the row"
@@ -123,52 +142,65 @@ class CsvReader(Reader):
             ) from error
 
 
-class ArrowColumn(Reader):
+class ArrowTableReader(Reader):
     """A format of Apache Arrow. Counts the rows for the progress."""
 
     unit: ClassVar[str] = "row"
     _row = _total = 0
 
+    @abstractmethod
+    def _batches(self, column: str | None) -> Iterator[pyarrow.RecordBatch]:
+        """Yield the rows in batches, with this column only or with all columns. Set the total number of rows."""
+
     @property
     def progress(self) -> float:
         return self._row / self._total if self._total else super().progress
 
-    def _column_values(self, column: pyarrow.Array) -> Iterator[tuple[int, Any]]:
-        for start in range(0, len(column), _ROWS):
-            cells = column.slice(start, _ROWS)
+    def rows(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        for batch in self._batches(None):
+            yield from self._converted(batch)
+
+    def values(self) -> Iterator[tuple[int, Any]]:
+        for batch in self._batches(self.text_key):
+            yield from self._converted(batch.column(self.text_key))
+
+    def _converted(self, batch: pyarrow.RecordBatch | pyarrow.Array) -> Iterator[tuple[int, Any]]:
+        for start in range(0, len(batch), _ROWS):
+            part = batch.slice(start, _ROWS)
             try:
-                values = cells.to_pylist()
+                values = part.to_pylist()
             except (ValueError, OverflowError):
-                values = list(map(self._cell, range(self._row + 1, self._row + len(cells) + 1), cells))
+                values = [self._one(part.slice(row, 1), self._row + row + 1) for row in range(len(part))]
             for value in values:
                 self._row += 1
                 yield self._row, value
 
-    def _cell(self, number: int, cell: pyarrow.Scalar) -> Any:
+    def _one(self, part: pyarrow.RecordBatch | pyarrow.Array, number: int) -> Any:
         try:
-            return cell.as_py()
+            return part.to_pylist()[0]
         except (ValueError, OverflowError) as error:
+            what = f"{self.text_key!r}" if isinstance(part, pyarrow.Array) else "a value"
             why = str(error).splitlines()[0]
             raise InputError(
-                f"{self.shown}, row {number}: {self.text_key!r} cannot be read ({why}): correct or remove the row"
+                f"{self.shown}, row {number}: {what} cannot be read ({why}): correct or remove the row"
             ) from error
 
 
-class ParquetReader(ArrowColumn):
+class ParquetReader(ArrowTableReader):
     """``.parquet``."""
 
-    def values(self) -> Iterator[tuple[int, Any]]:
+    def _batches(self, column: str | None) -> Iterator[pyarrow.RecordBatch]:
         with pyarrow.parquet.ParquetFile(self.file) as table:
-            self._check_column(table.schema_arrow.names)
+            if column is not None:
+                self._check_column(table.schema_arrow.names)
             self._total = table.metadata.num_rows
-            for batch in table.iter_batches(batch_size=_ROWS, columns=[self.text_key]):
-                yield from self._column_values(batch.column(0))
+            yield from table.iter_batches(batch_size=_ROWS, columns=None if column is None else [column])
 
 
-class ArrowReader(ArrowColumn):
+class ArrowReader(ArrowTableReader):
     """``.arrow``: the file format and the stream format of Arrow IPC. The library datasets writes the stream format."""
 
-    def values(self) -> Iterator[tuple[int, Any]]:
+    def _batches(self, column: str | None) -> Iterator[pyarrow.RecordBatch]:
         with self.file.open("rb") as stream:
             is_file = stream.read(6) == b"ARROW1"
             stream.seek(-min(4, self.stream.size), io.SEEK_END)
@@ -177,15 +209,15 @@ class ArrowReader(ArrowColumn):
             raise InputError(f"{self.shown} is cut short (the end of its stream is missing): copy or write it again")
         if is_file:
             with pyarrow.memory_map(str(self.file)) as source, pyarrow.ipc.open_file(source) as table:
-                self._check_column(table.schema.names)
+                if column is not None:
+                    self._check_column(table.schema.names)
                 self._total = sum(table.get_batch(number).num_rows for number in range(table.num_record_batches))
-                for number in range(table.num_record_batches):
-                    yield from self._column_values(table.get_batch(number).column(self.text_key))
+                yield from map(table.get_batch, range(table.num_record_batches))
             return
         with pyarrow.ipc.open_stream(self._bytes()) as batches:
-            self._check_column(batches.schema.names)
-            for batch in batches:
-                yield from self._column_values(batch.column(self.text_key))
+            if column is not None:
+                self._check_column(batches.schema.names)
+            yield from batches
 
 
 READERS: dict[str, type[Reader]] = {

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow
@@ -147,13 +148,8 @@ class DocumentReader:
         Raises:
             InputError: if the file cannot be read. The error names the file, and the line or row if the file has some.
         """
-        kind = kind_of(self._file.name)
-        assert kind is not None
-        try:
-            self._check_lfs()
-            self._bytes = DigestedFile(self._file)
-            self._reader = READERS[kind.format](self._bytes, self._file, kind, self._shown, self._text_key)
-            for number, value in self._reader.values():
+        with self._opened() as reader:
+            for number, value in reader.values():
                 if isinstance(value, str):
                     if value and not value.isspace():
                         yield value
@@ -163,9 +159,30 @@ class DocumentReader:
                     self.no_text += 1
                 else:
                     raise InputError(
-                        f"{self._shown}, {self._reader.unit} {number}: {self._text_key!r} is {type(value).__name__}, "
-                        "not text: see --text-key"
+                        f"{self._shown}, {reader.unit} {number}: {self._text_key!r} is {type(value).__name__}, not "
+                        "text: see --text-key"
                     )
+
+    def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yield the name of every row, such as ``line 17``, and the contents of the row, in the order of the file.
+
+        Raises:
+            InputError: in the cases of :meth:`texts`; also if the file is plain text.
+        """
+        with self._opened() as reader:
+            for number, row in reader.rows():
+                yield f"{reader.unit} {number}", row
+
+    @contextmanager
+    def _opened(self) -> Iterator[Reader]:
+        """Open the file. Convert every error of the file to an :class:`InputError` of one line."""
+        kind = kind_of(self._file.name)
+        assert kind is not None
+        try:
+            self._check_lfs()
+            self._bytes = DigestedFile(self._file)
+            self._reader = READERS[kind.format](self._bytes, self._file, kind, self._shown, self._text_key)
+            yield self._reader
             self._read_all = True
         except (*BROKEN, zlib.error) as error:
             raise InputError(

@@ -16,7 +16,7 @@ from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 
 FILE_NAME = "tokenizer.json"
-EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 # Base models are pretrained with these tokens at the end of a document. The eos_token of a chat tokenizer ends a
 # message instead: <|eot_id|> of Llama 3, <|im_end|> of Qwen.
 END_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>")
@@ -110,6 +110,36 @@ class DocumentTokenizer:
         if all(len(text) <= LONG for text in texts):
             return [self._ended(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
         return [self._encode_long(text) if len(text) > LONG else self.encode([text])[0] for text in texts]
+
+    def encode_bare(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, without the special tokens that the tokenizer adds to a text."""
+        return [encoding.ids for encoding in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_letters(self, text: str) -> list[int]:
+        """Return the token ids of a text as :meth:`encode_bare` does, but special tokens in the text stay letters."""
+        return self._letters_tokenizer.encode(text, add_special_tokens=False).ids
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token. None if the vocabulary does not have the token."""
+        return self._tokenizer.token_to_id(token)
+
+    @cached_property
+    def special_tokens(self) -> list[str]:
+        """The texts of the special tokens: the tokens that the tokenizer finds in a text and marks as special."""
+        added = self._tokenizer.get_added_tokens_decoder().values()
+        return sorted({self.record.eos_token} | {token.content for token in added if token.special})
+
+    @property
+    def added_before(self) -> list[int]:
+        """The ids that the tokenizer adds before every text."""
+        return list(self._special_tokens[0]) if self._special_tokens is not None else []
+
+    @cached_property
+    def _letters_tokenizer(self) -> Tokenizer:
+        # The setting belongs to the tokenizer, and several threads use the other tokenizer.
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     def _encode_long(self, text: str) -> np.ndarray:
         """Encode a long text as :meth:`encode` does.

@@ -1,10 +1,84 @@
-"""The options of the suites. The command line makes an option of every field, such as ``--ruler.haystack``."""
+"""The options of prompts and of the suites.
+
+The command line makes an option of every field of :class:`SuiteOptions`, such as ``--ruler.haystack``.
+"""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import arg
+
+Template = Literal["plain", "dolly", "chat"]
+"""The text around a prompt: none, Dolly's headings, or the chat template of the tokenizer."""
+
+
+@dataclass(frozen=True)
+class RulerOptions:
+    """Options of the suite ruler."""
+
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASKS…", help_behavior_hint="(default: all)")] = ()
+    """Tasks to prepare, such as niah_single_1 vt."""
+
+    haystack: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: chapters of novels)")] = None
+    """Folder of .txt files, the prose around the needles. Scores on another haystack are not comparable."""
+
+
+@dataclass(frozen=True)
+class QaOptions:
+    """The options of the suite ``qa``.
+
+    Args:
+        tasks: Tasks: mmlu, arc_challenge, hellaswag, winogrande, piqa, gsm8k.
+        folder: Folder with the questions as local files, in the layout of docs/qa.md. The default is the Hugging Face
+            hub.
+        questions: Questions of a task. 0 asks all questions. The default is --examples.
+        shots: Few-shot examples as TASK=N, such as arc_challenge=0 gsm8k=8. The default is mmlu=5 arc_challenge=25
+            hellaswag=10 winogrande=5 piqa=0 gsm8k=5.
+    """
+
+    tasks: tuple[str, ...] = ("mmlu", "arc_challenge", "hellaswag", "winogrande", "piqa", "gsm8k")
+    folder: Path | None = None
+    questions: int | None = None
+    shots: tuple[str, ...] = ()
+
+
+NolimaTask = Literal[
+    "base", "onehop", "twohop", "hard", "distractor", "multiple_choice", "only_direct", "chain_of_thought"
+]
+
+
+@dataclass(frozen=True)
+class NolimaOptions:
+    """Options of the suite NoLiMa.
+
+    Args:
+        folder: Folder with NoLiMa's needle sets and books: a download of the data set amodaresi/NoLiMa, or a clone of
+            github.com/adobe-research/NoLiMa with the data. Adobe's research licence applies (docs/nolima.md). Default:
+            the needle sets and books of this package. Their scores are not comparable with published scores.
+        tasks: Variants of the benchmark.
+        depths: Number of places of a needle between the start and the end of the context. The paper has 26, and 11 from
+            64K tokens.
+    """
+
+    folder: Path | None = None
+    tasks: tuple[NolimaTask, ...] = ("base",)
+    depths: int = 26
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """Options of the suite probe."""
+
+    haystack: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: chapters of novels)")] = None
+    """Folder of .txt files, the prose around the evidence. Scores on another haystack are not comparable."""
 
 
 @dataclass(frozen=True)
 class SuiteOptions:
     """The options of all suites. The name of a field is the name of its suite."""
 
-    # A field for every suite: ruler: RulerOptions = RulerOptions(), and so on.
+    ruler: RulerOptions = RulerOptions()
+    probe: ProbeOptions = ProbeOptions()
+    qa: QaOptions = QaOptions()
+    nolima: NolimaOptions = NolimaOptions()

@@ -5,13 +5,11 @@ import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
+from exact_titan.documents.templates import ChatTemplate, dolly_prompt
 from exact_titan.documents.tokenizer import FILE_NAME, load_tokenizer
 from exact_titan.errors import InputError
-
-Template = Literal["plain", "dolly", "chat"]
-"""The text around a prompt: none, Dolly's headings, or the chat template of the tokenizer."""
+from exact_titan.evaluation.options import Template
 
 
 class PromptTokenizer:
@@ -37,10 +35,27 @@ class PromptTokenizer:
         self.sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
         self.template: Template = template
         self._tokenizer = load_tokenizer(file)
+        self._chat = ChatTemplate.of(folder) if template == "chat" else None
 
     def wrap(self, body: str, answer_prefix: str = "") -> str:
-        """Return the prompt: the body in the template, and after the template the first words of the answer."""
-        return body + answer_prefix
+        """Return the prompt: the body in the template, and after the template the first words of the answer.
+
+        A template that ends with white space, such as the line break after Dolly's ``### Response:``, replaces the
+        white space at the beginning of the answer's first words.
+        """
+        if self.template == "plain":
+            return body + answer_prefix
+        if self.template == "dolly":
+            wrapped = dolly_prompt(body)
+        else:
+            assert self._chat is not None
+            wrapped = self._chat.prompt([{"role": "user", "content": body}])
+        return wrapped + (answer_prefix.lstrip() if wrapped[-1:].isspace() else answer_prefix)
+
+    @property
+    def chat_template_sha256(self) -> str | None:
+        """Digest of the chat template, which ``tokenizer.json`` does not contain. None: no chat template is used."""
+        return hashlib.sha256(self._chat.text.encode("utf-8")).hexdigest() if self._chat else None
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a prompt, with the special tokens that the tokenizer adds.
@@ -57,6 +72,10 @@ class PromptTokenizer:
     def counts(self, texts: Sequence[str]) -> list[int]:
         """Return the number of token ids of each text, without special tokens. The texts are encoded in parallel."""
         return [len(one.ids) for one in self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def spans(self, text: str) -> list[tuple[int, int]]:
+        """Return the first letter of every token of a text and the letter after the token, without special tokens."""
+        return self._tokenizer.encode(text, add_special_tokens=False).offsets
 
     def decode(self, ids: Sequence[int]) -> str:
         """Return the text of token ids, without special tokens."""

@@ -14,9 +14,9 @@ from exact_titan.dataset.lengths import (
     read_unsupervised,
     unsupervised_file,
 )
-from exact_titan.dataset.manifest import SourceRecord, SplitRecord
+from exact_titan.dataset.manifest import SftRecord, SourceRecord, SplitRecord
 from exact_titan.documents.digests import digest_of_all
-from exact_titan.packing.part import PartResult, part_folder
+from exact_titan.packing.part import MOST_NAMES, PartResult, part_folder
 from exact_titan.packing.parts import Part
 
 SPLITS = ("train", "val")
@@ -58,6 +58,17 @@ def source_records(
             )
         )
     return records
+
+
+def sft_record(before: SftRecord, results: Sequence[PartResult]) -> SftRecord:
+    """Return the record of the instructions of a dataset and of finished parts, in their order."""
+    shares = [share for result in results for share in result.sources.values()]
+    names = [name for share in shares for name in share.too_long]
+    return replace(
+        before,
+        rows=before.rows + sum(share.rows for share in shares),
+        too_long=[*before.too_long, *names][:MOST_NAMES],
+    )
 
 
 def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:

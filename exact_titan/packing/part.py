@@ -27,12 +27,14 @@ from exact_titan.dataset.lengths import lengths_file
 from exact_titan.dataset.manifest import SplitRecord, parse_record
 from exact_titan.dataset.writer import SplitWriter
 from exact_titan.documents.digests import FileDigest
+from exact_titan.documents.instructions import Instructions, Sample, open_template
+from exact_titan.documents.sample_tokenizer import SampleTokenizer
 from exact_titan.documents.sources import Source
 from exact_titan.documents.token_files import TokenFile, ended_documents
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import CorpusSource, Limit
-from exact_titan.packing.parts import Part, Piece
+from exact_titan.packing.parts import PackOptions, Part, Piece
 from exact_titan.packing.progress import Tally
 
 BATCH_BYTES = 1_500_000
@@ -45,6 +47,9 @@ SPLIT_KEY = b"exact_titan validation split"
 RESULT = "part.json"
 NO_TEXT, TOO_SHORT = "no text", "shorter than two tokens"
 SPELLED = {"text": "special tokens in the text, packed as text", "ids": "special tokens in the text, packed as ids"}
+TOO_LONG, UNANSWERED = "longer than the window", "messages without an answer"
+MOST_NAMES = 5
+"""Number of samples longer than the window that the manifest names."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -55,7 +60,8 @@ class SourceShare:
     """The contribution of a source to a part.
 
     ``files`` are the files that were read. ``documents`` and ``tokens`` count the packed documents. ``dropped`` counts
-    the dropped documents by reason. ``remarks`` counts packed documents by remark.
+    the dropped documents by reason. ``remarks`` counts packed documents by remark. ``rows`` counts the rows of
+    instructions, and ``too_long`` names the first samples that are longer than the window.
     """
 
     files: list[FileDigest] = field(default_factory=list)
@@ -63,6 +69,8 @@ class SourceShare:
     tokens: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
     remarks: dict[str, int] = field(default_factory=dict)
+    rows: int = 0
+    too_long: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -155,35 +163,41 @@ def pack_part(
 
 @dataclass
 class _Batch:
-    """A batch of documents of one source, as texts or as ids.
+    """A batch of documents of one source, as texts, as samples of instructions or as ids.
 
-    ``validation`` has one entry per document. ``spells`` says which texts spell a special token. ``read`` is the number
-    of the part's bytes that were read up to the end of the batch. ``no_text`` is the number of documents without text
-    since the batch before. ``files`` are the files that were read since the batch before.
+    ``validation`` has one entry per document. ``spells`` says which texts spell a special token. ``unsupervised`` has
+    the number of first labels without a loss of every sample. ``read`` is the number of the part's bytes that were read
+    up to the end of the batch. ``no_text`` is the number of documents without text since the batch before, and
+    ``unanswered`` the number of messages without an answer. ``files`` are the files that were read since the batch
+    before.
     """
 
     source: int
     texts: list[str] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
     validation: list[bool] = field(default_factory=list)
     spells: list[bool] = field(default_factory=list)
     text_bytes: int = 0
     ids: list[np.ndarray] = field(default_factory=list)
+    unsupervised: list[int] = field(default_factory=list)
     read: float = 0.0
     no_text: int = 0
+    unanswered: int = 0
     files: list[FileDigest] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class _ReadItem:
-    """An item from the reader: a document as text or ids, the digest of a file, or a number of documents without text.
+    """An item from the reader: a document as text, sample or ids, the digest of a file, or a number of left out texts.
 
     ``read`` is the number of the part's bytes that have been read so far.
     """
 
     source: int
     read: float
-    document: str | np.ndarray | None = None
+    document: str | Sample | np.ndarray | None = None
     no_text: int = 0
+    unanswered: int = 0
     file: FileDigest | None = None
 
 
@@ -202,21 +216,30 @@ class _Packer:
         options = part.options
         self._part, self._opened, self._tokenizer = part, opened, tokenizer
         self._workers, self._tally = workers, tally
+        self._sample_tokenizer = _sample_tokenizer(options, tokenizer)
         has_val = options.val_fraction or any(source.split == "val" for source in part.sources.values())
         self._splits = ("train", "val") if has_val else ("train",)
         self._writers = [
-            SplitWriter(folder, split, options.seq_len, tokenizer.dtype, options.shard_tokens, options.policy)
+            SplitWriter(
+                folder,
+                split,
+                options.seq_len,
+                tokenizer.dtype,
+                options.shard_tokens,
+                options.policy,
+                masked=bool(options.template),
+            )
             for split in self._splits
         ]
         self._shares = {
-            index: SourceShare(dropped=dict.fromkeys(_reasons(source, opened[index]), 0))
+            index: SourceShare(dropped=dict.fromkeys(_reasons(source, opened[index], options), 0))
             for index, source in part.sources.items()
         }
 
     def run(self) -> PartResult:
         selected = _SelectedCount(self._part.limit)
         read = self._batches()
-        batches = _tokenized(read, self._tokenizer, self._workers)
+        batches = _tokenized(read, self._encode, self._workers)
         try:
             for batch in batches:
                 share = self._shares[batch.source]
@@ -240,22 +263,47 @@ class _Packer:
         source = self._part.sources[batch.source]
         before = share.tokens
         spelled = SPELLED[self._part.options.special_tokens]
-        spells = batch.spells or [False] * len(batch.ids)
-        for ids_m, validation, spells_special in zip(batch.ids, batch.validation, spells, strict=True):
+        for index, (ids_m, validation) in enumerate(zip(batch.ids, batch.validation, strict=True)):
             if (reason := _reason_to_drop(len(ids_m), source)) is not None:
                 share.dropped[reason] += 1
+                continue
+            if batch.samples and self._is_too_long(batch.samples[index], len(ids_m), share):
                 continue
             if not selected.add(len(ids_m)):
                 break
             share.documents += 1
             share.tokens += len(ids_m)
-            if spells_special:
+            if batch.spells and batch.spells[index]:
                 share.remarks[spelled] = share.remarks.get(spelled, 0) + 1
-            self._writers[validation].add(ids_m)
+            self._writers[validation].add(ids_m, batch.unsupervised[index] if batch.samples else 0)
         else:
-            if batch.no_text:
-                share.dropped[NO_TEXT] += batch.no_text
+            for reason, number in ((NO_TEXT, batch.no_text), (UNANSWERED, batch.unanswered)):
+                if number:
+                    share.dropped[reason] += number
+        share.rows += sum(sample.begins_row for sample in batch.samples)
         return share.tokens - before
+
+    def _is_too_long(self, sample: Sample, tokens: int, share: SourceShare) -> bool:
+        """Return whether a sample does not fit a window, and count and name the sample."""
+        if tokens - 1 <= self._part.options.seq_len:
+            return False
+        share.dropped[TOO_LONG] += 1
+        if len(share.too_long) < MOST_NAMES:
+            share.too_long.append(f"{sample.name} ({tokens:,} tokens)")
+        return True
+
+    def _encode(self, batch: _Batch) -> _Batch:
+        """Tokenize the texts or samples of a batch. Several threads call the method."""
+        if batch.texts:
+            batch.spells = [self._tokenizer.spells_special(text) for text in batch.texts]
+            batch.ids = self._tokenizer.encode(batch.texts)
+            batch.texts = []
+        if batch.samples:
+            assert self._sample_tokenizer is not None
+            tokenized = self._sample_tokenizer.encode(batch.samples)
+            batch.ids = [sample.ids_m for sample in tokenized]
+            batch.unsupervised = [sample.unsupervised for sample in tokenized]
+        return batch
 
     def _batches(self) -> Generator[_Batch, None, None]:
         """Collect the reader's items in batches of one source. Bytes and documents of a batch are bounded."""
@@ -270,19 +318,25 @@ class _Packer:
                 batch, size = _Batch(item.source), 0
             batch.read = item.read
             batch.no_text += item.no_text
+            batch.unanswered += item.unanswered
             if item.file is not None:
                 batch.files.append(item.file)
             if isinstance(item.document, str):
                 content = memoryview(item.document.encode())
                 batch.texts.append(item.document)
                 batch.text_bytes += content.nbytes
+            elif isinstance(item.document, Sample):
+                # All samples of a row are in the same split.
+                content = memoryview(item.document.row.encode())
+                batch.samples.append(item.document)
+                batch.text_bytes += len(item.document.prompt.encode()) + len(item.document.response.encode())
             elif item.document is not None:
                 content = item.document.data
                 batch.ids.append(item.document)
             else:
                 continue
             batch.validation.append(self._is_validation(item.source, content))
-            size += content.nbytes
+            size = max(size + content.nbytes, batch.text_bytes)
         if batch is not None:
             yield batch
 
@@ -306,10 +360,18 @@ class _Packer:
             # separate reading of the whole file.
             if self._part.is_cut:
                 yield _ReadItem(piece.source, begin, file=reader.digest())
-            for text in reader.texts():
-                yield _ReadItem(piece.source, begin + reader.progress * piece.bytes, text)
             end = begin + piece.bytes
-            yield _ReadItem(piece.source, end, no_text=reader.no_text)
+            if self._sample_tokenizer is None:
+                for text in reader.texts():
+                    yield _ReadItem(piece.source, begin + reader.progress * piece.bytes, text)
+                yield _ReadItem(piece.source, end, no_text=reader.no_text)
+            else:
+                name = f"{source.name}/{piece.file.name}" if source.is_folder else piece.file.name
+                template, letters = self._sample_tokenizer.template, self._sample_tokenizer.letters
+                instructions = Instructions(name, source.shown(piece.file), template, letters)
+                for sample in instructions.samples(reader.rows()):
+                    yield _ReadItem(piece.source, begin + reader.progress * piece.bytes, sample)
+                yield _ReadItem(piece.source, end, unanswered=instructions.unanswered)
             if not self._part.is_cut:
                 yield _ReadItem(piece.source, end, file=reader.digest())
 
@@ -351,10 +413,24 @@ class _SelectedCount:
         return not self.is_full
 
 
-def _reasons(source: CorpusSource, opened: Source | TokenFile) -> list[str]:
+def _sample_tokenizer(options: PackOptions, tokenizer: DocumentTokenizer) -> SampleTokenizer | None:
+    """Return the tokenizer of instructions. None for documents."""
+    if not options.template:
+        return None
+    template = open_template(options.template, Path(options.tokenizer))
+    if template.sha256 != options.template_sha256:
+        raise InputError(
+            f"the template of --tokenizer {options.tokenizer} has changed since packing began: start again"
+        )
+    return SampleTokenizer(tokenizer, template)
+
+
+def _reasons(source: CorpusSource, opened: Source | TokenFile, options: PackOptions) -> list[str]:
     """Return the possible reasons for dropping a document of a source."""
-    reasons = [] if isinstance(opened, TokenFile) else [NO_TEXT]
+    reasons = [] if isinstance(opened, TokenFile) or options.template else [NO_TEXT]
     reasons.append(TOO_SHORT)
+    if options.template:
+        reasons += [TOO_LONG, UNANSWERED]
     if source.min_document_tokens is not None:
         reasons.append(f"shorter than {source.min_document_tokens} tokens")
     if source.max_document_tokens is not None:
@@ -378,22 +454,20 @@ def _hash_fraction(document: memoryview) -> float:
     return int.from_bytes(digest, "big") / 2**48
 
 
-def _tokenized(batches: Iterator[_Batch], tokenizer: DocumentTokenizer, workers: int) -> Generator[_Batch, None, None]:
-    """Yield the batches in their order, with ids instead of texts. One thread reads; other threads tokenize."""
+def _tokenized(
+    batches: Iterator[_Batch], encode: Callable[[_Batch], _Batch], workers: int
+) -> Generator[_Batch, None, None]:
+    """Yield the batches in their order, with ids. One thread reads; other threads call ``encode``."""
 
-    def encode(batch: _Batch | None) -> _Batch:
+    def encode_read(batch: _Batch | None) -> _Batch:
         assert batch is not None
-        if batch.texts:
-            batch.spells = [tokenizer.spells_special(text) for text in batch.texts]
-            batch.ids = tokenizer.encode(batch.texts)
-            batch.texts = []
-        return batch
+        return encode(batch)
 
     in_flight = min(workers + 1, MAX_IN_FLIGHT)
     reading, encoding = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(in_flight, "encoding")
     try:
         read_batches = _in_order(reading, lambda _: next(batches, None), repeat(None), READ_AHEAD)
-        yield from _in_order(encoding, encode, takewhile(lambda batch: batch is not None, read_batches), in_flight)
+        yield from _in_order(encoding, encode_read, takewhile(lambda batch: batch is not None, read_batches), in_flight)
     finally:
         for pool in (reading, encoding):
             pool.shutdown(cancel_futures=True)

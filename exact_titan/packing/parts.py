@@ -28,6 +28,7 @@ class PackOptions:
     """The options that the result of every part depends on, in addition to the documents.
 
     ``tokenizer`` is the path as the user gave the path. ``tokenizer_sha256`` is the digest of the tokenizer's file.
+    ``template`` is the template of instructions with its digest, or empty for documents.
     :func:`exact_titan.packing.pack` describes the other options.
     """
 
@@ -39,6 +40,8 @@ class PackOptions:
     val_fraction: float
     text_key: str
     shard_tokens: int
+    template: str = ""
+    template_sha256: str = ""
     special_tokens: SpecialTokens = "text"
 
 

@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, SourceRecord, SplitRecord
+from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, SftRecord, SourceRecord, SplitRecord
 from exact_titan.dataset.policies import POLICIES
+from exact_titan.documents.instructions import open_template
 from exact_titan.documents.sources import Source
 from exact_titan.documents.special_tokens import SpecialTokens
 from exact_titan.documents.token_files import TokenFile
@@ -15,13 +16,15 @@ from exact_titan.errors import InputError
 from exact_titan.packing.corpus import Corpus
 from exact_titan.packing.doubles import check_places, leave_out_known
 from exact_titan.packing.executors import Execution, PackingJob, pack_parts
-from exact_titan.packing.merge import move_parts, source_records
+from exact_titan.packing.merge import move_parts, sft_record, source_records
 from exact_titan.packing.part import NO_TEXT
 from exact_titan.packing.parts import PART_BYTES, PackOptions, divide_into_parts
 from exact_titan.packing.selection import first_limits, select
 from exact_titan.packing.work_folder import WorkFolder, work_folder
 
 SHARD_TOKENS = 2**25
+SFT_POLICY = "best_fit"
+"""The policy for instructions. Every sample fits a window, and ``best_fit`` does not cut such a document."""
 
 
 def pack(
@@ -31,7 +34,8 @@ def pack(
     seq_len: int,
     out: Path,
     val_fraction: float = 0.0,
-    policy: str = "concat",
+    policy: str | None = None,
+    template: str | None = None,
     text_key: str = "text",
     eos_token: str | None = None,
     special_tokens: SpecialTokens = "text",
@@ -56,10 +60,15 @@ def pack(
         out: the new folder. Missing parent folders are made.
         val_fraction: expected share of the documents in the split ``val``, in [0, 1). A hash of a document's text, or
             of its ids for a token file, decides the split. Equal documents are therefore always in the same split.
-        policy: packing policy, one of :data:`~exact_titan.dataset.policies.POLICIES`.
+        policy: packing policy, one of :data:`~exact_titan.dataset.policies.POLICIES`. None: ``best_fit`` for
+            instructions, else ``concat``. Instructions take no other policy, because ``best_fit`` cuts no sample.
+        template: template of instructions, one of :data:`~exact_titan.documents.instructions.TEMPLATES`. The rows of
+            the files are then instructions, and only the responses have a loss. A sample that is longer than the window
+            is left out. None: the files have documents.
         text_key: key (column) of the text in .jsonl and .parquet files.
         eos_token: end-of-text token. Default: the token that the tokenizer names.
-        special_tokens: special tokens that a document spells stay text, or become their ids.
+        special_tokens: special tokens that a document spells stay text, or become their ids. Special tokens that a
+            row of instructions spells always stay text.
         workers: number of cores of this machine (default: all). Used only without ``execution``.
         execution: the executor of the parts.
         shard_tokens: number of stored tokens at which a shard is closed.
@@ -69,15 +78,19 @@ def pack(
         The manifest of the dataset.
 
     Raises:
-        InputError: if a value, source or tokenizer cannot be used, a source of a mix runs out before its share, ``out``
-            exists or cannot be written, or the training split has no window.
+        InputError: if a value, source, row or tokenizer cannot be used, a source of a mix runs out before its share,
+            ``out`` exists or cannot be written, or the training split has no window.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     execution = execution or Execution(workers=workers)
-    _check(seq_len, out, val_fraction, policy)
-    opened = [source.open(text_key) for source in corpus.sources]
+    policy = policy or (SFT_POLICY if template else "concat")
+    _check(seq_len, out, val_fraction, policy, template)
+    opened = _open(corpus, text_key, template)
+    if template:
+        special_tokens = "ids"  # of the template; special tokens that a row spells stay text
     document_tokenizer = DocumentTokenizer(tokenizer, eos_token, special_tokens)
     record = document_tokenizer.record
+    sft = SftRecord(template, open_template(template, tokenizer).sha256, 0, []) if template else None
     options = PackOptions(
         str(tokenizer),
         record.sha256,
@@ -87,7 +100,9 @@ def pack(
         val_fraction,
         text_key,
         shard_tokens,
-        special_tokens,
+        template=sft.template if sft else "",
+        template_sha256=sft.template_sha256 if sft else "",
+        special_tokens=special_tokens,
     )
     with work_folder(out) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution)
@@ -108,6 +123,7 @@ def pack(
             token_dtype=str(document_tokenizer.dtype),
             val_fraction=val_fraction,
             splits=splits,
+            sft=sft_record(sft, new.results) if sft else None,
         )
         manifest.write(work.dataset)
         work.dataset.rename(out)
@@ -126,10 +142,10 @@ def append(
 ) -> Manifest:
     """Add documents to a packed dataset, with the dataset's tokenizer, window, policy and validation fraction.
 
-    The present windows do not change. The new windows come after the present windows. Files that the dataset already
-    holds are left out and counted.
-    The dataset gets a new manifest and a new fingerprint in one step at the end. Until this step, and after an error,
-    the dataset is the old dataset.
+    A dataset of instructions takes instructions, with the dataset's template. The present windows do not change. The
+    new windows come after the present windows. Files that the dataset already holds are left out and counted. The
+    dataset gets a new manifest and a new fingerprint in one step at the end. Until this step, and after an error, the
+    dataset is the old dataset.
 
     Args:
         folder: the dataset.
@@ -144,13 +160,20 @@ def append(
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
-    opened = [source.open(text_key) for source in corpus.sources]
+    sft = manifest.sft
+    opened = _open(corpus, text_key, sft.template if sft else None)
     check_places(corpus, opened)
     leave_out_known(folder, manifest, opened)
+    if sft:
+        special_tokens = "ids"
     tokenizer = folder / TOKENIZER_FOLDER
     record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token, special_tokens).record
     if record.sha256 != manifest.tokenizer.sha256:
         raise InputError(f"{tokenizer} is not the tokenizer that {folder} was packed with: copy the dataset again")
+    if sft and open_template(sft.template, tokenizer).sha256 != sft.template_sha256:
+        raise InputError(
+            f"{folder} was packed with another text of the template {sft.template}: pack all rows into a new dataset"
+        )
     options = PackOptions(
         str(tokenizer),
         record.sha256,
@@ -160,13 +183,20 @@ def append(
         manifest.val_fraction,
         text_key,
         shard_tokens,
-        special_tokens,
+        template=sft.template if sft else "",
+        template_sha256=sft.template_sha256 if sft else "",
+        special_tokens=special_tokens,
     )
     with work_folder(folder) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution or Execution())
         _check_new(folder, manifest, new.sources)
         splits = new.move_to(folder, manifest.splits)
-        manifest = replace(manifest, sources=[*manifest.sources, *new.sources], splits=splits)
+        manifest = replace(
+            manifest,
+            sources=[*manifest.sources, *new.sources],
+            splits=splits,
+            sft=sft_record(sft, new.results) if sft else None,
+        )
         manifest.write(folder)
     return manifest
 
@@ -187,36 +217,52 @@ class _Packed:
         limits = first_limits(corpus) if corpus.is_limited else {}
         by_index = dict(enumerate(opened))
         pack_parts(PackingJob(parts, by_index, limits, parts), work, execution)
-        self._work = work
+        self._work, self._masked = work, bool(options.template)
         self._parts = select(
             corpus, parts, work.parts, lambda cut: pack_parts(PackingJob(cut, by_index, {}, parts), work, execution)
         )
-        results = [result for _, result in self._parts]
+        self.results = [result for _, result in self._parts]
         self.sources: list[SourceRecord] = source_records(
             [
                 (entry.name or source.name, isinstance(source, Source) and not source.is_folder)
                 for entry, source in zip(corpus.sources, opened, strict=True)
             ],
-            results,
+            self.results,
             [source.passed_over if isinstance(source, Source) else {} for source in opened],
         )
         cut = {part.source for part, _ in self._parts if part.is_cut}
         for index, (record, source) in enumerate(zip(self.sources, opened, strict=True)):
             if isinstance(source, Source) and record.files and index not in cut:
-                _check_text(record, source)
+                if options.template:
+                    _check_samples(record, source, options.seq_len)
+                else:
+                    _check_text(record, source)
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
         """Move the shards into a dataset's folder. Return the new splits of the dataset."""
-        return move_parts(self._parts, self._work.parts, dataset, before, masked=False)
+        return move_parts(self._parts, self._work.parts, dataset, before, masked=self._masked)
 
 
-def _check(seq_len: int, out: Path, val_fraction: float, policy: str) -> None:
+def _open(corpus: Corpus, text_key: str, template: str | None) -> list[Source | TokenFile]:
+    """List the files of the sources. Instructions are not in token files."""
+    opened = [source.open(text_key) for source in corpus.sources]
+    for source in opened:
+        if template and isinstance(source, TokenFile):
+            raise InputError(f"source {source.path} is a token file, and has no instructions: give .jsonl or .parquet")
+    return opened
+
+
+def _check(seq_len: int, out: Path, val_fraction: float, policy: str, template: str | None) -> None:
     if seq_len < 2:
         raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens")
     if not 0 <= val_fraction < 1:
         raise InputError(f"--val-fraction is {val_fraction}: it is a share of the documents, from 0 to below 1")
     if policy not in POLICIES:
         raise InputError(f"--policy is {policy!r}: choose one of {', '.join(POLICIES)}")
+    if template and policy != SFT_POLICY:
+        raise InputError(
+            f"--policy is {policy!r}, and --sft packs with {SFT_POLICY} only: a sample of instructions is never cut"
+        )
     if os.path.lexists(out):
         raise InputError(f"--out {out} exists: give a new folder, or remove it")
 
@@ -226,6 +272,15 @@ def _check_text(record: SourceRecord, source: Source) -> None:
     if not record.documents and without == sum(record.dropped.values()):
         why = f"{without} documents have none under {source.text_key!r}, see --text-key" if without else "empty"
         raise InputError(f"source {source.path}: no document with text ({why})")
+
+
+def _check_samples(record: SourceRecord, source: Source, seq_len: int) -> None:
+    if not record.documents:
+        why = ", ".join(f"{number} {reason}" for reason, number in record.dropped.items() if number)
+        raise InputError(
+            f"source {source.path}: no sample fits a window of {seq_len} tokens ({why}): raise --seq-len, or leave the "
+            "source out"
+        )
 
 
 def _check_new(folder: Path, manifest: Manifest, sources: Sequence[SourceRecord]) -> None:

@@ -12,6 +12,10 @@ from pathlib import Path
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_manifest import find_checkpoints
 
+MODEL_FOLDER = "model"
+"""The folder in the run's folder that holds config.json and the tokenizer. An export needs only this folder and the
+weights."""
+
 DEFAULT_FOLDER = "checkpoint"
 """Folder of the checkpoints inside a run's folder, the default of ``checkpoint.folder``."""
 

@@ -23,11 +23,7 @@ from exact_titan.runs.checkpoint_manifest import (
     reading_checkpoint,
     why_incomplete,
 )
-from exact_titan.runs.locations import checkpoints_of
-
-MODEL_FOLDER = "model"
-"""The folder in the run's folder that holds config.json and the tokenizer. An export needs only this folder and the
-weights."""
+from exact_titan.runs.locations import MODEL_FOLDER, checkpoints_of
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),

@@ -108,9 +108,23 @@ def _symmetric_t(sum_DC: np.ndarray, count_DC: np.ndarray, value: float) -> floa
     for first in range(0, DRAWS, size):
         weight_RD = _resamples(documents, min(size, DRAWS - first), first)
         value_R, error_R = _linearised(sum_DC, count_DC, weight_RD)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            t.append(np.abs(value_R - value) / error_R)
-    return float(np.quantile(np.nan_to_num(np.concatenate(t), nan=math.inf), 1 - LEVEL, method="higher"))
+        t.append((value_R - value, error_R))
+    return quantile_of_t(*(np.concatenate(column) for column in zip(*t, strict=True)))
+
+
+def quantile_of_t(error_R: np.ndarray, standard_error_R: np.ndarray) -> float:
+    """Return the 95 % quantile of |t| over the resamples, for the symmetric bootstrap-t interval.
+
+    Args:
+        error_R: estimate of each resample minus the estimate of the sample, float ``[R]``.
+        standard_error_R: standard error of the estimate in each resample, float ``[R]``.
+
+    Returns:
+        The quantile. Infinite if more than 5 % of the resamples have no t.
+    """
+    with np.errstate(invalid="ignore", divide="ignore"):
+        t_R = np.abs(error_R) / standard_error_R
+    return float(np.quantile(np.nan_to_num(t_R, nan=math.inf), 1 - LEVEL, method="higher"))
 
 
 @lru_cache(maxsize=1)

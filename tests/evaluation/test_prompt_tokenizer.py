@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
+from exact_titan.documents.templates import dolly_prompt
 from exact_titan.errors import InputError
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
 
@@ -34,6 +35,10 @@ def test_the_space_before_an_answer_belongs_to_the_answer(folder: Path) -> None:
     assert tokenizer.split("a: ", "b") == tokenizer.split("a:", " b") == ([95, 65, 26], [0, 66])
 
 
+def test_the_letters_of_every_token_are_known(folder: Path) -> None:
+    assert PromptTokenizer(folder).spans("a b") == [(0, 1), (1, 2), (2, 3)]
+
+
 def test_letters_that_spell_a_special_token_are_found(folder: Path) -> None:
     tokenizer = PromptTokenizer(folder)
     assert tokenizer.special_token_in("x <|begin|> y") == "<|begin|>"
@@ -43,3 +48,16 @@ def test_letters_that_spell_a_special_token_are_found(folder: Path) -> None:
 def test_a_folder_without_tokenizer_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"has no tokenizer\.json"):
         PromptTokenizer(tmp_path)
+
+
+def test_the_template_stands_around_the_question(folder: Path) -> None:
+    assert PromptTokenizer(folder).wrap("Where?", " It is in") == "Where? It is in"
+    dolly = PromptTokenizer(folder, "dolly").wrap("Where?", " It is in")
+    assert dolly == f"{dolly_prompt('Where?')}It is in"
+    assert dolly.endswith("### Instruction:\nWhere?\n\n### Response:\nIt is in")
+    with pytest.raises(InputError, match="has no chat template"):
+        PromptTokenizer(folder, "chat")
+    (folder / "chat_template.jinja").write_text("<user>{{ messages[0].content }}<model>")
+    chat = PromptTokenizer(folder, "chat")
+    assert chat.wrap("Where?", " It is in") == "<user>Where?<model> It is in"
+    assert chat.wrap("Where?") == "<user>Where?<model>"
