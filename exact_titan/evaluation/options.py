@@ -26,21 +26,20 @@ class RulerOptions:
 
 @dataclass(frozen=True)
 class QaOptions:
-    """The options of the suite ``qa``.
+    """Options of the suite qa."""
 
-    Args:
-        tasks: Tasks: mmlu, arc_challenge, hellaswag, winogrande, piqa, gsm8k.
-        folder: Folder with the questions as local files, in the layout of docs/qa.md. The default is the Hugging Face
-            hub.
-        questions: Questions of a task. 0 asks all questions. The default is --examples.
-        shots: Few-shot examples as TASK=N, such as arc_challenge=0 gsm8k=8. The default is mmlu=5 arc_challenge=25
-            hellaswag=10 winogrande=5 piqa=0 gsm8k=5.
-    """
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASKS…", help_behavior_hint="(default: all six)")] = ()
+    """Tasks to prepare: mmlu arc_challenge hellaswag winogrande piqa gsm8k."""
 
-    tasks: tuple[str, ...] = ("mmlu", "arc_challenge", "hellaswag", "winogrande", "piqa", "gsm8k")
-    folder: Path | None = None
-    questions: int | None = None
-    shots: tuple[str, ...] = ()
+    folder: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the Hugging Face hub)")] = None
+    """Folder with the questions as local files, in the layout of docs/qa.md."""
+
+    questions: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: --examples)")] = None
+    """Questions of a task. 0 asks all questions."""
+
+    shots: Annotated[tuple[str, ...], arg(metavar="TASK=N…", help_behavior_hint="")] = ()
+    """Few-shot examples, such as arc_challenge=0 gsm8k=8. By default mmlu=5 arc_challenge=25 hellaswag=10 winogrande=5
+    piqa=0 gsm8k=5."""
 
 
 NolimaTask = Literal[
