@@ -6,6 +6,7 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from exact_titan.evaluation.engine_options import DEFAULTS, EngineOptions
 from exact_titan.evaluation.options import SuiteOptions, Template
 
 _SUITE_OPTIONS = SuiteOptions()
@@ -78,4 +79,33 @@ def score(
         print(f"{model.name}: {len(files)} files of scores in {files[0].parent}\n\n{score_table(files)}\n", flush=True)
 
 
-COMMANDS: dict[str, Callable[..., int | None]] = {"prepare": prepare, "score": score}
+def generate(
+    model: Annotated[Positional[Path], arg(metavar="MODEL", help_behavior_hint="")],
+    *,
+    out: Path,
+    prompts: Annotated[tuple[Path, ...], arg(metavar="FILE…", help_behavior_hint="(default: all of OUT/prompts)")] = (),
+    name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="(default: name of the folder)")] = None,
+    window: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: that of the run)")] = None,
+    engine: Annotated[EngineOptions, arg(name="")] = DEFAULTS,
+) -> None:
+    """Answer prompt sets with a model. The same command resumes an interrupted generation.
+
+    Every answer is appended to OUT/models/NAME/answers at once. The exit code is 75 after Ctrl-C or SIGTERM.
+
+    Example: exact-titan eval generate outputs/run-a --out outputs/evaluation
+
+    Args:
+        model: Output folder of a run, one of its checkpoints, or a Hugging Face folder. For --engine server: a folder
+            with the tokenizer.
+        out: Folder of the evaluation.
+        prompts: Prompt sets of `exact-titan eval prepare`.
+        name: Name of the model in tables.
+        window: Training window of the model in tokens.
+        engine: See EngineOptions.
+    """
+    from exact_titan.evaluation.session import generate as generate_answers
+
+    generate_answers(model, out=out, prompts=prompts, name=name, window=window, options=engine)
+
+
+COMMANDS: dict[str, Callable[..., int | None]] = {"prepare": prepare, "generate": generate, "score": score}

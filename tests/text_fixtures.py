@@ -1,6 +1,7 @@
 """Fixtures for packing: small tokenizers and texts. Test modules load this module with ``pytest_plugins``."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,10 @@ CORPUS = [
     "Größe, naïve, 東京: text of all kinds.",
     "def f(x): return x",
 ]
+CHATML = (
+    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +48,18 @@ def bpe_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"bos_token": "<bos>", "eos_token": {"content": "<end>"}, "tokenizer_class": "PreTrainedTokenizerFast"}
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def chat_tokenizer(bpe_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the byte-level BPE tokenizer with the tokens of ChatML and a chat template."""
+    folder = tmp_path_factory.mktemp("chat") / "tokenizer"
+    shutil.copytree(bpe_tokenizer, folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(CHATML)
     return folder
 
 

@@ -23,6 +23,12 @@ class RulerOptions:
     haystack: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: chapters of novels)")] = None
     """Folder of .txt files, the prose around the needles. Scores on another haystack are not comparable."""
 
+    squad: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no task qa_1)")] = None
+    """dev-v2.0.json of SQuAD, for the task qa_1."""
+
+    hotpotqa: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no task qa_2)")] = None
+    """hotpot_dev_distractor_v1.json of HotpotQA, for the task qa_2."""
+
 
 @dataclass(frozen=True)
 class NolimaOptions:
@@ -40,21 +46,28 @@ class NolimaOptions:
 
 @dataclass(frozen=True)
 class QaOptions:
-    """The options of the suite ``qa``.
+    """Options of the suite qa."""
 
-    Args:
-        tasks: Tasks: mmlu, arc_challenge, hellaswag, winogrande, piqa, gsm8k.
-        folder: Folder with the questions as local files, in the layout of docs/qa.md. The default is the Hugging Face
-            hub.
-        questions: Questions of a task. 0 asks all questions. The default is --examples.
-        shots: Few-shot examples as TASK=N, such as arc_challenge=0 gsm8k=8. The default is mmlu=5 arc_challenge=25
-            hellaswag=10 winogrande=5 piqa=0 gsm8k=5.
-    """
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASKS…", help_behavior_hint="(default: all six)")] = ()
+    """Tasks to prepare: mmlu arc_challenge hellaswag winogrande piqa gsm8k."""
 
-    tasks: tuple[str, ...] = ("mmlu", "arc_challenge", "hellaswag", "winogrande", "piqa", "gsm8k")
-    folder: Path | None = None
-    questions: int | None = None
-    shots: tuple[str, ...] = ()
+    folder: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: the Hugging Face hub)")] = None
+    """Folder with the questions as local files, in the layout of docs/qa.md."""
+
+    questions: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: --examples)")] = None
+    """Questions of a task. 0 asks all questions."""
+
+    shots: Annotated[tuple[str, ...], arg(metavar="TASK=N…", help_behavior_hint="")] = ()
+    """Few-shot examples, such as arc_challenge=0 gsm8k=8. By default mmlu=5 arc_challenge=25 hellaswag=10 winogrande=5
+    piqa=0 gsm8k=5."""
+
+
+@dataclass(frozen=True)
+class ProbeOptions:
+    """Options of the suite probe."""
+
+    haystack: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: chapters of novels)")] = None
+    """Folder of .txt files, the prose around the evidence. Scores on another haystack are not comparable."""
 
 
 @dataclass(frozen=True)
@@ -63,4 +76,5 @@ class SuiteOptions:
 
     ruler: RulerOptions = RulerOptions()
     nolima: NolimaOptions = NolimaOptions()
+    probe: ProbeOptions = ProbeOptions()
     qa: QaOptions = QaOptions()

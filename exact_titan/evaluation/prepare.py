@@ -30,7 +30,7 @@ def prepare(
     options: SuiteOptions,
     out: Path,
 ) -> list[Path]:
-    """Make the prompts of suites in ``out/prompts``, and print one line for each prompt set.
+    """Make the prompts of suites in ``out/prompts``, and print one line for each prompt set and for each note.
 
     Args:
         suites: names of the suites.
@@ -74,7 +74,10 @@ def prepare(
                 settings=prepared.settings | ({"chat_template": chat} if chat else {}),
             )
             planned.append((recipe, prepared))
-    return [_written(recipe, prepared, out / PROMPTS_FOLDER) for recipe, prepared in planned]
+    files = [_written(recipe, prepared, out / PROMPTS_FOLDER) for recipe, prepared in planned]
+    for note in dict.fromkeys(note for _, prepared in planned for note in prepared.notes):
+        print(f"note: {note}", flush=True)
+    return files
 
 
 def tokenizer_folder(source: Path) -> Path:

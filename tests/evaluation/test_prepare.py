@@ -30,8 +30,9 @@ def test_prompts_are_written_once_and_found_again(model, tmp_path, capsys):
     assert eval_prepare(*given, 1024, 2048) == 0
     lines = capsys.readouterr().out.splitlines()
     files = sorted((tmp_path / "prompts").iterdir(), key=lambda file: int(file.name.split("-")[1]))
-    assert [line.partition(": ")[0] for line in lines] == [str(file) for file in files]
     made = read_prompts(files[0])
+    assert [line.partition(": ")[0] for line in lines[:2]] == [str(file) for file in files]
+    assert lines[2:] == [f"note: {note}" for note in made.notes]
     assert made.recipe.tasks == ("vt", "fwe")
     assert (made.recipe.length, made.recipe.examples, made.recipe.template) == (1024, 2, "plain")
     assert [one.id for one in made.examples] == [f"ruler/{task}/1024/{k}" for task in ("vt", "fwe") for k in (0, 1)]

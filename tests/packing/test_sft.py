@@ -22,25 +22,9 @@ from exact_titan.sampling.mixture import Mixture
 
 pytest_plugins = ["tests.text_fixtures"]
 
-CHATML = (
-    "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
-    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
 BOS, END = 0, 1
 Row = dict[str, object]
 Labelled = tuple[list[int], list[int]]
-
-
-@pytest.fixture(scope="module")
-def chat_tokenizer(bpe_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a byte-level tokenizer with <bos>, <end>, the tokens of ChatML and a chat template."""
-    folder = tmp_path_factory.mktemp("chat") / "tokenizer"
-    shutil.copytree(bpe_tokenizer, folder)
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    (folder / "chat_template.jinja").write_text(CHATML)
-    return folder
 
 
 def write(file: Path, rows: list[Row]) -> Path:

@@ -1,12 +1,17 @@
 """The engines by name. An engine answers examples: greedy generation and log-likelihoods.
 
-A further engine is one module in this folder and one line in :data:`ENGINES`.
+A further engine is one module in this folder with the function ``engine(folder, options)``, one line in
+:data:`ENGINES`, and its options in :mod:`exact_titan.evaluation.engine_options`.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
 from typing import Any, Protocol
 
 from exact_titan.evaluation.answers import Answer
+from exact_titan.evaluation.engine_options import EngineOptions
 from exact_titan.evaluation.examples import Example
 
 ENGINES = {
@@ -17,18 +22,48 @@ ENGINES = {
 """The module of every engine. A module is imported when its engine is used."""
 
 
+@dataclass(frozen=True)
+class Speed:
+    """The measured speed of an engine, for the estimate before a generation.
+
+    Attributes:
+        prefill: tokens of prompts per second.
+        decode: generated tokens per second, over all prompts of a batch.
+    """
+
+    prefill: float
+    decode: float
+
+
 class Engine(Protocol):
     """A way to run a model.
 
     Attributes:
         settings: name, version and all settings that can change an answer, for the header of the answers.
+        batch: number of examples of one call of :meth:`answer`.
+        by_length: whether the examples of a call should have like lengths. Otherwise prompts with shared first tokens
+            should follow each other.
     """
 
     settings: dict[str, Any]
+    batch: int
+    by_length: bool
 
     def answer(self, examples: Sequence[Example]) -> Iterator[Answer]:
         """Yield the answer of every example, in any order, each as soon as it is complete.
 
-        Generation is greedy. The answer of an example does not depend on the examples that were answered before, so
-        that a resumed generation gives the same records.
+        Generation is greedy. The answer of an example does not depend on earlier calls, so that a resumed generation
+        gives the same records.
         """
+
+    def measure(self) -> Speed | None:
+        """Return the speed, after a short measurement. None: the engine cannot be measured before its first answer."""
+
+
+def make_engine(folder: Path, options: EngineOptions) -> Engine:
+    """Return the engine of the options for the model in a Hugging Face folder.
+
+    Raises:
+        InputError: if the engine is not installed, or an option is wrong.
+    """
+    return import_module(ENGINES[options.engine]).engine(folder, options)

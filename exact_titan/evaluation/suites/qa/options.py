@@ -6,21 +6,19 @@ from exact_titan.evaluation.suites.qa.tasks import TASKS
 
 
 def check_tasks(options: QaOptions) -> tuple[str, ...]:
-    """Return the names of the tasks.
+    """Return the names of the tasks in the order of tables.
 
     Raises:
-        InputError: if there is no such task, if there is no task at all, or if the number of questions is negative.
+        InputError: if there is no such task, or if the number of questions is negative.
     """
     for name in options.tasks:
         if name not in TASKS:
             raise InputError(
                 f"--qa.tasks: there is no task {name!r}{did_you_mean(name, TASKS)}; the tasks are {', '.join(TASKS)}"
             )
-    if not options.tasks:
-        raise InputError(f"--qa.tasks names no task; the tasks are {', '.join(TASKS)}")
     if options.questions is not None and options.questions < 0:
         raise InputError(f"--qa.questions {options.questions}: name a number from 0 on; 0 asks all questions")
-    return tuple(dict.fromkeys(options.tasks))
+    return tuple(name for name in TASKS if name in (options.tasks or TASKS))
 
 
 def shots_of(options: QaOptions) -> dict[str, int]:

@@ -74,6 +74,24 @@ def test_the_first_of_many_questions_are_those_of_few(request_of_all: Request) -
     assert prepare(replace(request_of_all, seed=1), questions=2)[1] != few
 
 
+def test_the_draw_of_few_shot_examples_does_not_depend_on_other_questions(
+    request_of_all: Request, tmp_path: Path
+) -> None:
+    folder = write_questions(tmp_path)
+    rows = (folder / "piqa/validation.jsonl").read_text()
+    (folder / "piqa/train.jsonl").write_text(rows.replace("Clean", "Wash"))
+    options = {"folder": folder, "tasks": ("piqa",), "shots": ("piqa=1",)}
+    _, every = prepare(request_of_all, **options)
+    drawn = {one.prompt.partition("\n")[0] for one in every}
+    assert len(drawn) > 1
+    assert "Wash" in every[0].prompt
+    _, again = prepare(request_of_all, **options)
+    assert again == every
+    (folder / "piqa/validation.jsonl").write_text(rows.partition("\n")[0] + "\n")
+    (one,) = prepare(request_of_all, **options)[1]
+    assert one.prompt.partition("\n")[0] == every[0].prompt.partition("\n")[0]
+
+
 def test_few_shot_examples_stand_before_the_question(request_of_all: Request) -> None:
     _, examples = prepare(request_of_all, tasks=("mmlu",))
     for one in examples:
@@ -129,7 +147,6 @@ def test_another_split_and_special_tokens_are_said(request_of_all: Request, tmp_
     ("options", "message"),
     [
         ({"tasks": ("mlu",)}, "--qa.tasks: there is no task 'mlu'; did you mean mmlu"),
-        ({"tasks": ()}, "--qa.tasks names no task"),
         ({"questions": -1}, "--qa.questions -1: name a number from 0 on"),
         ({"shots": ("5",)}, "--qa.shots 5: an entry is TASK=N"),
         ({"shots": ("piqua=5",)}, "--qa.shots piqua=5: an entry is TASK=N, .* the tasks are mmlu, arc_challenge"),
