@@ -250,3 +250,10 @@ def test_a_pair_without_both_answers_has_no_score(examples):
     scores = SUITE.score(examples, given)
     assert len(scores) == len(examples) / 2 - 1
     assert examples[0].meta["pair"] not in {score.id for score in scores}
+
+
+def test_the_four_questions_about_a_context_are_one_unit(examples):
+    scores = SUITE.score(examples, answers(examples, lambda prompt, continuation: noise(continuation)))
+    units = Counter((score.unit, score.distance) for score in scores)
+    assert set(units.values()) == {4}
+    assert len({score.unit for score in scores}) == len({one.prefix for one in examples})
