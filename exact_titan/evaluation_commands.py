@@ -12,6 +12,58 @@ from exact_titan.evaluation.options import SuiteOptions, Template
 _SUITE_OPTIONS = SuiteOptions()
 
 
+def run(
+    models: Annotated[Positional[tuple[Path, ...]], arg(metavar="MODEL…", help_behavior_hint="")],
+    *,
+    out: Path,
+    suites: Annotated[tuple[str, ...], arg(metavar="SUITES…")] = ("ruler", "nolima", "probe"),
+    lengths: Annotated[tuple[int, ...], arg(metavar="TOKENS…", help_behavior_hint="")] = (),
+    examples: int = 100,
+    seed: int = 0,
+    template: Template = "plain",
+    names: Annotated[tuple[str, ...], arg(metavar="NAMES…", help_behavior_hint="(default: names of the folders)")] = (),
+    window: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: that of the run)")] = None,
+    trained: Annotated[tuple[int, ...], arg(metavar="TOKENS…", help_behavior_hint="(default: the paper's)")] = (),
+    extrapolated: Annotated[tuple[int, ...], arg(metavar="TOKENS…", help_behavior_hint="")] = (),
+    options: Annotated[SuiteOptions, arg(name="")] = _SUITE_OPTIONS,
+    engine: Annotated[EngineOptions, arg(name="")] = DEFAULTS,
+) -> None:
+    """Evaluate models: prepare the prompts, generate the answers, score them, and report. `run` may be left out.
+
+    The first model is the baseline of the report. The same command resumes an interrupted evaluation. The exit code is
+    75 after Ctrl-C or SIGTERM.
+
+    Example: exact-titan eval outputs/standard outputs/exact --lengths 4096 8192 16384 --out outputs/evaluation
+
+    Args:
+        models: Output folders of runs, checkpoints, or Hugging Face folders. For --engine server: folders with the
+            tokenizers.
+        out: Folder of the evaluation.
+        suites: ruler, nolima, probe, qa.
+        lengths: Context lengths in tokens, with the room of the answer, such as 4096 8192. The suite qa has no lengths.
+        examples: Examples of a task at a length. Fewer examples are the first of more examples.
+        seed: Seed of the examples.
+        template: Text around a prompt. plain: none. dolly: the headings of Dolly. chat: the tokenizer's chat template.
+        names: Names of the models in tables, one for each model.
+        window: Training window of the models in tokens.
+        trained: Context lengths inside the training window, in tokens.
+        extrapolated: Context lengths beyond the training window, in tokens.
+        options: See SuiteOptions.
+        engine: See EngineOptions.
+    """
+    from exact_titan.evaluation.session import PromptOptions, evaluate, open_models
+    from exact_titan.evaluation.suites import find_suite
+    from exact_titan.reports.evaluation import write_report
+    from exact_titan.reports.evaluation_lengths import common_lengths
+
+    opened = open_models(models, out=out, names=names, window=window, options=engine)
+    if any(find_suite(name).has_lengths for name in suites):
+        common_lengths([one.model for one in opened], trained, extrapolated)
+    prompts = PromptOptions(suites, lengths, examples, seed, template, options)
+    evaluate(opened, out=out, prompts=prompts, options=engine)
+    print(write_report([one.home for one in opened], out / "report", trained=trained, extrapolated=extrapolated))
+
+
 def prepare(
     suites: Annotated[Positional[tuple[str, ...]], arg(metavar="SUITES…", help_behavior_hint="")],
     *,
@@ -162,6 +214,7 @@ def table(
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {
+    "run": run,
     "prepare": prepare,
     "generate": generate,
     "score": score,

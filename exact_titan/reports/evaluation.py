@@ -10,11 +10,10 @@ The files depend on the scores only, and not on the time.
 from collections.abc import Sequence
 from pathlib import Path
 
-from exact_titan.errors import InputError
 from exact_titan.reports import evaluation_sections as sections
-from exact_titan.reports.evaluation_lengths import Lengths, find_lengths
+from exact_titan.reports.evaluation_lengths import common_lengths
 from exact_titan.reports.evaluation_results import Results, results_of
-from exact_titan.reports.evaluation_scores import ScoredModel, expand, read_models, shared_cells
+from exact_titan.reports.evaluation_scores import expand, read_models, shared_cells
 from exact_titan.reports.pages import Page, plain, write_page
 from exact_titan.reports.paper_values import paper_values
 
@@ -47,7 +46,7 @@ def write_report(
             the lengths of the window are not known, or if the report cannot be written.
     """
     shared = shared_cells(read_models(expand(folders)))
-    results = results_of(shared, lambda: _common_lengths(shared.models, trained, extrapolated))
+    results = results_of(shared, lambda: common_lengths([one.model for one in shared.models], trained, extrapolated))
     folder = out or shared.models[0].folder.resolve().parent.parent / FOLDER
     page = Page()
     sections.add_head(page, results)
@@ -79,20 +78,3 @@ def _terminal(results: Results, paper: bool) -> list[str]:
     if results.left_out:
         lines.append(f"left out: {results.left_out[0]} The report has all {len(results.left_out)} notes.")
     return lines
-
-
-def _common_lengths(models: Sequence[ScoredModel], trained: Sequence[int], extrapolated: Sequence[int]) -> Lengths:
-    """Return the regimes of the lengths for the window of all models. A model with an unknown window has this window.
-
-    Raises:
-        InputError: if two models have different windows and the user states no lengths.
-    """
-    known = [one for one in models if one.model.window is not None]
-    first = known[0] if known else models[0]
-    other = next((one for one in known if one.model.window != first.model.window), None)
-    if other is not None and not (trained or extrapolated):
-        raise InputError(
-            f"{first.name} has a window of {first.model.window} tokens, and {other.name} has {other.model.window}: "
-            f"name the lengths, such as --trained 1024 2048 --extrapolated 4096, or compare models of one window"
-        )
-    return find_lengths(first.name, first.model.window if other is None else None, trained, extrapolated)
