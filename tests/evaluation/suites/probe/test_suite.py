@@ -261,7 +261,7 @@ def test_the_questions_have_equal_tokens_in_a_chat_template_without_a_space_befo
     words.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text("{}")
     (tmp_path / "chat_template.jinja").write_text(
-        "{% for message in messages %}<{{ message.role }}>{{ message.content }}</>{% endfor %}<assistant>"
+        "{% for message in messages %}<{{ message.role }}>{{ message.content }}</>{% endfor %}<assistant>\n"
     )
     tokenizer = PromptTokenizer(tmp_path, "chat")
     examples = list(SUITE.prepare(Request(LENGTH, 8, 0, tokenizer, ProbeOptions())).examples)
@@ -269,3 +269,10 @@ def test_the_questions_have_equal_tokens_in_a_chat_template_without_a_space_befo
     for one in examples:
         assert "</><assistant>" in one.prompt
         assert 0.98 * LENGTH <= one.tokens + tokenizer.count(one.continuations[0]) <= LENGTH
+
+
+def test_the_four_questions_about_a_context_are_one_unit(examples):
+    scores = SUITE.score(examples, answers(examples, lambda prompt, continuation: noise(continuation)))
+    units = Counter((score.unit, score.distance) for score in scores)
+    assert set(units.values()) == {4}
+    assert len({score.unit for score in scores}) == len({one.prefix for one in examples})
