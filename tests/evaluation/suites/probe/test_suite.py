@@ -261,7 +261,7 @@ def test_the_questions_have_equal_tokens_in_a_chat_template_without_a_space_befo
     words.save(str(tmp_path / "tokenizer.json"))
     (tmp_path / "tokenizer_config.json").write_text("{}")
     (tmp_path / "chat_template.jinja").write_text(
-        "{% for message in messages %}<{{ message.role }}>{{ message.content }}</>{% endfor %}<assistant>\n"
+        "{% for message in messages %}<{{ message.role }}>{{ message.content }}</>{% endfor %}<assistant>{{ '\\n' }}"
     )
     tokenizer = PromptTokenizer(tmp_path, "chat")
     examples = list(SUITE.prepare(Request(LENGTH, 8, 0, tokenizer, ProbeOptions())).examples)
