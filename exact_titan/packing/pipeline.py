@@ -228,7 +228,11 @@ class _Packed:
 def _open(corpus: Corpus, text_key: str, template: str | None) -> list[Source | TokenFile]:
     """List the files of the sources. Instructions are not in token files."""
     opened = [source.open(text_key) for source in corpus.sources]
-    for source in opened:
+    for entry, source in zip(corpus.sources, opened, strict=True):
+        if template and entry.text_key is not None:
+            raise InputError(
+                f"source {entry.path} has a text_key, but the fields of instructions have fixed names: leave it out"
+            )
         if template and isinstance(source, TokenFile):
             raise InputError(f"source {source.path} is a token file, and has no instructions: give .jsonl or .parquet")
     return opened

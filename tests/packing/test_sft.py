@@ -338,6 +338,15 @@ def test_sources_without_rows_are_refused(tmp_path: Path, chat_tokenizer: Path) 
     (tmp_path / "text.txt").write_text("a text")
     with pytest.raises(InputError, match=r"text\.txt is plain text, and has no rows: give a \.jsonl or \.parquet file"):
         pack([tmp_path / "text.txt"], **options)
+    np.array([1, 2, 1], dtype=np.uint16).tofile(tmp_path / "a.ds")
+    np.array([3], dtype=np.uint64).tofile(tmp_path / "a.ds.index")
+    with pytest.raises(InputError, match=r"a\.ds is a token file, and has no instructions: give \.jsonl or \.parquet"):
+        pack([tmp_path / "a.ds"], **options)
+    write(tmp_path / "rows.jsonl", instructions(1))
+    with pytest.raises(
+        InputError, match=r"rows\.jsonl has a text_key, but the fields of instructions have fixed names"
+    ):
+        pack(Corpus([CorpusSource(path=str(tmp_path / "rows.jsonl"), text_key="body")]), **options)
 
 
 def test_a_template_that_contradicts_its_generation_prompt(tmp_path: Path, chat_tokenizer: Path) -> None:
