@@ -58,6 +58,7 @@ def pack(
     ] = None,
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
+    special_tokens: Literal["text", "ids"] = "text",
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:
@@ -71,8 +72,9 @@ def pack(
     Example: exact-titan pack --sft instructions.jsonl --tokenizer Llama-3.1-8B --seq-len 16384 --out packed/sft-16k
 
     Args:
-        sources: Files (.jsonl, .jsonl.gz, .jsonl.zst, .parquet, .txt with one document a file), folders of such files,
-            URLs of files or folders (s3://, gs://, hf://datasets/), token files of Megatron-LM (.bin with its .idx) and
+        sources: Files (.jsonl, .json, .parquet, .arrow, .csv, .txt with one document a file; text also with .gz, .zst,
+            .bz2, .xz), folders of such files, URLs of files or folders (s3://, gs://, hf://datasets/), token files of
+            Megatron-LM (.bin with its .idx) and
             datatrove (.ds), or one corpus TOML. `exact-titan configs` lists corpora that have a name.
         tokenizer: Hugging Face tokenizer: a folder, or its tokenizer.json. For token files: the tokenizer that made
             them.
@@ -84,8 +86,9 @@ def pack(
         sft: The sources are instructions: rows with instruction, context and response as in Dolly-15K, or with messages
             (role and content). Only the responses have a loss. Samples longer than a window are left out.
         template: With --sft. dolly: Dolly's headings. chat: the chat template of the tokenizer.
-        text_key: Key or column of the text in .jsonl and .parquet files.
+        text_key: Key or column of the text, for all kinds except .txt.
         eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
+        special_tokens: Special tokens that a document spells, such as <|end_of_text|>, stay text or become their ids.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
         execution: See ExecutionOptions.
     """
@@ -111,6 +114,7 @@ def pack(
         template=template or "dolly" if sft else None,
         text_key=text_key,
         eos_token=eos_token,
+        special_tokens=special_tokens,
         execution=_execution(execution),
     )
     tokens = sum(source.tokens for source in manifest.sources)
@@ -122,6 +126,7 @@ def append(
     sources: Sources,
     *,
     text_key: str = "text",
+    special_tokens: Literal["text", "ids"] = "text",
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:
@@ -135,7 +140,8 @@ def append(
     Args:
         folder: The packed dataset.
         sources: The same kinds as for pack.
-        text_key: Key or column of the text in .jsonl and .parquet files.
+        text_key: Key or column of the text, for all kinds except .txt.
+        special_tokens: As for pack.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
         execution: See ExecutionOptions.
     """
@@ -148,6 +154,7 @@ def append(
         folder,
         packing.Corpus.of(sources).mirrored(mirror),
         text_key=text_key,
+        special_tokens=special_tokens,
         execution=_execution(execution),
     )
     tokens = sum(source.tokens for source in manifest.sources) - tokens_before
@@ -172,10 +179,17 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
     from exact_titan.reports.exposure import ExposureReport
 
     total = sum(source.tokens for source in manifest.sources)
+    print(f"files        {sum(source.files for source in manifest.sources):,}")
+    for reason in dict.fromkeys(reason for source in manifest.sources for reason in source.passed_over):
+        files = sum(source.passed_over.get(reason, 0) for source in manifest.sources)
+        print(f"  passed over {files:,} ({reason})")
     print(f"documents    {sum(source.documents for source in manifest.sources):,}")
     reasons = dict.fromkeys(reason for source in manifest.sources for reason in source.dropped)
     for reason in reasons:
         print(f"  dropped    {sum(source.dropped.get(reason, 0) for source in manifest.sources):,} ({reason})")
+    remarks = dict.fromkeys(remark for source in manifest.sources for remark in source.remarks)
+    for remark in remarks:
+        print(f"  with       {sum(source.remarks.get(remark, 0) for source in manifest.sources):,} ({remark})")
     if manifest.sft is not None:
         for name in manifest.sft.too_long:
             print(f"  too long   {name}")

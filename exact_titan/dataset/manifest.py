@@ -14,7 +14,7 @@ Three formats exist, and this version reads all three:
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -25,6 +25,8 @@ from exact_titan.errors import InputError
 FORMAT_VERSIONS = (1, 2, 3)
 FILE_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
+OPTIONAL_KEYS = ("remarks", "contents", "passed_over")
+"""Keys of a source that older datasets do not have."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class SourceRecord:
         documents: number of packed documents.
         tokens: tokens of the packed documents, with the end-of-text tokens.
         dropped: number of documents that were not packed, by reason.
+        remarks: number of packed documents or of files with a remark, by remark.
+        contents: size of every file that was read, by the sha256 (hex) of its content.
+        passed_over: number of the other files of the folder, by reason. The fingerprint does not cover this key: the
+            key does not change the content of the dataset.
+
+    Datasets of older versions have no remarks, contents and passed_over.
     """
 
     name: str
@@ -49,6 +57,9 @@ class SourceRecord:
     documents: int
     tokens: int
     dropped: dict[str, int]
+    remarks: dict[str, int] = field(default_factory=dict)
+    contents: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,7 @@ class Manifest:
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over the canonical JSON of all other keys of the file."""
+        """sha256 (hex) over the canonical JSON of all other keys of the file, except ``passed_over``."""
         return _fingerprint(self._content())
 
     def write(self, folder: Path) -> None:
@@ -185,12 +196,18 @@ class Manifest:
 
     def _content(self) -> dict[str, Any]:
         content = {"format_version": self.format_version} | dataclasses.asdict(self)
+        content["sources"] = [_without_empty(source) for source in content["sources"]]
         if self.format_version < 3:
             del content["sft"]
         if self.format_version < 2:
             for record in content["splits"].values():
                 del record["parts"]
         return content
+
+
+def _without_empty(source: dict[str, Any]) -> dict[str, Any]:
+    """Return a source's record without empty optional keys. The fingerprints of older datasets stay."""
+    return {key: value for key, value in source.items() if value or key not in OPTIONAL_KEYS}
 
 
 def _with_all_keys(content: dict[str, Any], version: int) -> dict[str, Any]:
@@ -205,7 +222,14 @@ def _with_all_keys(content: dict[str, Any], version: int) -> dict[str, Any]:
     return content
 
 
+def _covered(source: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in source.items() if key != "passed_over"}
+
+
 def _fingerprint(content: dict[str, Any]) -> str:
+    if isinstance(sources := content.get("sources"), list):
+        covered = [_covered(source) if isinstance(source, dict) else source for source in sources]
+        content = content | {"sources": covered}
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
@@ -219,9 +243,12 @@ def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
         return None if value is None else parse_record(get_args(kind)[0], value, file, key)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
         hints = get_type_hints(kind)
+        optional = {one.name for one in dataclasses.fields(kind) if one.default_factory is not dataclasses.MISSING}
         parts = {}
         for name, hint in hints.items():
             where = f"{key}.{name}" if key else name
+            if name not in value and name in optional:
+                continue
             if name not in value:
                 raise InputError(f"{file}: key {where!r} is missing: pack the dataset again")
             parts[name] = parse_record(hint, value[name], file, where)

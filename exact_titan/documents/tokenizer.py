@@ -11,6 +11,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from exact_titan.documents.long_texts import LONG, encode_long
+from exact_titan.documents.special_tokens import SpecialTokens, SpelledTokens, mark_special_tokens
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 
@@ -34,10 +35,11 @@ def load_tokenizer(file: Path) -> Tokenizer:
 
 
 @lru_cache(maxsize=1)
-def _parse(content: bytes, file: Path) -> tuple[Tokenizer, dict[str, int]]:
+def _parse(content: bytes, file: Path, special_tokens: SpecialTokens | None = None) -> tuple[Tokenizer, dict[str, int]]:
     """Return the tokenizer and its vocabulary.
 
     The result is cached, because a large tokenizer takes a second to load and packing loads the tokenizer twice.
+    ``special_tokens`` is None for a tokenizer that does not encode documents.
     """
     try:
         tokenizer = Tokenizer.from_str(content.decode("utf-8"))
@@ -45,6 +47,7 @@ def _parse(content: bytes, file: Path) -> tuple[Tokenizer, dict[str, int]]:
         raise InputError(f"{file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    tokenizer.encode_special_tokens = special_tokens == "text"
     return tokenizer, tokenizer.get_vocab(with_added_tokens=True)
 
 
@@ -56,6 +59,9 @@ class DocumentTokenizer:
         eos_token: the end-of-text token. The default is the first existing token of this list: ``<|end_of_text|>`` in
             the vocabulary, ``<|endoftext|>`` in the vocabulary, ``eos_token`` of ``tokenizer_config.json``, ``</s>``
             in the vocabulary, ``<eos>`` in the vocabulary.
+        special_tokens: ``text``: a special token that a document spells stays text. A document about language models
+            would otherwise have control tokens in its middle. ``ids``: a spelled special token becomes its id. Special
+            are the tokens that the tokenizer marks as special, the end-of-text token, and added tokens ``<|…|>``.
 
     Attributes:
         record: the tokenizer's record in the manifest.
@@ -66,7 +72,7 @@ class DocumentTokenizer:
             token.
     """
 
-    def __init__(self, path: Path, eos_token: str | None = None) -> None:
+    def __init__(self, path: Path, eos_token: str | None = None, special_tokens: SpecialTokens = "text") -> None:
         self.file = path / FILE_NAME if path.is_dir() else path
         if not path.exists():
             raise InputError(f"--tokenizer {path}: no such file or folder")
@@ -76,7 +82,7 @@ class DocumentTokenizer:
                 "transformers.AutoTokenizer.from_pretrained(…).save_pretrained(…)"
             )
         content = self.file.read_bytes()
-        self._tokenizer, vocabulary = _parse(content, self.file)
+        self._tokenizer, vocabulary = _parse(content, self.file, special_tokens)
         self.record = TokenizerRecord(
             name=self.file.resolve().parent.name,
             sha256=hashlib.sha256(content).hexdigest(),
@@ -85,15 +91,24 @@ class DocumentTokenizer:
             eos_id=vocabulary[eos],
         )
         self.dtype = np.dtype(np.uint16 if self.record.vocab_size <= 2**16 else np.uint32)
+        self._spelled = SpelledTokens(mark_special_tokens(self._tokenizer, eos))
+        self._keeps_ids = special_tokens == "ids"
+
+    def spells_special(self, text: str) -> bool:
+        """Return whether the text spells a special token."""
+        return self._spelled.are_in(text)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Return the token ids of each text, ``dtype`` ``[m]``.
 
-        The ids include the special tokens that the tokenizer adds. The last id is the end-of-text id. Several threads
-        may call the method at the same time, because the library releases the interpreter lock during its work.
+        The ids include the special tokens that the tokenizer adds. A text that brings the same special tokens at its
+        start or end (``special_tokens="ids"``) does not get them twice. The last id is the end-of-text id.
+
+        Several threads may call the method at the same time, because the library releases the interpreter lock during
+        its work.
         """
         if all(len(text) <= LONG for text in texts):
-            return [self._with_eos(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
+            return [self._ended(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
         return [self._encode_long(text) if len(text) > LONG else self.encode([text])[0] for text in texts]
 
     def encode_bare(self, texts: Sequence[str]) -> list[list[int]]:
@@ -133,13 +148,9 @@ class DocumentTokenizer:
         """
         ids = encode_long(self._tokenizer, text) if self._special_tokens is not None else None
         if ids is None:
-            return self._with_eos(self._tokenizer.encode_batch_fast([text])[0].ids)
+            return self._ended(self._tokenizer.encode_batch_fast([text])[0].ids)
         before, after = self._special_tokens or ([], [])
-        if not after or after[-1] != self.record.eos_id:
-            after = [*after, self.record.eos_id]
-        if len(after) == 1 and len(ids) and ids[-1] == self.record.eos_id:
-            after = []
-        return np.concatenate([before, ids, after]).astype(self.dtype)
+        return self._ended(np.concatenate([before, ids, after]).astype(self.dtype))
 
     @cached_property
     def _special_tokens(self) -> tuple[list[int], list[int]] | None:
@@ -160,10 +171,18 @@ class DocumentTokenizer:
             if (self.file.parent / name).is_file():
                 shutil.copyfile(self.file.parent / name, folder / name)
 
-    def _with_eos(self, ids: list[int]) -> np.ndarray:
-        if not ids or ids[-1] != self.record.eos_id:
-            ids.append(self.record.eos_id)
-        return np.array(ids, dtype=self.dtype)
+    def _ended(self, ids: list[int] | np.ndarray) -> np.ndarray:
+        """Return the ids with an end-of-text id at the end. Special tokens that the text brings are not doubled."""
+        ids_m = np.array(ids, dtype=self.dtype)
+        if self._keeps_ids and self._special_tokens is not None:
+            before, after = self._special_tokens
+            if before and ids_m[: 2 * len(before)].tolist() == before * 2:
+                ids_m = ids_m[len(before) :]
+            if after and ids_m[-2 * len(after) :].tolist() == after * 2:
+                ids_m = ids_m[: -len(after)]
+        if not len(ids_m) or ids_m[-1] != self.record.eos_id:
+            ids_m = np.append(ids_m, np.array(self.record.eos_id, self.dtype))
+        return ids_m
 
     def _eos_token(self, given: str | None, vocabulary: dict[str, int]) -> str:
         if given is not None:

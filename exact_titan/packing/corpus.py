@@ -27,7 +27,8 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from exact_titan.documents.sources import Source, is_url
+from exact_titan.documents.listing import is_url
+from exact_titan.documents.sources import Source
 from exact_titan.documents.token_files import TokenFile, is_token_file, open_token_file
 from exact_titan.errors import InputError
 
@@ -82,6 +83,10 @@ class CorpusSource:
     max_tokens: int | None = None
     max_documents: int | None = None
     split: str | None = None
+
+    def __post_init__(self) -> None:
+        # A file:// URL is a local path: links and doubles are then found.
+        object.__setattr__(self, "path", self.path.removeprefix("file://"))
 
     @property
     def limit(self) -> Limit:
@@ -192,7 +197,8 @@ def read_corpus(file: Path) -> Corpus:
         InputError: if the file is not a corpus TOML. The error names the file and the key.
     """
     try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
+        # Some editors write a byte order mark.
+        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -182,7 +182,7 @@ def pack_parts(job: PackingJob, work: WorkFolder, execution: Execution) -> None:
 
 
 def _tokenizer(options: PackOptions) -> DocumentTokenizer:
-    tokenizer = DocumentTokenizer(Path(options.tokenizer), options.eos_token)
+    tokenizer = DocumentTokenizer(Path(options.tokenizer), options.eos_token, options.special_tokens)
     if tokenizer.record.sha256 != options.tokenizer_sha256:
         raise InputError(f"--tokenizer {options.tokenizer} has changed since packing began: start again")
     return tokenizer

@@ -1,7 +1,7 @@
 """Merge finished parts into one dataset: move the shards and add up the counts. No token is read again."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,23 +16,33 @@ from exact_titan.dataset.lengths import (
 )
 from exact_titan.dataset.manifest import SftRecord, SourceRecord, SplitRecord
 from exact_titan.documents.digests import digest_of_all
-from exact_titan.packing.part import MOST_NAMES, PartResult, SourceShare, part_folder
+from exact_titan.packing.part import MOST_NAMES, PartResult, part_folder
 from exact_titan.packing.parts import Part
 
 SPLITS = ("train", "val")
+DOUBLES = "files with the same content as an earlier file"
 
 
-def source_records(names: Sequence[tuple[str, bool]], results: Sequence[PartResult]) -> list[SourceRecord]:
+def source_records(
+    names: Sequence[tuple[str, bool]], results: Sequence[PartResult], passed_over: Sequence[dict[str, int]]
+) -> list[SourceRecord]:
     """Return the records of the sources for the manifest.
 
     Args:
         names: (name, is a single file) of each source. The digest of a single file is the record's digest.
         results: results of the parts, in their order.
+        passed_over: number of files that each source does not read, by reason.
     """
     records = []
+    seen: set[str] = set()
     for index, (name, is_file) in enumerate(names):
         shares = [result.sources[str(index)] for result in results if str(index) in result.sources]
         files = [file for share in shares for file in share.files]
+        remarks = _sums(share.remarks for share in shares)
+        contents = {file.sha256: file.bytes for file in files}
+        if doubles := len(files) - len(contents.keys() - seen):
+            remarks[DOUBLES] = doubles
+        seen |= contents.keys()
         records.append(
             SourceRecord(
                 name=name,
@@ -41,7 +51,10 @@ def source_records(names: Sequence[tuple[str, bool]], results: Sequence[PartResu
                 sha256=files[0].sha256 if is_file and files else digest_of_all(files),
                 documents=sum(share.documents for share in shares),
                 tokens=sum(share.tokens for share in shares),
-                dropped=_dropped(shares),
+                dropped=_sums(share.dropped for share in shares),
+                remarks=remarks,
+                contents=contents,
+                passed_over=passed_over[index],
             )
         )
     return records
@@ -58,12 +71,12 @@ def sft_record(before: SftRecord, results: Sequence[PartResult]) -> SftRecord:
     )
 
 
-def _dropped(shares: Sequence[SourceShare]) -> dict[str, int]:
-    dropped: dict[str, int] = {}
-    for share in shares:
-        for reason, documents in share.dropped.items():
-            dropped[reason] = dropped.get(reason, 0) + documents
-    return dropped
+def _sums(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for one in counts:
+        for reason, number in one.items():
+            total[reason] = total.get(reason, 0) + number
+    return total
 
 
 def move_parts(

@@ -46,6 +46,7 @@ MAX_IN_FLIGHT = 16
 SPLIT_KEY = b"exact_titan validation split"
 RESULT = "part.json"
 NO_TEXT, TOO_SHORT = "no text", "shorter than two tokens"
+SPELLED = {"text": "special tokens in the text, packed as text", "ids": "special tokens in the text, packed as ids"}
 TOO_LONG, UNANSWERED = "longer than the window", "messages without an answer"
 MOST_NAMES = 5
 """Number of samples longer than the window that the manifest names."""
@@ -59,14 +60,15 @@ class SourceShare:
     """The contribution of a source to a part.
 
     ``files`` are the files that were read. ``documents`` and ``tokens`` count the packed documents. ``dropped`` counts
-    the dropped documents by reason. ``rows`` counts the rows of instructions, and ``too_long`` names the first samples
-    that are longer than the window.
+    the dropped documents by reason. ``remarks`` counts packed documents by remark. ``rows`` counts the rows of
+    instructions, and ``too_long`` names the first samples that are longer than the window.
     """
 
     files: list[FileDigest] = field(default_factory=list)
     documents: int = 0
     tokens: int = 0
     dropped: dict[str, int] = field(default_factory=dict)
+    remarks: dict[str, int] = field(default_factory=dict)
     rows: int = 0
     too_long: list[str] = field(default_factory=list)
 
@@ -163,16 +165,18 @@ def pack_part(
 class _Batch:
     """A batch of documents of one source, as texts, as samples of instructions or as ids.
 
-    ``validation`` has one entry per document. ``unsupervised`` has the number of first labels without a loss of every
-    sample. ``read`` is the number of the part's bytes that were read up to the end of the batch. ``no_text`` is the
-    number of documents without text since the batch before, and ``unanswered`` the number of messages without an
-    answer. ``files`` are the files that were read since the batch before.
+    ``validation`` has one entry per document. ``spells`` says which texts spell a special token. ``unsupervised`` has
+    the number of first labels without a loss of every sample. ``read`` is the number of the part's bytes that were read
+    up to the end of the batch. ``no_text`` is the number of documents without text since the batch before, and
+    ``unanswered`` the number of messages without an answer. ``files`` are the files that were read since the batch
+    before.
     """
 
     source: int
     texts: list[str] = field(default_factory=list)
     samples: list[Sample] = field(default_factory=list)
     validation: list[bool] = field(default_factory=list)
+    spells: list[bool] = field(default_factory=list)
     text_bytes: int = 0
     ids: list[np.ndarray] = field(default_factory=list)
     unsupervised: list[int] = field(default_factory=list)
@@ -258,6 +262,7 @@ class _Packer:
         """Write the batch's documents up to the part's limit. Return the number of their tokens."""
         source = self._part.sources[batch.source]
         before = share.tokens
+        spelled = SPELLED[self._part.options.special_tokens]
         for index, (ids_m, validation) in enumerate(zip(batch.ids, batch.validation, strict=True)):
             if (reason := _reason_to_drop(len(ids_m), source)) is not None:
                 share.dropped[reason] += 1
@@ -268,6 +273,8 @@ class _Packer:
                 break
             share.documents += 1
             share.tokens += len(ids_m)
+            if batch.spells and batch.spells[index]:
+                share.remarks[spelled] = share.remarks.get(spelled, 0) + 1
             self._writers[validation].add(ids_m, batch.unsupervised[index] if batch.samples else 0)
         else:
             for reason, number in ((NO_TEXT, batch.no_text), (UNANSWERED, batch.unanswered)):
@@ -288,6 +295,7 @@ class _Packer:
     def _encode(self, batch: _Batch) -> _Batch:
         """Tokenize the texts or samples of a batch. Several threads call the method."""
         if batch.texts:
+            batch.spells = [self._tokenizer.spells_special(text) for text in batch.texts]
             batch.ids = self._tokenizer.encode(batch.texts)
             batch.texts = []
         if batch.samples:

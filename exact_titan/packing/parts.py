@@ -12,10 +12,12 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
-from exact_titan.documents.sources import Source, SourceFile
+from exact_titan.documents.listing import SourceFile
+from exact_titan.documents.sources import Source
+from exact_titan.documents.special_tokens import SpecialTokens
 from exact_titan.documents.token_files import TokenFile
-from exact_titan.errors import InputError
 from exact_titan.packing.corpus import NO_LIMIT, Corpus, CorpusSource, Limit
+from exact_titan.packing.doubles import check_places
 
 PART_BYTES = 2**29
 """Maximum number of a part's bytes on the disk. A single larger file is also a part."""
@@ -40,6 +42,7 @@ class PackOptions:
     shard_tokens: int
     template: str = ""
     template_sha256: str = ""
+    special_tokens: SpecialTokens = "text"
 
 
 @dataclass(frozen=True)
@@ -109,8 +112,9 @@ def divide_into_parts(
         part_bytes: maximum size of a part. Only a part of a single larger file exceeds this size.
 
     Raises:
-        InputError: if a file belongs to two sources.
+        InputError: if a file would be read twice.
     """
+    check_places(corpus, opened)
     parts: list[Part] = []
     pieces: list[Piece] = []
 
@@ -120,7 +124,7 @@ def divide_into_parts(
             parts.append(Part(len(parts), sources, tuple(pieces), options))
             pieces.clear()
 
-    for piece in _pieces(corpus, opened, part_bytes):
+    for piece in _pieces(opened, part_bytes):
         other_source = corpus.is_limited and bool(pieces) and pieces[-1].source != piece.source
         if other_source or sum(one.bytes for one in pieces) + piece.bytes > part_bytes:
             close()
@@ -129,17 +133,11 @@ def divide_into_parts(
     return parts
 
 
-def _pieces(corpus: Corpus, opened: Sequence[Source | TokenFile], part_bytes: int) -> Iterator[Piece]:
-    owners: dict[str, str] = {}
-    for index, (source, entry) in enumerate(zip(opened, corpus.sources, strict=True)):
+def _pieces(opened: Sequence[Source | TokenFile], part_bytes: int) -> Iterator[Piece]:
+    for index, source in enumerate(opened):
         if isinstance(source, TokenFile):
             for first, last, size in source.ranges(part_bytes):
                 yield Piece(index, size, first=first, last=last)
             continue
         for file in source.files:
-            owner = owners.setdefault(source.location(file), entry.path)
-            if owner != entry.path:
-                raise InputError(
-                    f"{source.shown(file)} belongs to two sources, {owner} and {entry.path}: leave one source out"
-                )
             yield Piece(index, file.bytes, file)

@@ -9,10 +9,12 @@ from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, SftRecord, 
 from exact_titan.dataset.policies import POLICIES
 from exact_titan.documents.instructions import open_template
 from exact_titan.documents.sources import Source
+from exact_titan.documents.special_tokens import SpecialTokens
 from exact_titan.documents.token_files import TokenFile
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import Corpus
+from exact_titan.packing.doubles import check_places, leave_out_known
 from exact_titan.packing.executors import Execution, PackingJob, pack_parts
 from exact_titan.packing.merge import move_parts, sft_record, source_records
 from exact_titan.packing.part import NO_TEXT
@@ -36,6 +38,7 @@ def pack(
     template: str | None = None,
     text_key: str = "text",
     eos_token: str | None = None,
+    special_tokens: SpecialTokens = "text",
     workers: int | None = None,
     execution: Execution | None = None,
     shard_tokens: int = SHARD_TOKENS,
@@ -64,6 +67,8 @@ def pack(
             is left out. None: the files have documents.
         text_key: key (column) of the text in .jsonl and .parquet files.
         eos_token: end-of-text token. Default: the token that the tokenizer names.
+        special_tokens: special tokens that a document spells stay text, or become their ids. Special tokens that a
+            row of instructions spells always stay text.
         workers: number of cores of this machine (default: all). Used only without ``execution``.
         execution: the executor of the parts.
         shard_tokens: number of stored tokens at which a shard is closed.
@@ -81,7 +86,9 @@ def pack(
     policy = policy or (SFT_POLICY if template else "concat")
     _check(seq_len, out, val_fraction, policy, template)
     opened = _open(corpus, text_key, template)
-    document_tokenizer = DocumentTokenizer(tokenizer, eos_token)
+    if template:
+        special_tokens = "ids"  # of the template; special tokens that a row spells stay text
+    document_tokenizer = DocumentTokenizer(tokenizer, eos_token, special_tokens)
     record = document_tokenizer.record
     sft = SftRecord(template, open_template(template, tokenizer).sha256, 0, []) if template else None
     options = PackOptions(
@@ -93,7 +100,9 @@ def pack(
         val_fraction,
         text_key,
         shard_tokens,
-        *((sft.template, sft.template_sha256) if sft else ()),
+        template=sft.template if sft else "",
+        template_sha256=sft.template_sha256 if sft else "",
+        special_tokens=special_tokens,
     )
     with work_folder(out) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution)
@@ -126,6 +135,7 @@ def append(
     corpus: Corpus | Sequence[str | Path],
     *,
     text_key: str = "text",
+    special_tokens: SpecialTokens = "text",
     execution: Execution | None = None,
     shard_tokens: int = SHARD_TOKENS,
     part_bytes: int = PART_BYTES,
@@ -133,26 +143,31 @@ def append(
     """Add documents to a packed dataset, with the dataset's tokenizer, window, policy and validation fraction.
 
     A dataset of instructions takes instructions, with the dataset's template. The present windows do not change. The
-    new windows come after the present windows. Only the new documents are read. The dataset gets a new manifest and a
-    new fingerprint in one step at the end. Until this step, and after an error, the dataset is the old dataset.
+    new windows come after the present windows. Files that the dataset already holds are left out and counted. The
+    dataset gets a new manifest and a new fingerprint in one step at the end. Until this step, and after an error, the
+    dataset is the old dataset.
 
     Args:
         folder: the dataset.
         corpus: as in :func:`pack`. The weights of a mix apply only to the added documents.
-        text_key, execution, shard_tokens, part_bytes: as in :func:`pack`.
+        text_key, special_tokens, execution, shard_tokens, part_bytes: as in :func:`pack`.
 
     Returns:
         The new manifest of the dataset.
 
     Raises:
-        InputError: in the cases of :func:`pack`; also if the dataset already has one of the sources.
+        InputError: in the cases of :func:`pack`; also if the dataset already has all files of one of the sources.
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
     sft = manifest.sft
     opened = _open(corpus, text_key, sft.template if sft else None)
+    check_places(corpus, opened)
+    leave_out_known(folder, manifest, opened)
+    if sft:
+        special_tokens = "ids"
     tokenizer = folder / TOKENIZER_FOLDER
-    record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token).record
+    record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token, special_tokens).record
     if record.sha256 != manifest.tokenizer.sha256:
         raise InputError(f"{tokenizer} is not the tokenizer that {folder} was packed with: copy the dataset again")
     if sft and open_template(sft.template, tokenizer).sha256 != sft.template_sha256:
@@ -168,7 +183,9 @@ def append(
         manifest.val_fraction,
         text_key,
         shard_tokens,
-        *((sft.template, sft.template_sha256) if sft else ()),
+        template=sft.template if sft else "",
+        template_sha256=sft.template_sha256 if sft else "",
+        special_tokens=special_tokens,
     )
     with work_folder(folder) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution or Execution())
@@ -211,6 +228,7 @@ class _Packed:
                 for entry, source in zip(corpus.sources, opened, strict=True)
             ],
             self.results,
+            [source.passed_over if isinstance(source, Source) else {} for source in opened],
         )
         cut = {part.source for part, _ in self._parts if part.is_cut}
         for index, (record, source) in enumerate(zip(self.sources, opened, strict=True)):

@@ -10,7 +10,8 @@ import pytest
 import zstandard
 
 from exact_titan.documents.digests import FileDigest
-from exact_titan.documents.sources import DocumentReader, Source, SourceFile
+from exact_titan.documents.listing import SourceFile
+from exact_titan.documents.sources import DocumentReader, Source
 from exact_titan.errors import InputError
 
 
@@ -137,7 +138,7 @@ def cut(content: bytes) -> bytes:
         ("d.jsonl.zst", b"plain text", r"d\.jsonl\.zst is broken or cut short"),
         ("d.parquet", b"PAR1 and so on, PAR1", r"d\.parquet is not a whole parquet file"),
         ("d.parquet", b"", r"d\.parquet is not a whole parquet file"),
-        ("d.csv", b"a", r"d\.csv: not a file of a readable kind \(\.jsonl, "),
+        ("d.md", b"a", r"d\.md: not a file of a readable kind \(\.jsonl, "),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, name: str, content: bytes, message: str) -> None:

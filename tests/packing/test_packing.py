@@ -13,7 +13,7 @@ import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from exact_titan.dataset import PackedDataset
+from exact_titan.dataset import Manifest, PackedDataset
 from exact_titan.dataset.policies import POLICIES, lay_out
 from exact_titan.dataset.shards import Shard
 from exact_titan.dataset.verify import verify
@@ -341,3 +341,14 @@ def test_book_chapters(tmp_path: Path, bpe_tokenizer: Path) -> None:
     assert figures.padding_share <= 0.005
     assert figures.cut == sum(lengths - 1 > 16384), "no document that fits into a window is cut"
     assert list(verify(tmp_path / "out"))
+
+
+def test_documents_that_spell_special_tokens_are_counted(
+    tmp_path: Path, bpe_tokenizer: Path, write_jsonl: Callable[[Path, list[str]], Path]
+) -> None:
+    file = write_jsonl(tmp_path / "d.jsonl", ["write <end> last", "plain", "", "<end>" * 9, "<bos>x"])
+    for mode in ("text", "ids"):
+        manifest = pack([file], tokenizer=bpe_tokenizer, seq_len=8, out=tmp_path / mode, special_tokens=mode)
+        assert manifest.sources[0].remarks == {f"special tokens in the text, packed as {mode}": 3}
+        assert Manifest.read(tmp_path / mode) == manifest
+        assert (PackedDataset(tmp_path / mode)[0]["input"] == 1).any() == (mode == "ids")
