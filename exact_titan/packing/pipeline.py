@@ -85,7 +85,7 @@ def pack(
     execution = execution or Execution(workers=workers)
     policy = policy or (SFT_POLICY if template else "concat")
     _check(seq_len, out, val_fraction, policy, template)
-    opened = _open(corpus, text_key, template)
+    opened = _open(corpus, text_key, template, special_tokens)
     if template:
         special_tokens = "ids"  # of the template; special tokens that a row spells stay text
     document_tokenizer = DocumentTokenizer(tokenizer, eos_token, special_tokens)
@@ -161,7 +161,7 @@ def append(
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
     sft = manifest.sft
-    opened = _open(corpus, text_key, sft.template if sft else None)
+    opened = _open(corpus, text_key, sft.template if sft else None, special_tokens)
     check_places(corpus, opened)
     leave_out_known(folder, manifest, opened)
     if sft:
@@ -243,8 +243,15 @@ class _Packed:
         return move_parts(self._parts, self._work.parts, dataset, before, masked=self._masked)
 
 
-def _open(corpus: Corpus, text_key: str, template: str | None) -> list[Source | TokenFile]:
+def _open(
+    corpus: Corpus, text_key: str, template: str | None, special_tokens: SpecialTokens
+) -> list[Source | TokenFile]:
     """List the files of the sources. Instructions are not in token files."""
+    if template and special_tokens == "ids":
+        raise InputError(
+            "--special-tokens is 'ids', but special tokens that a row of instructions spells always stay text: leave "
+            "the option out"
+        )
     opened = [source.open(text_key) for source in corpus.sources]
     for entry, source in zip(corpus.sources, opened, strict=True):
         if template and entry.text_key is not None:
