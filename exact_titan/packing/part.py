@@ -61,7 +61,8 @@ class SourceShare:
 
     ``files`` are the files that were read. ``documents`` and ``tokens`` count the packed documents. ``dropped`` counts
     the dropped documents by reason. ``remarks`` counts packed documents by remark. ``rows`` counts the rows of
-    instructions, and ``too_long`` names the first samples that are longer than the window.
+    instructions, and ``too_long`` names the first samples that are longer than the window. ``next_tokens`` is the
+    number of tokens of the first document beyond the part's limit, or 0.
     """
 
     files: list[FileDigest] = field(default_factory=list)
@@ -71,6 +72,7 @@ class SourceShare:
     remarks: dict[str, int] = field(default_factory=dict)
     rows: int = 0
     too_long: list[str] = field(default_factory=list)
+    next_tokens: int = 0
 
 
 @dataclass
@@ -270,6 +272,7 @@ class _Packer:
             if batch.samples and self._is_too_long(batch.samples[index], len(ids_m), share):
                 continue
             if not selected.add(len(ids_m)):
+                share.next_tokens = len(ids_m)
                 break
             share.documents += 1
             share.tokens += len(ids_m)
@@ -296,7 +299,10 @@ class _Packer:
         """Tokenize the texts or samples of a batch. Several threads call the method."""
         if batch.texts:
             batch.spells = [self._tokenizer.spells_special(text) for text in batch.texts]
-            batch.ids = self._tokenizer.encode(batch.texts)
+            try:
+                batch.ids = self._tokenizer.encode(batch.texts)
+            except InputError as error:
+                raise InputError(f"source {self._part.sources[batch.source].path}: {error}") from error
             batch.texts = []
         if batch.samples:
             assert self._sample_tokenizer is not None

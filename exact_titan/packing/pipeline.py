@@ -17,7 +17,6 @@ from exact_titan.packing.corpus import Corpus
 from exact_titan.packing.doubles import check_places, leave_out_known
 from exact_titan.packing.executors import Execution, PackingJob, pack_parts
 from exact_titan.packing.merge import move_parts, sft_record, source_records
-from exact_titan.packing.part import NO_TEXT
 from exact_titan.packing.parts import PART_BYTES, PackOptions, divide_into_parts
 from exact_titan.packing.selection import first_limits, select
 from exact_titan.packing.work_folder import WorkFolder, work_folder
@@ -84,7 +83,7 @@ def pack(
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     execution = execution or Execution(workers=workers)
     policy = policy or (SFT_POLICY if template else "concat")
-    _check(seq_len, out, val_fraction, policy, template)
+    _check(tokenizer, seq_len, out, val_fraction, policy, template, special_tokens)
     opened = _open(corpus, text_key, template)
     if template:
         special_tokens = "ids"  # of the template; special tokens that a row spells stay text
@@ -110,9 +109,12 @@ def pack(
         splits = new.move_to(work.dataset, {})
         if "train" not in splits:
             documents = sum(source.documents for source in new.sources)
+            way_out = "give more documents or a smaller --val-fraction"
+            if all(source.split == "val" for source in corpus.sources):
+                way_out = 'all sources have split = "val", give a source for training'
             raise InputError(
                 f"the training split has no window: {documents} documents were packed, and all went to validation: "
-                "give more documents or a smaller --val-fraction"
+                f"{way_out}"
             )
         document_tokenizer.save(work.dataset / TOKENIZER_FOLDER)
         manifest = Manifest(
@@ -230,13 +232,6 @@ class _Packed:
             self.results,
             [source.passed_over if isinstance(source, Source) else {} for source in opened],
         )
-        cut = {part.source for part, _ in self._parts if part.is_cut}
-        for index, (record, source) in enumerate(zip(self.sources, opened, strict=True)):
-            if isinstance(source, Source) and record.files and index not in cut:
-                if options.template:
-                    _check_samples(record, source, options.seq_len)
-                else:
-                    _check_text(record, source)
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
         """Move the shards into a dataset's folder. Return the new splits of the dataset."""
@@ -252,7 +247,23 @@ def _open(corpus: Corpus, text_key: str, template: str | None) -> list[Source | 
     return opened
 
 
-def _check(seq_len: int, out: Path, val_fraction: float, policy: str, template: str | None) -> None:
+def _check(
+    tokenizer: Path,
+    seq_len: int,
+    out: Path,
+    val_fraction: float,
+    policy: str,
+    template: str | None,
+    special_tokens: SpecialTokens,
+) -> None:
+    for name, path in (("--tokenizer", tokenizer), ("--out", out)):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise InputError(f"{name} {shown}: the name is not UTF-8: give another name") from None
+    if template and special_tokens == "ids":
+        raise InputError("--special-tokens ids: special tokens in the rows of --sft always stay text: leave it out")
     if seq_len < 2:
         raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens")
     if not 0 <= val_fraction < 1:
@@ -265,22 +276,6 @@ def _check(seq_len: int, out: Path, val_fraction: float, policy: str, template: 
         )
     if os.path.lexists(out):
         raise InputError(f"--out {out} exists: give a new folder, or remove it")
-
-
-def _check_text(record: SourceRecord, source: Source) -> None:
-    without = record.dropped[NO_TEXT]
-    if not record.documents and without == sum(record.dropped.values()):
-        why = f"{without} documents have none under {source.text_key!r}, see --text-key" if without else "empty"
-        raise InputError(f"source {source.path}: no document with text ({why})")
-
-
-def _check_samples(record: SourceRecord, source: Source, seq_len: int) -> None:
-    if not record.documents:
-        why = ", ".join(f"{number} {reason}" for reason, number in record.dropped.items() if number)
-        raise InputError(
-            f"source {source.path}: no sample fits a window of {seq_len} tokens ({why}): raise --seq-len, or leave the "
-            "source out"
-        )
 
 
 def _check_new(folder: Path, manifest: Manifest, sources: Sequence[SourceRecord]) -> None:
