@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from exact_titan.dataset import PackedDataset
 from tests import warm_ranks
+from tests.evaluation.suites.ruler.lengths import check_lengths
 from tests.support import ROOT, torchrun
 
 CONFIG = ROOT / "train_configs/SmolLM2-135M-2k.toml"
@@ -84,3 +85,8 @@ def test_exported_weights_equal_the_loaded_weights(smollm2, book_chapters_file, 
         for folder in (smollm2, tmp_path / "out")
     ]
     assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+def test_prompts_of_ruler_have_their_length(smollm2):
+    check_lengths(smollm2, (1024, 4096, 32768))

@@ -16,6 +16,11 @@ class RopeOptions:
     factor: float = 1.0
     """The model is run with this number times its own positions."""
 
+    @property
+    def label(self) -> str:
+        """The extension in words, for the header of the answers."""
+        return "as in config.json" if self.scaling is None else f"{self.scaling}, factor {self.factor:g}"
+
 
 NO_EXTENSION = RopeOptions()
 

@@ -23,6 +23,26 @@ class RulerOptions:
     haystack: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: chapters of novels)")] = None
     """Folder of .txt files, the prose around the needles. Scores on another haystack are not comparable."""
 
+    squad: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no task qa_1)")] = None
+    """dev-v2.0.json of SQuAD, for the task qa_1."""
+
+    hotpotqa: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="(default: no task qa_2)")] = None
+    """hotpot_dev_distractor_v1.json of HotpotQA, for the task qa_2."""
+
+
+@dataclass(frozen=True)
+class NolimaOptions:
+    """Options of the suite nolima."""
+
+    tasks: Annotated[tuple[str, ...], arg(metavar="TASKS…")] = ("base",)
+    """Tasks: base, onehop, twohop, hard, distractor, multiple_choice, only_direct, chain_of_thought."""
+
+    folder: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: of this package)")] = None
+    """Needle sets and books of NoLiMa, as docs/nolima.md describes. Scores on other needle sets are not comparable."""
+
+    depths: int = 26
+    """Places of a needle from the start to the end of the context. The paper has 26, and 11 from 64K tokens."""
+
 
 @dataclass(frozen=True)
 class QaOptions:
@@ -42,29 +62,6 @@ class QaOptions:
     piqa=0 gsm8k=5."""
 
 
-NolimaTask = Literal[
-    "base", "onehop", "twohop", "hard", "distractor", "multiple_choice", "only_direct", "chain_of_thought"
-]
-
-
-@dataclass(frozen=True)
-class NolimaOptions:
-    """Options of the suite NoLiMa.
-
-    Args:
-        folder: Folder with NoLiMa's needle sets and books: a download of the data set amodaresi/NoLiMa, or a clone of
-            github.com/adobe-research/NoLiMa with the data. Adobe's research licence applies (docs/nolima.md). Default:
-            the needle sets and books of this package. Their scores are not comparable with published scores.
-        tasks: Variants of the benchmark.
-        depths: Number of places of a needle between the start and the end of the context. The paper has 26, and 11 from
-            64K tokens.
-    """
-
-    folder: Path | None = None
-    tasks: tuple[NolimaTask, ...] = ("base",)
-    depths: int = 26
-
-
 @dataclass(frozen=True)
 class ProbeOptions:
     """Options of the suite probe."""
@@ -78,6 +75,6 @@ class SuiteOptions:
     """The options of all suites. The name of a field is the name of its suite."""
 
     ruler: RulerOptions = RulerOptions()
+    nolima: NolimaOptions = NolimaOptions()
     probe: ProbeOptions = ProbeOptions()
     qa: QaOptions = QaOptions()
-    nolima: NolimaOptions = NolimaOptions()

@@ -90,6 +90,15 @@ def write_prompts(folder: Path, recipe: PromptRecipe, examples: Iterable[Example
     return file
 
 
+def read_recipe(file: Path) -> PromptRecipe:
+    """Read the recipe of a prompt set without its examples.
+
+    Raises:
+        InputError: if the file is not a prompt set.
+    """
+    return _recipe(file, read_header(file))
+
+
 def read_prompts(file: Path) -> PromptSet:
     """Read a prompt set.
 
@@ -97,9 +106,7 @@ def read_prompts(file: Path) -> PromptSet:
         InputError: if the file is not a prompt set, if its examples are not complete, or if an id occurs twice.
     """
     header = read_header(file)
-    if header.get("kind") != "prompts" or header.get("format") != FORMAT:
-        raise InputError(f"{file} is not a prompt set of format {FORMAT}: make it with `exact-titan eval prepare`")
-    recipe = from_record(PromptRecipe, header["recipe"], str(file))
+    recipe = _recipe(file, header)
     examples = tuple(
         Example.from_json(record, f"{file}: line {number}") for number, record in enumerate(read_records(file), start=2)
     )
@@ -107,3 +114,9 @@ def read_prompts(file: Path) -> PromptSet:
         raise InputError(f"{file}: an id occurs twice: make the prompts again with `exact-titan eval prepare`")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     return PromptSet(recipe, tuple(header.get("notes", ())), examples, digest, file)
+
+
+def _recipe(file: Path, header: dict[str, Any]) -> PromptRecipe:
+    if header.get("kind") != "prompts" or header.get("format") != FORMAT:
+        raise InputError(f"{file} is not a prompt set of format {FORMAT}: make it with `exact-titan eval prepare`")
+    return from_record(PromptRecipe, header["recipe"], str(file))

@@ -63,7 +63,7 @@ class PromptTokenizer:
         A text that begins with the BOS token, such as a rendered chat template, does not get a second BOS.
         """
         added = self._bos is None or not text.startswith(self._bos)
-        return self._tokenizer.encode(text, add_special_tokens=added).ids
+        return self._tokenizer.encode_batch_fast([text], add_special_tokens=added)[0].ids
 
     def count(self, text: str) -> int:
         """Return the number of token ids of a prompt."""

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from exact_titan.errors import InputError
+from exact_titan.evaluation.model_folder import EvaluatedModel
 from exact_titan.reports.paper_values import PaperValues, paper_values
 
 REGIMES = ("trained", "extrapolated")
@@ -82,3 +83,20 @@ def find_lengths(
         f"Lengths up to the window of {window} tokens are trained, and longer lengths are extrapolated. This rule is "
         f"ours, because the lengths of the paper's Table 1 were not at hand.",
     )
+
+
+def common_lengths(models: Sequence[EvaluatedModel], trained: Sequence[int], extrapolated: Sequence[int]) -> Lengths:
+    """Return the regimes of the lengths for the window of all models. A model with an unknown window has this window.
+
+    Raises:
+        InputError: if two models have different windows and the user states no lengths.
+    """
+    known = [one for one in models if one.window is not None]
+    first = known[0] if known else models[0]
+    other = next((one for one in known if one.window != first.window), None)
+    if other is not None and not (trained or extrapolated):
+        raise InputError(
+            f"{first.name} has a window of {first.window} tokens, and {other.name} has {other.window}: "
+            f"name the lengths, such as --trained 1024 2048 --extrapolated 4096, or compare models of one window"
+        )
+    return find_lengths(first.name, first.window if other is None else None, trained, extrapolated)

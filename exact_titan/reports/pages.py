@@ -5,9 +5,12 @@ import csv
 import html
 import io
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from exact_titan.errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,6 +136,38 @@ def html_page(blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
         f'<meta name="viewport" content="width=device-width">\n<title>{title}</title>\n<style>{_STYLE}</style>\n'
         f"</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def write_page(page: Page, folder: Path, possible: Set[str], name: str = "report") -> None:
+    """Write ``NAME.md``, ``NAME.html``, the pictures and the tables of a page.
+
+    The function removes the pictures and tables that only an earlier page has.
+
+    Args:
+        page: the page.
+        folder: folder of the report. The function makes the folder.
+        possible: names of all pictures and tables that a page of this kind may have.
+        name: name of the page's files.
+
+    Raises:
+        InputError: if the files cannot be written.
+    """
+    files = {
+        f"{name}.md": markdown(page.blocks).encode(),
+        f"{name}.html": html_page(page.blocks, page.pictures).encode(),
+        **page.pictures,
+        **{name: text.encode() for name, text in page.tables.items()},
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for unused in possible - files.keys():
+            (folder / unused).unlink(missing_ok=True)
+        for file, content in files.items():
+            (folder / file).write_bytes(content)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written: {error.strerror}: make room, or change its permissions"
+        ) from None
 
 
 def plain(table: Table) -> str:

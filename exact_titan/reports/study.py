@@ -8,9 +8,8 @@
 
 from pathlib import Path
 
-from exact_titan.errors import InputError
 from exact_titan.reports import study_sections, study_tables
-from exact_titan.reports.pages import Page, html_page, markdown, plain
+from exact_titan.reports.pages import Page, plain, write_page
 from exact_titan.study.comparisons import read_pairs
 from exact_titan.study.results import read_results
 
@@ -40,7 +39,7 @@ def write_report(folder: Path) -> str:
     study_sections.add_figures(page, pairs, comparisons)
     study_sections.add_validations(page, pairs, comparisons)
     study_sections.add_checkpoints(page, pairs)
-    write_page(page, folder / FOLDER)
+    write_page(page, folder / FOLDER, study_sections.FILES)
     tested = [one for one in comparisons if (one.step, one.weights) == (pairs.final_step, pairs.weights[0])]
     return "\n".join(
         [
@@ -55,27 +54,3 @@ def write_report(folder: Path) -> str:
             f"report: {folder / FOLDER / 'report.html'}",
         ]
     )
-
-
-def write_page(page: Page, folder: Path) -> None:
-    """Write the files of the report, and remove the pictures and tables that only an earlier report has.
-
-    Raises:
-        InputError: if the files cannot be written.
-    """
-    files = {
-        "report.md": markdown(page.blocks).encode(),
-        "report.html": html_page(page.blocks, page.pictures).encode(),
-        **page.pictures,
-        **{name: text.encode() for name, text in page.tables.items()},
-    }
-    try:
-        folder.mkdir(exist_ok=True)
-        for name in study_sections.FILES - files.keys():
-            (folder / name).unlink(missing_ok=True)
-        for name, content in files.items():
-            (folder / name).write_bytes(content)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written: {error.strerror}: make room, or change its permissions"
-        ) from None

@@ -13,9 +13,8 @@ from scipy import stats
 
 from exact_titan.cli import main
 from exact_titan.errors import InputError
-from exact_titan.reports import study
 from exact_titan.reports.figures import HATCHES
-from exact_titan.reports.pages import Heading, Page, Picture, Table, Text, html_page, markdown
+from exact_titan.reports.pages import Heading, Page, Picture, Table, Text, html_page, markdown, write_page
 from exact_titan.reports.study_figures import bucket_differences_figure, dose_figure, loss_mass_figure, training_figure
 from exact_titan.reports.study_sections import warnings
 from exact_titan.reports.study_tables import multiplicity, primary_table, sentences
@@ -315,7 +314,7 @@ def test_mistakes_are_one_line(tmp_path, dataset, capsys):
 def test_a_report_that_cannot_be_written(tmp_path):
     (tmp_path / "report").write_text("a file")
     with pytest.raises(InputError, match="report cannot be written"):
-        study.write_page(Page([Heading("Study", 1)]), tmp_path / "report")
+        write_page(Page([Heading("Study", 1)]), tmp_path / "report", set())
 
 
 def test_pages_escape_their_text():

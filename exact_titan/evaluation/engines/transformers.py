@@ -77,6 +77,7 @@ class TransformersEngine:
             "attention": self._attention,
             "batch": self.batch,
             "prefill_chunk": self._chunk,
+            "rope": options.rope.label,
         }
         self._prefix_ids: list[int] = []
         self._prefix = BufferCache(self._config.get_text_config().num_hidden_layers)

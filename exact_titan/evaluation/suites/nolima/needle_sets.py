@@ -198,8 +198,8 @@ class _Entry:
         choices = self._names("choices")
         if len(choices) < 2:
             raise self._error("choices", "has fewer than 2 names")
-        if choices.count(CHARACTER) != 1:
-            raise self._error("choices", f"does not have {CHARACTER} once")
+        if choices.count(CHARACTER) != 1 or CHARACTER not in self._text("needle"):
+            raise self._error("choices", f"does not have {CHARACTER} once, or the needle does not have it")
         return choices
 
     def _distractor(self, kind: str) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import cache
 
 from exact_titan.errors import InputError
 
@@ -25,6 +26,7 @@ class Vocabulary:
     sha256: str
 
 
+@cache
 def read_vocabulary() -> Vocabulary:
     """Return the words of the installed wonderwords.
 

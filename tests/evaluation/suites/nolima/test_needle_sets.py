@@ -8,8 +8,10 @@ import pytest
 from exact_titan.errors import InputError
 from exact_titan.evaluation.suites.nolima.needle_sets import NeedleSetRules, read_default_template, read_needle_set
 from tests.evaluation.suites.nolima.folders import NAMES, TEMPLATE, entry
+from tests.support import ROOT
 
 RULES = NeedleSetRules()
+GOLD = {"T1": {"input_args": ["a", "b", "c"], "gold_answers": "Ada"}}
 
 
 @pytest.fixture
@@ -94,6 +96,8 @@ def test_a_missing_field_is_named_with_its_file_and_entry(read, field):
         ({"task_template": "{haystack}{question}{x}"}, "task_template has a placeholder that NoLiMa does not have"),
         ({"distractors": {"onehop": "A card."}}, r"the field distractors\.twohop is missing"),
         ({"choices": ["Ada", "Bea"]}, r"the field choices does not have \{CHAR\} once"),
+        ({"choices": ["{CHAR}", "{CHAR}"]}, r"the field choices does not have \{CHAR\} once"),
+        ({"choices": ["Ada", "{CHAR}"], "needle": "It is late.", "tests": GOLD}, "choices .* or the needle does not"),
         ({"choices": ["{CHAR}"]}, "the field choices has fewer than 2 names"),
     ],
 )
@@ -125,3 +129,10 @@ def test_the_default_template_comes_from_the_clone_of_the_user(tmp_path, read):
     script.write_text("DEFAULT_TASK_TEMPLATE = (")
     with pytest.raises(InputError, match=r"run_tests\.py cannot be read"):
         read_default_template(tmp_path)
+
+
+def test_the_needle_set_of_the_documentation_is_complete(read):
+    (block,) = re.findall(r"```json\n(.*?)```", (ROOT / "docs" / "nolima.md").read_text(encoding="utf-8"), re.DOTALL)
+    onehop, twohop = read(*json.loads(block), rules=NeedleSetRules(distractors=True, choices=True))
+    assert (onehop.question, twohop.question) == ("Who has lived in Berlin?", "Who has lived in Germany?")
+    assert onehop.about("Ingrid").choices == ("Harriet", "Ingrid")

