@@ -38,6 +38,7 @@ def pack(
     text_key: str = "text",
     eos_token: str | None = None,
     special_tokens: SpecialTokens = "text",
+    split_at_eos: bool = False,
     workers: int | None = None,
     execution: Execution | None = None,
     shard_tokens: int = SHARD_TOKENS,
@@ -68,6 +69,7 @@ def pack(
         eos_token: end-of-text token. Default: the token that the tokenizer names.
         special_tokens: special tokens that a document spells stay text, or become their ids. Special tokens that a
             row of instructions spells always stay text.
+        split_at_eos: whether a document of a token file also ends at every end-of-text id inside it.
         workers: number of cores of this machine (default: all). Used only without ``execution``.
         execution: the executor of the parts.
         shard_tokens: number of stored tokens at which a shard is closed.
@@ -89,6 +91,7 @@ def pack(
         special_tokens = "ids"  # of the template; special tokens that a row spells stay text
     document_tokenizer = DocumentTokenizer(tokenizer, eos_token, special_tokens)
     record = document_tokenizer.record
+    _check_widths(opened, record.eos_id)
     sft = SftRecord(template, open_template(template, tokenizer).sha256, 0, []) if template else None
     options = PackOptions(
         str(tokenizer),
@@ -102,6 +105,7 @@ def pack(
         template=sft.template if sft else "",
         template_sha256=sft.template_sha256 if sft else "",
         special_tokens=special_tokens,
+        split_at_eos=split_at_eos,
     )
     with work_folder(out) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution)
@@ -138,6 +142,7 @@ def append(
     *,
     text_key: str = "text",
     special_tokens: SpecialTokens = "text",
+    split_at_eos: bool = False,
     execution: Execution | None = None,
     shard_tokens: int = SHARD_TOKENS,
     part_bytes: int = PART_BYTES,
@@ -152,7 +157,7 @@ def append(
     Args:
         folder: the dataset.
         corpus: as in :func:`pack`. The weights of a mix apply only to the added documents.
-        text_key, special_tokens, execution, shard_tokens, part_bytes: as in :func:`pack`.
+        text_key, special_tokens, split_at_eos, execution, shard_tokens, part_bytes: as in :func:`pack`.
 
     Returns:
         The new manifest of the dataset.
@@ -172,6 +177,7 @@ def append(
     record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token, special_tokens).record
     if record.sha256 != manifest.tokenizer.sha256:
         raise InputError(f"{tokenizer} is not the tokenizer that {folder} was packed with: copy the dataset again")
+    _check_widths(opened, record.eos_id)
     if sft and open_template(sft.template, tokenizer).sha256 != sft.template_sha256:
         raise InputError(
             f"{folder} was packed with another text of the template {sft.template}: pack all rows into a new dataset"
@@ -188,6 +194,7 @@ def append(
         template=sft.template if sft else "",
         template_sha256=sft.template_sha256 if sft else "",
         special_tokens=special_tokens,
+        split_at_eos=split_at_eos,
     )
     with work_folder(folder) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution or Execution())
@@ -256,6 +263,12 @@ def _open(
         if template and isinstance(source, TokenFile):
             raise InputError(f"source {source.path} is a token file, and has no instructions: give .jsonl or .parquet")
     return opened
+
+
+def _check_widths(opened: Sequence[Source | TokenFile], eos_id: int) -> None:
+    for source in opened:
+        if isinstance(source, TokenFile):
+            source.check_width(eos_id)
 
 
 def _check(
