@@ -154,10 +154,12 @@ def add_short(page: Page, results: Results) -> None:
     """Add the suites without lengths: every task and the macro change (Table 2)."""
     for suite in dict.fromkeys(one.suite for one in results.short):
         rows = [one for one in results.short if one.suite == suite]
+        metrics = list(dict.fromkeys(one.metric for one in rows))
+        rows.sort(key=lambda one: (metrics.index(one.metric), one.scope == "macro"))
         page.add(
             Heading(f"Preservation: {suite}"),
             Text("The macro average over the tasks is the last row of every metric (Table 2 of the paper)."),
-            _table(sorted(rows, key=lambda one: one.scope == "macro"), results, tasks=True),
+            _table(rows, results, tasks=True),
         )
 
 
