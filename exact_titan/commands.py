@@ -49,13 +49,17 @@ def pack(
     seq_len: int = 16384,
     val_fraction: float = 0.0,
     policy: Annotated[
-        Literal["concat", "best_fit"] | None, arg(help_behavior_hint="(default: concat, with --sft best_fit)")
+        Literal["concat", "best_fit"] | None,
+        arg(metavar="{concat,best_fit}", help_behavior_hint="(default: concat, with --sft best_fit)"),
     ] = None,
     sft: Annotated[bool, FlagCreatePairsOff] = False,
-    template: Annotated[Literal["dolly", "chat"] | None, arg(help_behavior_hint="(default: dolly)")] = None,
+    template: Annotated[
+        Literal["dolly", "chat"] | None, arg(metavar="{dolly,chat}", help_behavior_hint="(default: dolly)")
+    ] = None,
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
     special_tokens: Literal["text", "ids"] = "text",
+    split_at_eos: Annotated[bool, FlagCreatePairsOff] = False,
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:
@@ -86,6 +90,7 @@ def pack(
         text_key: Key or column of the text, for all kinds except .txt.
         eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
         special_tokens: Special tokens that a document spells, such as <|end_of_text|>, stay text or become their ids.
+        split_at_eos: A document of a token file also ends at every end-of-text id inside it, for packed samples.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
         execution: See ExecutionOptions.
     """
@@ -112,6 +117,7 @@ def pack(
         text_key=text_key,
         eos_token=eos_token,
         special_tokens=special_tokens,
+        split_at_eos=split_at_eos,
         execution=_execution(execution),
     )
     tokens = sum(source.tokens for source in manifest.sources)
@@ -124,6 +130,7 @@ def append(
     *,
     text_key: str = "text",
     special_tokens: Literal["text", "ids"] = "text",
+    split_at_eos: Annotated[bool, FlagCreatePairsOff] = False,
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:
@@ -139,6 +146,7 @@ def append(
         sources: The same kinds as for pack.
         text_key: Key or column of the text, for all kinds except .txt.
         special_tokens: As for pack.
+        split_at_eos: As for pack.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
         execution: See ExecutionOptions.
     """
@@ -152,6 +160,7 @@ def append(
         packing.Corpus.of(sources).mirrored(mirror),
         text_key=text_key,
         special_tokens=special_tokens,
+        split_at_eos=split_at_eos,
         execution=_execution(execution),
     )
     tokens = sum(source.tokens for source in manifest.sources) - tokens_before
@@ -176,10 +185,9 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
     from exact_titan.reports.exposure import ExposureReport
 
     total = sum(source.tokens for source in manifest.sources)
-    print(f"files        {sum(source.files for source in manifest.sources):,}")
     for reason in dict.fromkeys(reason for source in manifest.sources for reason in source.passed_over):
         files = sum(source.passed_over.get(reason, 0) for source in manifest.sources)
-        print(f"  passed over {files:,} ({reason})")
+        print(f"passed over  {files:,} file{'s' if files > 1 else ''} ({reason})")
     print(f"documents    {sum(source.documents for source in manifest.sources):,}")
     reasons = dict.fromkeys(reason for source in manifest.sources for reason in source.dropped)
     for reason in reasons:

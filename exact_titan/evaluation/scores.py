@@ -47,6 +47,9 @@ class Score:
         depth: place of the evidence, 0 to 1. None: no single evidence.
         distance: tokens from the end of the evidence to the end of the prompt. None: no single evidence.
         values: the value of every metric of the suite that the question has.
+        unit: name of the text that several questions of a cell share, such as the context with the evidence. The values
+            of such questions depend on each other, and an interval must not count them as independent. Empty: the
+            question is independent of the others.
     """
 
     id: str
@@ -55,6 +58,7 @@ class Score:
     depth: float | None
     distance: int | None
     values: dict[str, float]
+    unit: str = ""
 
 
 @dataclass(frozen=True)

@@ -97,7 +97,8 @@ class Comparison:
             return None
         ratio = other / base
         sums = [
-            CellSums((one[model] - ratio * one[0]) / base, _seed(cell)) for cell, one in zip(cells, values, strict=True)
+            CellSums((one[model] - ratio * one[0]) / base, _seed(cell), cell.unit[_known(cell, metric)])
+            for cell, one in zip(cells, values, strict=True)
         ]
         scale = Scale(-1 / base, 1 / base, SCORE_DIFFERENCE.pseudo) if metric.percent else None
         found = macro_average(sums, weights, scale)
@@ -118,8 +119,10 @@ class Comparison:
     def _sums_of(self, cell: Cell, metric: Metric, model: int, base: int | None) -> CellSums:
         key = (cell.key, cell.part, metric.name, model, base)
         if key not in self._sums:
-            values = cell.values[metric.name][:, _known(cell, metric)]
-            self._sums[key] = CellSums(values[model] - (0 if base is None else values[base]), _seed(cell))
+            known = _known(cell, metric)
+            values = cell.values[metric.name][:, known]
+            values_N = values[model] - (0 if base is None else values[base])
+            self._sums[key] = CellSums(values_N, _seed(cell), cell.unit[known])
         return self._sums[key]
 
 
@@ -166,8 +169,11 @@ def distance_estimates(comparison: Comparison, cells: Sequence[Cell], metric: Me
 
 
 def without_metric(cells: Sequence[Cell], metric: Metric) -> int:
-    """Return the number of questions that do not have the metric in all models."""
-    return sum(int((~_known(cell, metric)).sum()) for cell in cells)
+    """Return the number of questions that lack a metric which another question or model of their cell has.
+
+    A task whose questions never have the metric does not count: the suite does not give this metric to the task.
+    """
+    return sum(int((~_known(cell, metric)).sum()) for cell in cells if not np.isnan(cell.values[metric.name]).all())
 
 
 def _known(cell: Cell, metric: Metric) -> np.ndarray:

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from exact_titan.evaluation.scores import Metric
 from exact_titan.reports.evaluation_comparison import (
     Comparison,
@@ -17,6 +19,10 @@ from exact_titan.reports.evaluation_scores import Cell, SharedCells
 
 MARGIN = "context_margin"
 """The metric of the evidence probe. A suite with this metric is shown by distance."""
+
+
+CROSS_ENTROPY = "cross_entropy"
+"""The metric that stands beside the main metric in every table. An engine without likelihoods does not give it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,10 @@ def results_of(shared: SharedCells, find: Callable[[], Lengths]) -> Results:
     for suite, metrics, cells in shared.suites():
         for metric in metrics:
             if count := without_metric(cells, metric):
-                left_out.append(f"{suite}: {count} questions have no {metric.name} in all models.")
+                left_out.append(f"{suite}: {count} questions do not have {metric.name} in all models.")
+            needed = metric == metrics[0] or metric.name == CROSS_ENTROPY
+            if needed and all(np.isnan(cell.values[metric.name]).all() for cell in cells):
+                left_out.append(f"{suite}: no question has {metric.name}.")
         margin = next((one for one in metrics if one.name == MARGIN), None)
         if margin is not None:
             probe += distance_estimates(comparison, cells, margin)

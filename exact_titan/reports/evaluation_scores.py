@@ -56,6 +56,7 @@ class Cell:
         values: for every metric the values of the questions, float64 ``[models, questions]``. NaN: a model has no
             value.
         distance: distance of every question in tokens, int64 ``[questions]``. -1: no single evidence.
+        unit: unit of every question, int64 ``[questions]``. Questions of one unit depend on each other.
         part: nominal distance of a part of a cell. None: the whole cell.
     """
 
@@ -64,6 +65,7 @@ class Cell:
     ids: tuple[str, ...]
     values: dict[str, np.ndarray]
     distance: np.ndarray
+    unit: np.ndarray
     part: int | None = None
 
     def by_distance(self) -> "dict[int, Cell]":
@@ -80,6 +82,7 @@ class Cell:
             tuple(one for one, here in zip(self.ids, chosen, strict=True) if here),
             {name: values[:, chosen] for name, values in self.values.items()},
             self.distance[chosen],
+            self.unit[chosen],
             distance,
         )
 
@@ -284,8 +287,11 @@ def _pair(key: CellKey, of_models: Sequence[tuple[ScoredSet, list[Score]]]) -> C
         )
         for metric in metrics
     }
-    distances = [by_id[0][one].distance for one in ids]
-    return Cell(key, metrics, ids, values, np.array([-1 if one is None else one for one in distances], dtype=np.int64))
+    scores = [by_id[0][one] for one in ids]
+    distance = np.array([-1 if one.distance is None else one.distance for one in scores], dtype=np.int64)
+    numbers: dict[str, int] = {}
+    unit = np.array([numbers.setdefault(one.unit or one.id, len(numbers)) for one in scores], dtype=np.int64)
+    return Cell(key, metrics, ids, values, distance, unit)
 
 
 def _ordered(cells: Sequence[Cell], first: Chosen) -> list[Cell]:

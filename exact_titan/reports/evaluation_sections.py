@@ -25,9 +25,9 @@ _READING = (
     "length counts the same.",
     "n: number of questions that all models have. A difference is paired: both models answer the same questions.",
     "Brackets: 95 % bootstrap-t interval. A resample draws the questions within every cell (task and length). "
-    "Accuracies have pseudo-questions (four for a score, two for a difference), so that equal answers to a few "
-    "questions do not give an interval of width 0. A value without brackets has no interval: "
-    "a cell has one question, or all values are equal.",
+    "Questions about one context stay together. Accuracies have pseudo-questions (four for a score, two for a "
+    "difference), so that equal answers to a few questions do not give an interval of width 0. A value without "
+    "brackets has no interval: its questions are too few, or their values are equal.",
     "Accuracies are percent, and their differences are points. Cross-entropies and margins are nats. A negative "
     "difference of a cross-entropy is better.",
     "The intervals are descriptive and not corrected for their number: about one of 20 excludes 0 by chance.",
@@ -57,7 +57,7 @@ def add_head(page: Page, results: Results) -> None:
 def macro_table(results: Results) -> Table | None:
     """Return the table of the trained and the extrapolated lengths. None: no suite has lengths."""
     found = [one for one in results.long if one.scope == "macro"]
-    return _table(found, results, suite=True, regime=True, lengths=True) if found else None
+    return _table(found, results, suite=True, tasks=True, regime=True, lengths=True) if found else None
 
 
 def short_table(results: Results) -> Table | None:
@@ -241,7 +241,7 @@ def _table(
     if suite:
         labels["suite"] = lambda one: one.suite
     if tasks:
-        labels["task"] = lambda one: one.tasks[0] if one.scope == "task" else f"macro of {len(one.tasks)} tasks"
+        labels["task"] = lambda one: one.tasks[0] if one.scope == "task" else _macro(len(one.tasks))
     if regime:
         labels["lengths are"] = lambda one: one.regime or "-"
     if lengths:
@@ -250,6 +250,10 @@ def _table(
         labels["distance"] = lambda one: f"{one.distance:,}"
     labels["metric"] = lambda one: one.metric.title
     return estimate_table(estimates, results.names, labels)
+
+
+def _macro(tasks: int) -> str:
+    return f"macro of {tasks} tasks" if tasks > 1 else "1 task"
 
 
 def _model_row(one: ScoredModel) -> list[str]:

@@ -23,6 +23,10 @@ _TITLES = {"nolima": "NoLiMa", "ruler": "RULER"}
 """Suites of the paper's Table 1 in its order, with their names. Other suites follow."""
 
 
+_METRICS = {"accuracy": "accuracy, %", "cross_entropy": "cross-entropy, nats/token"}
+"""Metrics of the rows, with their names."""
+
+
 @dataclass
 class _Rows:
     """The table under construction.
@@ -40,11 +44,11 @@ class _Rows:
     lengths: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, name: str, window: str, results: Results, place: int, *, difference: bool) -> None:
-        """Add a row for every metric of the suites with lengths."""
-        macro = [one for one in results.long if one.scope == "macro"]
-        for metric in dict.fromkeys(one.metric for one in macro):
-            row = {_column(one): _cell(one, place, difference) for one in macro if one.metric == metric}
-            self.cells.append(([name, window, metric.title], row))
+        """Add a row for the accuracy and a row for the cross-entropy of the suites with lengths."""
+        for metric, title in _METRICS.items():
+            found = [one for one in results.long if one.scope == "macro" and one.metric.name == metric]
+            row = {_column(one): _cell(one, place, difference) for one in found}
+            self.cells.append(([name, window, title], row))
 
 
 def write_table(
@@ -142,9 +146,8 @@ def _csv(results: Results, baseline: str) -> Iterator[dict[str, Any]]:
 
 def _lengths_of(results: Results) -> Iterator[str]:
     """Yield a sentence for the accuracy of every column."""
-    macro = [one for one in results.long if one.scope == "macro"]
-    for one in macro:
-        if one.metric == macro[0].metric:
+    for one in results.long:
+        if one.scope == "macro" and one.metric.name == "accuracy":
             title = f"{_TITLES.get(one.suite, one.suite)} {one.regime}"
             yield f"{title}: {len(one.tasks)} tasks at {shown_lengths(one.lengths)} tokens"
 

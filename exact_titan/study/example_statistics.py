@@ -1,7 +1,8 @@
 """Do these two models differ on these prompts? Statistics over the examples of an evaluation.
 
-The unit is an example. All intervals are conditional on the checkpoints and on the tasks: another seed of the training
-is not in them. :mod:`exact_titan.study.statistics` answers another question: is the rule better?
+The unit is an example, or a group of examples that share their context. All intervals are conditional on the
+checkpoints and on the tasks: another seed of the training is not in them. :mod:`exact_titan.study.statistics` answers
+another question: is the rule better?
 
 1. A cell has the examples of one task at one length. :class:`CellSums` resamples the examples within the cell once.
 2. :func:`macro_average` averages the means of cells with fixed weights, and gives the 95 % interval of the average.
@@ -60,8 +61,8 @@ class Interval:
 
     Attributes:
         value: the average.
-        low, high: the interval. None if a cell has a single example, or if all values of an unbounded quantity are
-            equal: the values then tell nothing about their spread.
+        low, high: the interval. None if a cell has a single unit, or if an unbounded quantity has so few or so equal
+            values that more than 5 % of the resamples have no spread.
         examples: number of examples.
         cells: number of cells.
     """
@@ -84,15 +85,21 @@ class CellSums:
     Args:
         values_N: one value an example, float ``[N]``, at least one.
         seed: seed of the resamples. Different cells need different seeds, because their examples are independent.
+        unit_N: unit of each example, integer ``[N]``. Examples of one unit depend on each other, and a resample draws
+            units. None: every example is a unit.
 
     Attributes:
-        size: number of examples.
+        examples: number of examples.
+        size: number of units.
         total, squares: sums of the values and of their squares.
         total_R, squares_R: the same of every resample, float64 ``[R]``.
     """
 
-    def __init__(self, values_N: np.ndarray, seed: int) -> None:
+    def __init__(self, values_N: np.ndarray, seed: int, unit_N: np.ndarray | None = None) -> None:
+        self.examples = len(values_N)
         values_N = values_N.astype(np.float64)
+        if unit_N is not None:
+            values_N = _unit_values(values_N, unit_N)
         self.size = len(values_N)
         self.total, self.squares = float(values_N.sum()), float((values_N**2).sum())
         rng = np.random.default_rng(seed)
@@ -117,7 +124,7 @@ def macro_average(cells: Sequence[CellSums], weights: Sequence[float], scale: Sc
     size_C = np.array([one.size for one in cells], dtype=np.float64)
     total_C = np.array([one.total for one in cells])
     value = float(weight_C @ (total_C / size_C))
-    examples = int(size_C.sum())
+    examples = sum(one.examples for one in cells)
     if size_C.min() < 2:
         return Interval(value, None, None, examples, len(cells))
     squares_C = np.array([one.squares for one in cells])
@@ -132,6 +139,19 @@ def macro_average(cells: Sequence[CellSums], weights: Sequence[float], scale: Sc
     if scale is not None:
         low, high = max(low, scale.low), min(high, scale.high)
     return Interval(value, low, high, examples, len(cells))
+
+
+def _unit_values(values_N: np.ndarray, unit_N: np.ndarray) -> np.ndarray:
+    """Return one value a unit, float64 ``[U]``, whose mean is the mean of the examples.
+
+    With ``m`` the mean of all examples, ``s`` the sum and ``n`` the number of a unit's examples, and ``a`` the mean of
+    ``n``, the value is ``m + (s - m n) / a``, the linearised ratio of :mod:`exact_titan.study.checkpoint_difference`.
+    Units of equal size have the means of their examples.
+    """
+    _, unit_N = np.unique(unit_N, return_inverse=True)
+    sums_U, counts_U = np.bincount(unit_N, values_N), np.bincount(unit_N)
+    mean = values_N.mean()
+    return mean + (sums_U - mean * counts_U) / counts_U.mean()
 
 
 def _estimate(

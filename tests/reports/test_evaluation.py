@@ -132,7 +132,7 @@ def test_a_macro_average_is_over_tasks_and_then_over_lengths(tmp_path):
     assert macro.difference[1].value == 0.375
     assert macro.difference[1].low < 0.375 < macro.difference[1].high
     assert found.left_out[-2:] == (
-        "ruler: 20 questions have no cross_entropy in all models.",
+        "ruler: no question has cross_entropy.",
         "ruler: no extrapolated length has scores.",
     )
 
@@ -150,7 +150,7 @@ def test_one_model_alone_has_intervals_of_its_own(tmp_path):
     write_suite(folder, "ruler", ("x",), [4096, 8192], right)
     text = write_report([folder])
     assert text.splitlines()[0] == "evaluation of a"
-    assert re.search(r"a \[95 %\]\nruler +trained +4,096 +accuracy, % +20 +\d+\.\d \[\d", text)
+    assert re.search(r"a \[95 %\]\nruler +1 task +trained +4,096 +accuracy, % +20 +\d+\.\d \[\d", text)
     assert not (tmp_path / "report/lift.png").exists()
 
 
@@ -280,6 +280,34 @@ def test_a_model_with_an_unknown_window_has_the_window_of_the_others(tmp_path):
         write_suite(folder, "ruler", ("x",), [4096], right)
     write_report([a, b])
     assert "Lengths up to the window of 4096 tokens" in (tmp_path / "report/report.md").read_text()
+
+
+def test_questions_without_a_metric_are_counted(tmp_path):
+    """A task of another kind has no accuracy at all; a question without a likelihood is missing."""
+    folder = write_model(tmp_path / "a")
+    scores = [Score(f"x{k}", "x", 1024, None, None, {"accuracy": 1.0, "cross_entropy": 2.0}) for k in range(4)]
+    scores += [Score(f"y{k}", "y", 1024, None, None, {"cross_entropy": 1.0} if k else {}) for k in range(4)]
+    write_set(folder, recipe("ruler", ("x", "y"), 1024, 4), (ACCURACY, CROSS_ENTROPY), scores)
+    found = results(folder)
+    assert [one for one in found.left_out if "questions" in one] == [
+        "ruler: 1 questions do not have cross_entropy in all models."
+    ]
+    macro = {one.metric.name: one for one in found.long if one.scope == "macro"}
+    assert (macro["accuracy"].tasks, macro["cross_entropy"].tasks) == (("x",), ("x", "y"))
+    assert macro["cross_entropy"].own[0].value == 1.5
+
+
+def test_questions_about_one_context_are_one_unit(tmp_path):
+    folder = write_model(tmp_path / "a")
+    values = np.random.default_rng(0).random(12)
+    for name, unit in (("alone", ""), ("together", "c")):
+        scores = [
+            Score(f"{k}", "x", 1024, None, None, {"cross_entropy": float(values[k // 4])}, unit and f"{unit}{k // 4}")
+            for k in range(12)
+        ]
+        write_set(folder, recipe(name, ("x",), 1024, 12), (CROSS_ENTROPY,), scores)
+    widths = {one.suite: one.own[0].high - one.own[0].low for one in results(folder).long if one.scope == "cell"}
+    assert widths["together"] > 2 * widths["alone"]
 
 
 def test_distances_are_grouped_by_the_nearest_power_of_two(tmp_path):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from exact_titan.study import example_statistics
+from exact_titan.study.checkpoint_difference import mean_over_documents
 from exact_titan.study.example_statistics import SCORE, SCORE_DIFFERENCE, CellSums, Scale, macro_average
 
 
@@ -46,6 +47,25 @@ def test_equal_answers_are_no_proof_of_equal_models(examples):
 def test_values_without_spread_and_single_examples_have_no_interval():
     assert average([np.full(30, 0.1)], None).low is None
     assert average([np.ones(1), np.array([0.0, 1.0])], SCORE).low is None
+    # A quarter of the resamples of three values draws one value only.
+    assert average([np.array([0.1, 0.2, 0.2])], None).low is None
+
+
+def test_examples_of_one_unit_count_once():
+    rng = np.random.default_rng(2)
+    contexts = rng.normal(size=30)
+    alone = macro_average([CellSums(contexts, 0)], [1.0], None)
+    asked = macro_average([CellSums(np.repeat(contexts, 4), 0, np.repeat(np.arange(30), 4))], [1.0], None)
+    assert (asked.value, asked.low, asked.high) == pytest.approx((alone.value, alone.low, alone.high))
+    assert (alone.examples, asked.examples) == (30, 120)
+
+
+def test_units_of_unequal_size_have_the_mean_and_the_error_of_a_ratio():
+    values, units = np.array([1.0, 2.0, 3.0, 4.0, 8.0, 6.0]), np.array([5, 5, 5, 2, 9, 9])
+    sums = CellSums(values, 0, units)
+    assert sums.total / sums.size == pytest.approx(values.mean())
+    variance = (sums.squares / sums.size - values.mean() ** 2) / (sums.size - 1)
+    assert np.sqrt(variance) == pytest.approx(mean_over_documents(values, units).error)
 
 
 def test_resamples_stay_inside_the_cells():

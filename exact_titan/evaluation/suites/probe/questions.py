@@ -33,7 +33,7 @@ class Task:
 
     Attributes:
         keys, values: the words. Every word follows a space in the templates, so that its tokens are the same in all
-            places.
+            places. The cloze therefore begins with another word: a chat template may remove the space before it.
         opening, binding, between, closing: the passage is the opening, the bindings of all keys, with ``between``
             between two bindings, and the closing.
         question: the question after the context.
@@ -68,8 +68,8 @@ TASKS = {
         binding=" {key}: {value}",
         between=";",
         closing=".",
-        question="Question: Which city is the {key} of shipment {serial}?\nAnswer: Shipment {serial},",
-        cloze=" {key}:",
+        question="Question: Which city is the {key} of shipment {serial}?\nAnswer:",
+        cloze=" Shipment {serial}, {key}:",
     ),
 }
 """The tasks by name, in the order of tables."""

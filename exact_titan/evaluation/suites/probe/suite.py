@@ -114,7 +114,9 @@ class ProbeSuite:
                     "margin_distractor": pair["distractor"],
                     "accuracy": float(pair["evidence"] > 0),
                 }
-                scores.append(Score(one.meta["pair"], one.task, one.length, one.depth, one.meta["distance"], values))
+                place = (one.depth, one.meta["distance"])
+                # The questions about one context depend on each other.
+                scores.append(Score(one.meta["pair"], one.task, one.length, *place, values, unit=one.prefix))
         return scores
 
 

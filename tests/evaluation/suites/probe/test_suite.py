@@ -6,12 +6,14 @@ from collections import Counter, defaultdict
 from importlib import import_module
 
 import pytest
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
 from exact_titan.errors import InputError
 from exact_titan.evaluation.answers import Answer
 from exact_titan.evaluation.examples import Example
 from exact_titan.evaluation.haystacks import read_texts
 from exact_titan.evaluation.options import ProbeOptions
+from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
 from exact_titan.evaluation.suites import Request, find_suite
 from exact_titan.evaluation.suites.probe.words import NAMES
 from tests.evaluation.tokenizers import letters_tokenizer
@@ -32,7 +34,7 @@ def prepare(tokenizer, tmp_path_factory):
     for name, text in zip("ab", read_texts(None, tokenizer).texts, strict=False):
         (haystack / f"{name}.txt").write_text(text)
 
-    def prepared(length=LENGTH, examples=8, seed=0, haystack=haystack):
+    def prepared(length=LENGTH, examples=8, seed=0, haystack=haystack, tokenizer=tokenizer):
         return SUITE.prepare(Request(length, examples, seed, tokenizer, ProbeOptions(haystack)))
 
     return prepared
@@ -132,6 +134,21 @@ def test_an_example_depends_on_the_seed_the_task_the_length_and_its_index(prepar
     other = next(iter(prepare(seed=1).examples))
     assert other.id == examples[0].id
     assert other.prompt != examples[0].prompt
+
+
+@pytest.mark.parametrize("template", ["dolly", "chat"])
+def test_a_template_counts_for_the_length_and_the_distance(prepare, tmp_path, template):
+    folder = tmp_path / "model"
+    letters_tokenizer(folder)
+    (folder / "chat_template.jinja").write_text("<user>{{ messages[0].content }}</user><model>{{ '\\n' }}")
+    tokenizer = PromptTokenizer(folder, template)
+    made = list(prepare(examples=4, tokenizer=tokenizer).examples)
+    assert len(made) == 2 * 3 * 2 * 4
+    for one in made:
+        assert 0.98 * LENGTH <= tokenizer.count(one.prompt) == one.tokens < LENGTH
+        assert tokenizer.count(one.prompt.split(passage(one.prompt))[1]) == one.distance == one.meta["distance"]
+        assert one.prompt.rstrip().endswith((" by", ":"))
+        assert ("### Response:" if template == "dolly" else "<model>\n") in one.prompt
 
 
 def test_the_notes_say_what_a_reader_must_know(prepare):
@@ -250,3 +267,27 @@ def test_a_pair_without_both_answers_has_no_score(examples):
     scores = SUITE.score(examples, given)
     assert len(scores) == len(examples) / 2 - 1
     assert examples[0].meta["pair"] not in {score.id for score in scores}
+
+
+def test_the_questions_have_equal_tokens_in_a_chat_template_without_a_space_before_the_answer(tmp_path):
+    # A word after a space is one token, as in real tokenizers. Without the space the number of tokens differs.
+    words = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.Split(Regex(r" [A-Za-z]+|[A-Za-z]{1,4}|\s+|."), "isolated")
+    words.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "chat_template.jinja").write_text(
+        "{% for message in messages %}<{{ message.role }}>{{ message.content }}</>{% endfor %}<assistant>{{ '\\n' }}"
+    )
+    tokenizer = PromptTokenizer(tmp_path, "chat")
+    examples = list(SUITE.prepare(Request(LENGTH, 8, 0, tokenizer, ProbeOptions())).examples)
+    assert {one.task for one in examples} == {"answer_position", "field_lookup"}
+    for one in examples:
+        assert "</><assistant>" in one.prompt
+        assert 0.98 * LENGTH <= one.tokens + tokenizer.count(one.continuations[0]) <= LENGTH
+
+
+def test_the_four_questions_about_a_context_are_one_unit(examples):
+    scores = SUITE.score(examples, answers(examples, lambda prompt, continuation: noise(continuation)))
+    units = Counter((score.unit, score.distance) for score in scores)
+    assert set(units.values()) == {4}
+    assert len({score.unit for score in scores}) == len({one.prefix for one in examples})

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from exact_titan.evaluation.answers import Answer
+from exact_titan.evaluation.engine_options import EngineOptions
 from exact_titan.evaluation.examples import Example
 from exact_titan.evaluation.options import QaOptions
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
@@ -74,42 +75,17 @@ def of_lm_eval(folder: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def ours(folder: Path) -> tuple[list[Example], dict[str, Answer]]:
-    """Our examples and their answers."""
+    """Our examples, and the answers of the engine transformers."""
+    from exact_titan.evaluation.engines.transformers import engine
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(contexts, "ROOM", ROOM)
         tokenizer = PromptTokenizer(folder / "model")
         shots = tuple(f"{task}={number}" for task, number in SHOTS.items())
         options = QaOptions(folder=folder / "questions", questions=0, shots=shots)
         examples = list(find_suite("qa").prepare(Request(None, 1, 0, tokenizer, options)).examples)
-    return examples, naive_answers(examples, folder / "model", tokenizer)
-
-
-def naive_answers(examples: list[Example], model_folder: Path, tokenizer: PromptTokenizer) -> dict[str, Answer]:
-    """One forward pass a continuation, and generation without a cache."""
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
-    answers = {}
-    for one in examples:
-        sums, lengths = [], []
-        for continuation in one.continuations:
-            before, after = tokenizer.split(one.prompt, continuation)
-            with torch.no_grad():
-                logprobs_TV = model(torch.tensor([before + after[:-1]])).logits[0, -len(after) :].log_softmax(-1)
-            sums.append(float(logprobs_TV[range(len(after)), after].sum()))
-            lengths.append(len(after))
-        text, ids = None, tokenizer.encode(one.prompt)
-        if one.room:
-            with torch.no_grad():
-                text = tokenizer.decode(
-                    model.generate(torch.tensor([ids]), max_new_tokens=one.room, do_sample=False)[
-                        0, len(ids) :
-                    ].tolist()
-                )
-            for stop in one.stop:
-                text = text.split(stop)[0]
-        answers[one.id] = Answer(one.id, text, logprobs=tuple(sums), tokens=tuple(lengths))
-    return answers
+    answers = engine(folder / "model", EngineOptions(device="cpu"))
+    return examples, {one.id: given for one in examples for given in answers.answer([one])}
 
 
 def test_log_likelihoods_and_answers_equal_those_of_lm_eval(ours: Any, of_lm_eval: dict[str, Any]) -> None:
