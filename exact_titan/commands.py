@@ -1,7 +1,5 @@
 """The commands of ``exact-titan``. Each command imports its modules itself, because ``--help`` must be fast."""
 
-import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -95,33 +93,35 @@ def pack(
         execution: See ExecutionOptions.
     """
     from exact_titan import packing
+    from exact_titan.packing.interrupt import ending_at_once
 
     if template and not sft:
         raise InputError("--template is an option of --sft: add --sft to pack instructions")
     if sft and text_key != "text":
         raise InputError("--text-key is not an option of --sft: the fields of instructions have fixed names")
-    begin = _begin_packing()
-    paths = configs.with_shipped_corpora(sources)
-    for source, path in zip(sources, paths, strict=True):
-        if path != source:
-            print(f"corpus       {source}: {path}")
-    corpus = packing.Corpus.of(paths).mirrored(mirror)
-    manifest = packing.pack(
-        corpus,
-        tokenizer=tokenizer,
-        seq_len=seq_len,
-        out=out,
-        val_fraction=val_fraction,
-        policy=policy,
-        template=template or "dolly" if sft else None,
-        text_key=text_key,
-        eos_token=eos_token,
-        special_tokens=special_tokens,
-        split_at_eos=split_at_eos,
-        execution=_execution(execution),
-    )
-    tokens = sum(source.tokens for source in manifest.sources)
-    _show_packed(manifest, out, time.monotonic() - begin, tokens, by_source=corpus.is_mix)
+    begin = time.monotonic()
+    with ending_at_once():
+        paths = configs.with_shipped_corpora(sources)
+        for source, path in zip(sources, paths, strict=True):
+            if path != source:
+                print(f"corpus       {source}: {path}")
+        corpus = packing.Corpus.of(paths).mirrored(mirror)
+        manifest = packing.pack(
+            corpus,
+            tokenizer=tokenizer,
+            seq_len=seq_len,
+            out=out,
+            val_fraction=val_fraction,
+            policy=policy,
+            template=template or "dolly" if sft else None,
+            text_key=text_key,
+            eos_token=eos_token,
+            special_tokens=special_tokens,
+            split_at_eos=split_at_eos,
+            execution=_execution(execution),
+        )
+        tokens = sum(source.tokens for source in manifest.sources)
+        _show_packed(manifest, out, time.monotonic() - begin, tokens, by_source=corpus.is_mix)
 
 
 def append(
@@ -152,31 +152,27 @@ def append(
     """
     from exact_titan import packing
     from exact_titan.dataset import Manifest
+    from exact_titan.packing.interrupt import ending_at_once
 
-    begin = _begin_packing()
-    tokens_before = sum(source.tokens for source in Manifest.read(folder).sources)
-    manifest = packing.append(
-        folder,
-        packing.Corpus.of(sources).mirrored(mirror),
-        text_key=text_key,
-        special_tokens=special_tokens,
-        split_at_eos=split_at_eos,
-        execution=_execution(execution),
-    )
-    tokens = sum(source.tokens for source in manifest.sources) - tokens_before
-    _show_packed(manifest, folder, time.monotonic() - begin, tokens, by_source=True)
+    begin = time.monotonic()
+    with ending_at_once():
+        tokens_before = sum(source.tokens for source in Manifest.read(folder).sources)
+        manifest = packing.append(
+            folder,
+            packing.Corpus.of(sources).mirrored(mirror),
+            text_key=text_key,
+            special_tokens=special_tokens,
+            split_at_eos=split_at_eos,
+            execution=_execution(execution),
+        )
+        tokens = sum(source.tokens for source in manifest.sources) - tokens_before
+        _show_packed(manifest, folder, time.monotonic() - begin, tokens, by_source=True)
 
 
 def _execution(options: ExecutionOptions) -> "PackingExecution":
     from exact_titan.packing import Execution
 
     return Execution(options.executor, options.workers, options.tasks, options.slurm)
-
-
-def _begin_packing() -> float:
-    # A batch system ends a job with SIGTERM. An exit by exception cleans up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return time.monotonic()
 
 
 def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int, *, by_source: bool) -> None:

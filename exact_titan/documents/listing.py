@@ -81,6 +81,8 @@ def list_local(path: Path, pattern: str | None) -> Listing:
         if not path.is_dir():
             return Listing(root, [_local_file(path, "", path.stat())], {})
     except FileNotFoundError as error:
+        if path.is_symlink():
+            raise _leads_to_nothing(path) from error
         hint = "for a dataset of the Hugging Face hub, give hf://datasets/{}, or copy it with `hf download`"
         hint = hub_hint(str(path), hint) if kind_of(path.name) is None else ""
         raise InputError(f"source {path}: no such file or folder{hint}") from error
@@ -113,13 +115,9 @@ def _walk(
             if "." in entry.name and reason is not None:
                 passed_over.add(reason)  # the file would not be read anyway
                 continue
-            shown = _printable(f"{folder}/{entry.name}")
             if entry.is_symlink():
-                raise InputError(
-                    f"source file {shown} is a link that leads to nothing ({_printable(os.readlink(entry.path))}): "
-                    "download or mount its target, or remove the link"
-                ) from error
-            raise InputError(f"source file {shown} cannot be read: {error.strerror}") from error
+                raise _leads_to_nothing(Path(entry.path)) from error
+            raise InputError(f"source file {_printable(entry.path)} cannot be read: {error.strerror}") from error
         if stat.S_ISDIR(found.st_mode):
             if any(os.path.samestat(found, one) for one in above):
                 passed_over.add(LOOP)
@@ -140,6 +138,13 @@ def _local_file(file: Path, name: str, found: os.stat_result) -> SourceFile:
     if not os.access(file, os.R_OK):
         raise InputError(f"source file {file} cannot be read: Permission denied: give the right to read it")
     return SourceFile(name, found.st_size, str(found.st_mtime_ns))
+
+
+def _leads_to_nothing(link: Path) -> InputError:
+    return InputError(
+        f"source file {_printable(str(link))} is a link that leads to nothing ({_printable(os.readlink(link))}): download "
+        "or mount its target, or remove the link"
+    )
 
 
 def _check_utf8(path: str, what: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
 from exact_titan.documents.hub import hub_hint
 from exact_titan.documents.long_texts import LONG, encode_long
@@ -49,6 +50,9 @@ def _parse(content: bytes, file: Path, special_tokens: SpecialTokens | None = No
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = special_tokens == "text"
+    if isinstance(tokenizer.model, BPE):
+        # Dropout belongs to the training of a model. The same text must have the same ids.
+        tokenizer.model.dropout = None
     return tokenizer, tokenizer.get_vocab(with_added_tokens=True)
 
 

@@ -12,14 +12,11 @@ import json
 import os
 import shutil
 import socket
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat, takewhile
 from pathlib import Path
 from secrets import token_hex
-from typing import TypeVar
 
 import numpy as np
 
@@ -36,13 +33,11 @@ from exact_titan.errors import InputError
 from exact_titan.packing.corpus import CorpusSource, Limit
 from exact_titan.packing.parts import PackOptions, Part, Piece
 from exact_titan.packing.progress import Tally
+from exact_titan.packing.threads import Threads, in_order
 
 BATCH_BYTES = 1_500_000
 BATCH_DOCUMENTS = 512
 READ_AHEAD = 4
-# One batch is converted to arrays while the other batches keep the tokenizer's threads busy. Long documents need many
-# batches in flight, because only one thread tokenizes a document.
-MAX_IN_FLIGHT = 16
 SPLIT_KEY = b"exact_titan validation split"
 RESULT = "part.json"
 NO_TEXT, TOO_SHORT = "no text", "shorter than two tokens"
@@ -53,9 +48,6 @@ MOST_INSIDE = 0.01
 """Share of a token file's documents that may have end-of-text ids inside. More documents are not documents."""
 MOST_NAMES = 5
 """Number of samples longer than the window that the manifest names."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -244,7 +236,9 @@ class _Packer:
     def run(self) -> PartResult:
         selected = _SelectedCount(self._part.limit)
         read = self._batches()
-        batches = _tokenized(read, self._encode, self._workers)
+        threads = Threads(self._workers)
+        batches = _tokenized(read, self._encode, threads)
+        wait = True
         try:
             for batch in batches:
                 share = self._shares[batch.source]
@@ -253,10 +247,14 @@ class _Packer:
                 self._tally.add(len(batch.ids), tokens, batch.text_bytes, batch.read)
                 if selected.is_full:
                     break
+        except (KeyboardInterrupt, SystemExit):
+            # A thread may wait for a slow store or a pipe. The process ends without the thread.
+            wait = False
+            raise
         finally:
-            # Stop the threads first: the threads use the reader.
-            batches.close()
-            read.close()
+            threads.stop(wait=wait)
+            if wait:
+                read.close()  # no thread uses the reader any more
         self._check_token_files()
         records = {split: writer.finish() for split, writer in zip(self._splits, self._writers, strict=True)}
         return PartResult(
@@ -480,7 +478,7 @@ def _hash_fraction(document: memoryview) -> float:
 
 
 def _tokenized(
-    batches: Iterator[_Batch], encode: Callable[[_Batch], _Batch], workers: int
+    batches: Iterator[_Batch], encode: Callable[[_Batch], _Batch], threads: Threads
 ) -> Generator[_Batch, None, None]:
     """Yield the batches in their order, with ids. One thread reads; other threads call ``encode``."""
 
@@ -488,24 +486,6 @@ def _tokenized(
         assert batch is not None
         return encode(batch)
 
-    in_flight = min(workers + 1, MAX_IN_FLIGHT)
-    reading, encoding = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(in_flight, "encoding")
-    try:
-        read_batches = _in_order(reading, lambda _: next(batches, None), repeat(None), READ_AHEAD)
-        yield from _in_order(encoding, encode_read, takewhile(lambda batch: batch is not None, read_batches), in_flight)
-    finally:
-        for pool in (reading, encoding):
-            pool.shutdown(cancel_futures=True)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
-) -> Iterator[Result]:
-    """Yield ``function(item)`` of each item in the items' order, with up to ``depth`` calls in flight."""
-    pending: deque[Future[Result]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) >= depth:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    read_batches = in_order(threads.reading, lambda _: next(batches, None), repeat(None), READ_AHEAD)
+    some_batches = takewhile(lambda batch: batch is not None, read_batches)
+    yield from in_order(threads.encoding, encode_read, some_batches, threads.in_flight)

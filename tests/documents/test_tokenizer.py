@@ -132,3 +132,12 @@ def test_files_of_a_tokenizer_that_cannot_be_used(bpe_tokenizer: Path, tmp_path:
         InputError, match=r"no such file or folder: --tokenizer takes a folder: hf download meta-llama/L"
     ):
         DocumentTokenizer(Path("meta-llama/Llama-3.1-8B"))
+
+
+def test_dropout_is_off(bpe_tokenizer: Path, tmp_path: Path) -> None:
+    content = json.loads((bpe_tokenizer / "tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.5
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    text = "The quick brown fox jumps over the lazy dog. " * 9
+    (found,), (expected,) = (DocumentTokenizer(folder, "<end>").encode([text]) for folder in (tmp_path, bpe_tokenizer))
+    np.testing.assert_array_equal(found, expected)
