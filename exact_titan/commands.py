@@ -1,7 +1,5 @@
 """The commands of ``exact-titan``. Each command imports its modules itself, because ``--help`` must be fast."""
 
-import signal
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -49,13 +47,17 @@ def pack(
     seq_len: int = 16384,
     val_fraction: float = 0.0,
     policy: Annotated[
-        Literal["concat", "best_fit"] | None, arg(help_behavior_hint="(default: concat, with --sft best_fit)")
+        Literal["concat", "best_fit"] | None,
+        arg(metavar="{concat,best_fit}", help_behavior_hint="(default: concat, with --sft best_fit)"),
     ] = None,
     sft: Annotated[bool, FlagCreatePairsOff] = False,
-    template: Annotated[Literal["dolly", "chat"] | None, arg(help_behavior_hint="(default: dolly)")] = None,
+    template: Annotated[
+        Literal["dolly", "chat"] | None, arg(metavar="{dolly,chat}", help_behavior_hint="(default: dolly)")
+    ] = None,
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
     special_tokens: Literal["text", "ids"] = "text",
+    split_at_eos: Annotated[bool, FlagCreatePairsOff] = False,
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:
@@ -86,36 +88,40 @@ def pack(
         text_key: Key or column of the text, for all kinds except .txt.
         eos_token: Token of the tokenizer that ends every document. By default the end-of-text token of base models.
         special_tokens: Special tokens that a document spells, such as <|end_of_text|>, stay text or become their ids.
+        split_at_eos: A document of a token file also ends at every end-of-text id inside it, for packed samples.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
         execution: See ExecutionOptions.
     """
     from exact_titan import packing
+    from exact_titan.packing.interrupt import ending_at_once
 
     if template and not sft:
         raise InputError("--template is an option of --sft: add --sft to pack instructions")
     if sft and text_key != "text":
         raise InputError("--text-key is not an option of --sft: the fields of instructions have fixed names")
-    begin = _begin_packing()
-    paths = configs.with_shipped_corpora(sources)
-    for source, path in zip(sources, paths, strict=True):
-        if path != source:
-            print(f"corpus       {source}: {path}")
-    corpus = packing.Corpus.of(paths).mirrored(mirror)
-    manifest = packing.pack(
-        corpus,
-        tokenizer=tokenizer,
-        seq_len=seq_len,
-        out=out,
-        val_fraction=val_fraction,
-        policy=policy,
-        template=template or "dolly" if sft else None,
-        text_key=text_key,
-        eos_token=eos_token,
-        special_tokens=special_tokens,
-        execution=_execution(execution),
-    )
-    tokens = sum(source.tokens for source in manifest.sources)
-    _show_packed(manifest, out, time.monotonic() - begin, tokens, by_source=corpus.is_mix)
+    begin = time.monotonic()
+    with ending_at_once():
+        paths = configs.with_shipped_corpora(sources)
+        for source, path in zip(sources, paths, strict=True):
+            if path != source:
+                print(f"corpus       {source}: {path}")
+        corpus = packing.Corpus.of(paths).mirrored(mirror)
+        manifest = packing.pack(
+            corpus,
+            tokenizer=tokenizer,
+            seq_len=seq_len,
+            out=out,
+            val_fraction=val_fraction,
+            policy=policy,
+            template=template or "dolly" if sft else None,
+            text_key=text_key,
+            eos_token=eos_token,
+            special_tokens=special_tokens,
+            split_at_eos=split_at_eos,
+            execution=_execution(execution),
+        )
+        tokens = sum(source.tokens for source in manifest.sources)
+        _show_packed(manifest, out, time.monotonic() - begin, tokens, by_source=corpus.is_mix)
 
 
 def append(
@@ -124,6 +130,7 @@ def append(
     *,
     text_key: str = "text",
     special_tokens: Literal["text", "ids"] = "text",
+    split_at_eos: Annotated[bool, FlagCreatePairsOff] = False,
     mirror: Mirror = None,
     execution: Execution = ExecutionOptions(),
 ) -> None:
@@ -139,23 +146,27 @@ def append(
         sources: The same kinds as for pack.
         text_key: Key or column of the text, for all kinds except .txt.
         special_tokens: As for pack.
+        split_at_eos: As for pack.
         mirror: Folder with copies of the hub's datasets: hf://datasets/OWNER/NAME/… is read from FOLDER/OWNER/NAME/….
         execution: See ExecutionOptions.
     """
     from exact_titan import packing
     from exact_titan.dataset import Manifest
+    from exact_titan.packing.interrupt import ending_at_once
 
-    begin = _begin_packing()
-    tokens_before = sum(source.tokens for source in Manifest.read(folder).sources)
-    manifest = packing.append(
-        folder,
-        packing.Corpus.of(sources).mirrored(mirror),
-        text_key=text_key,
-        special_tokens=special_tokens,
-        execution=_execution(execution),
-    )
-    tokens = sum(source.tokens for source in manifest.sources) - tokens_before
-    _show_packed(manifest, folder, time.monotonic() - begin, tokens, by_source=True)
+    begin = time.monotonic()
+    with ending_at_once():
+        tokens_before = sum(source.tokens for source in Manifest.read(folder).sources)
+        manifest = packing.append(
+            folder,
+            packing.Corpus.of(sources).mirrored(mirror),
+            text_key=text_key,
+            special_tokens=special_tokens,
+            split_at_eos=split_at_eos,
+            execution=_execution(execution),
+        )
+        tokens = sum(source.tokens for source in manifest.sources) - tokens_before
+        _show_packed(manifest, folder, time.monotonic() - begin, tokens, by_source=True)
 
 
 def _execution(options: ExecutionOptions) -> "PackingExecution":
@@ -164,22 +175,15 @@ def _execution(options: ExecutionOptions) -> "PackingExecution":
     return Execution(options.executor, options.workers, options.tasks, options.slurm)
 
 
-def _begin_packing() -> float:
-    # A batch system ends a job with SIGTERM. An exit by exception cleans up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    return time.monotonic()
-
-
 def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int, *, by_source: bool) -> None:
     """Print the contents of a dataset, and the packing speed for ``tokens`` tokens in ``seconds``."""
     from exact_titan.exposure import default_threshold
     from exact_titan.reports.exposure import ExposureReport
 
     total = sum(source.tokens for source in manifest.sources)
-    print(f"files        {sum(source.files for source in manifest.sources):,}")
     for reason in dict.fromkeys(reason for source in manifest.sources for reason in source.passed_over):
         files = sum(source.passed_over.get(reason, 0) for source in manifest.sources)
-        print(f"  passed over {files:,} ({reason})")
+        print(f"passed over  {files:,} file{'s' if files > 1 else ''} ({reason})")
     print(f"documents    {sum(source.documents for source in manifest.sources):,}")
     reasons = dict.fromkeys(reason for source in manifest.sources for reason in source.dropped)
     for reason in reasons:

@@ -57,7 +57,7 @@ def fails(place: Path, capfd: pytest.CaptureFixture[str], command: str, message:
         ("--out o", "no source given"),
         ("none --out o", "source none: no such file or folder"),
         ("e --out o", "source e: the folder has no file of a readable kind"),
-        ("d.csv --out o", "source d.csv: not a file of a readable kind"),
+        ("d.md --out o", "source d.md: not a file of a readable kind"),
         (
             "d.jsonl --out o --text-key body",
             "no document with text (1 documents have none under 'body', see --text-key)",
@@ -78,7 +78,7 @@ def fails(place: Path, capfd: pytest.CaptureFixture[str], command: str, message:
 )
 def test_wrong_options(place: Path, capfd: pytest.CaptureFixture[str], options: str, message: str) -> None:
     (place / "e").mkdir()
-    (place / "d.csv").write_text("a")
+    (place / "d.md").write_text("a")
     tokenizer = "" if "--tokenizer" in options else "--tokenizer t"
     fails(place, capfd, f"pack {options} {tokenizer}", message)
 

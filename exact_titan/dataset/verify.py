@@ -53,7 +53,7 @@ def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manif
     layout = lay_out(manifest.policy, manifest.window, lengths_D, record.parts)
     buckets = Buckets(manifest.window)
     counts = torch.zeros(len(buckets), dtype=torch.int64)
-    windows = inputs = targets = 0
+    windows = inputs = targets = inside = 0
     for entry in record.shards:
         file = folder / entry.file
         shard = _verify_shard(file, entry, manifest)
@@ -61,6 +61,7 @@ def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manif
         unsupervised_S = _verify_mask(file, shard, segments_S3, unsupervised_D)
         counts_n = buckets.count_segments(torch.tensor(shard.segment_length), torch.from_numpy(unsupervised_S))
         counts += counts_n
+        inside += _ids_inside(shard, segments_S3, manifest.tokenizer.eos_id)
         windows += entry.windows
         inputs += int(shard.segment_length.sum(dtype=np.int64))
         targets += int(counts_n.sum())
@@ -71,7 +72,21 @@ def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manif
     _equal(f"{folder}: targets of {split}", targets, record.targets)
     _equal(f"{folder}: padding of {split}", windows * manifest.window - inputs, record.padding)
     _equal(f"{folder}: bucket_counts of {split}", counts.tolist(), record.bucket_counts)
-    yield f"split {split}: {windows} windows, {targets} targets, bucket counts"
+    also = f", {inside} end-of-text ids inside documents" if inside else ""
+    yield f"split {split}: {windows} windows, {targets} targets, bucket counts{also}"
+
+
+def _ids_inside(shard: Shard, segments_S3: np.ndarray, eos_id: int) -> int:
+    """Return the number of end-of-text ids inside the documents of a shard.
+
+    Every token of a document except the last token is an input once. The first token does not count, because a
+    tokenizer may begin a document with the end-of-text id.
+    """
+    start_S, length_S = shard.segment_start.astype(np.int64), shard.segment_length.astype(np.int64)
+    ends_T = np.append(0, np.cumsum(shard.tokens == eos_id))
+    first_S = start_S[segments_S3[:, 1] == 0]
+    inputs = int((ends_T[start_S + length_S] - ends_T[start_S]).sum())
+    return inputs - int((shard.tokens[first_S] == eos_id).sum())
 
 
 def _verify_shard(file: Path, entry: ShardRecord, manifest: Manifest) -> Shard:

@@ -124,6 +124,8 @@ class _Values:
             try:
                 _, end = self._scan(self._text, self._at)
                 break
+            except RecursionError as error:
+                raise self._wrong("not JSON (nested too deeply)", self._at) from error
             except json.JSONDecodeError as error:
                 # The object may only be incomplete so far. The position of an open string is the start of the string.
                 incomplete = error.msg.startswith("Unterminated string") or error.pos >= len(self._text) - 16

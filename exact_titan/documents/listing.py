@@ -5,7 +5,6 @@ Every file of a folder is read, or is counted with the reason, or is an error th
 
 import hashlib
 import os
-import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,12 +24,12 @@ from exact_titan.documents.file_kinds import (
     kind_of,
     reason_to_pass_over,
 )
+from exact_titan.documents.hub import hub_hint
 from exact_titan.errors import InputError
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """The extra of this package that installs fsspec's library for a URL scheme. ``hf://`` needs no extra."""
 HUB_PAGE = "https://huggingface.co/datasets/"
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,11 @@ def list_local(path: Path, pattern: str | None) -> Listing:
         if not path.is_dir():
             return Listing(root, [_local_file(path, "", path.stat())], {})
     except FileNotFoundError as error:
-        raise InputError(f"source {path}: no such file or folder{_hub_hint(str(path))}") from error
+        if path.is_symlink():
+            raise _leads_to_nothing(path) from error
+        hint = "for a dataset of the Hugging Face hub, give hf://datasets/{}, or copy it with `hf download`"
+        hint = hub_hint(str(path), hint) if kind_of(path.name) is None else ""
+        raise InputError(f"source {path}: no such file or folder{hint}") from error
     except OSError as error:
         raise InputError(f"source {path} cannot be read: {error.strerror}") from error
     passed_over = PassedOver()
@@ -112,13 +115,9 @@ def _walk(
             if "." in entry.name and reason is not None:
                 passed_over.add(reason)  # the file would not be read anyway
                 continue
-            shown = _printable(f"{folder}/{entry.name}")
             if entry.is_symlink():
-                raise InputError(
-                    f"source file {shown} is a link that leads to nothing ({_printable(os.readlink(entry.path))}): "
-                    "download or mount its target, or remove the link"
-                ) from error
-            raise InputError(f"source file {shown} cannot be read: {error.strerror}") from error
+                raise _leads_to_nothing(Path(entry.path)) from error
+            raise InputError(f"source file {_printable(entry.path)} cannot be read: {error.strerror}") from error
         if stat.S_ISDIR(found.st_mode):
             if any(os.path.samestat(found, one) for one in above):
                 passed_over.add(LOOP)
@@ -141,6 +140,13 @@ def _local_file(file: Path, name: str, found: os.stat_result) -> SourceFile:
     return SourceFile(name, found.st_size, str(found.st_mtime_ns))
 
 
+def _leads_to_nothing(link: Path) -> InputError:
+    return InputError(
+        f"source file {_printable(str(link))} is a link that leads to nothing ({_printable(os.readlink(link))}): download "
+        "or mount its target, or remove the link"
+    )
+
+
 def _check_utf8(path: str, what: str) -> None:
     try:
         path.encode()
@@ -150,12 +156,6 @@ def _check_utf8(path: str, what: str) -> None:
 
 def _printable(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _hub_hint(path: str) -> str:
-    if not _HUB_ID.fullmatch(path) or path.startswith(".") or kind_of(path) is not None:
-        return ""
-    return f": for a dataset of the Hugging Face hub, give hf://datasets/{path} or its files on the disk (hf download)"
 
 
 def list_url(url: str, pattern: str | None) -> Listing:
@@ -170,6 +170,10 @@ def list_url(url: str, pattern: str | None) -> Listing:
     with access(f"source {url}"):
         fs, root = fsspec.url_to_fs(url)
         found = fs.find(root, detail=True)
+        if not found:
+            fs.info(root)  # raises the error that find hides, such as a refused connection
+        # The list of a web page has no sizes.
+        found = {path: fs.info(path) if info.get("size") is None else info for path, info in found.items()}
     if not found:
         hint = "" if not url.startswith("hf://") or url.startswith("hf://datasets/") else ": give hf://datasets/…"
         raise InputError(f"source {url}: no such file or folder{hint}")
@@ -181,7 +185,7 @@ def list_url(url: str, pattern: str | None) -> Listing:
     for path in sorted(found):
         name = path.removeprefix(root).lstrip("/")
         reason = reason_to_pass_over(name.partition("?")[0], pattern)
-        if reason is None and found[path].get("size") == 0:
+        if reason is None and found[path]["size"] == 0:
             reason = EMPTY
         if reason is not None:
             passed_over.add(reason)
@@ -192,7 +196,7 @@ def list_url(url: str, pattern: str | None) -> Listing:
 
 def _remote_file(name: str, info: dict[str, Any]) -> SourceFile:
     version = hashlib.sha256(str(sorted((key, str(value)) for key, value in info.items())).encode()).hexdigest()
-    return SourceFile(name, int(info["size"] or 0), version)
+    return SourceFile(name, int(info.get("size") or 0), version)
 
 
 @contextmanager
@@ -205,6 +209,9 @@ def access(what: str) -> Iterator[None]:
         extra = f": pip install 'exact-titan[{EXTRAS[scheme]}]'" if scheme in EXTRAS else ""
         raise InputError(f"{what} cannot be read ({error}){extra}") from error
     except FileNotFoundError as error:
+        # fsspec's HTTP library raises this error also if there is no connection.
+        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
+            raise InputError(f"{what} cannot be read: {str(error.__cause__).splitlines()[0]}") from error
         raise InputError(f"{what}: no such file or folder") from error
     except ValueError as error:
         raise InputError(f"{what} cannot be read: {error}") from error

@@ -100,7 +100,9 @@ class Source:
         """
         with ExitStack() as stack:
             if is_url(self.path):
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exact-titan-")))
+                folder = Path(
+                    stack.enter_context(tempfile.TemporaryDirectory(prefix="exact-titan-", ignore_cleanup_errors=True))
+                )
                 local = folder / file.name.rpartition("/")[2].partition("?")[0]
                 with access(self.shown(file)):
                     fsspec.url_to_fs(self.path)[0].get_file(self.location(file), str(local))

@@ -145,6 +145,18 @@ class TokenFile(ABC):
             ranges.append((first, len(self), (self.tokens - begin) * self.dtype.itemsize))
         return ranges
 
+    def check_width(self, eos_id: int) -> None:
+        """Check that the ids of the file can have the end-of-text id of the tokenizer.
+
+        Raises:
+            InputError: if the type of the ids is too small. Another tokenizer made the file.
+        """
+        if eos_id > np.iinfo(self.dtype).max:
+            raise InputError(
+                f"source {self.path}: its ids are {self.dtype.name}, and the tokenizer's end-of-text id {eos_id} does "
+                "not fit: give the --tokenizer that made the file, or name its end-of-text token with --eos-token"
+            )
+
     @abstractmethod
     def _check(self, index: np.ndarray, data_bytes: int) -> int:
         """Check the index (uint8) and the size of the data. Set dtype and tokens. Return the number of documents."""
@@ -293,7 +305,14 @@ class DatatroveFile(TokenFile):
 
 
 def ended_documents(
-    file: TokenFile, *, eos_id: int, vocab_size: int, dtype: np.dtype, first: int = 0, last: int | None = None
+    file: TokenFile,
+    *,
+    eos_id: int,
+    vocab_size: int,
+    dtype: np.dtype,
+    first: int = 0,
+    last: int | None = None,
+    split_at_eos: bool = False,
 ) -> Iterator[np.ndarray]:
     """Yield the documents for the packer: the ids of the file, and the end-of-text id as the last id.
 
@@ -304,6 +323,7 @@ def ended_documents(
         dtype: dtype of the arrays. The dtype can hold every id of the tokenizer.
         first: the first document, from 0.
         last: the last document + 1 (default: all documents).
+        split_at_eos: whether a document also ends at every end-of-text id inside it.
 
     Yields:
         ``dtype`` ``[m]``, m >= 1. The array may be a read-only view.
@@ -319,9 +339,20 @@ def ended_documents(
                 "ids: give the --tokenizer that made the file"
             )
         document_m = ids_m.astype(dtype, copy=False)
-        if not len(document_m) or document_m[-1] != eos_id:
-            document_m = np.append(document_m, np.array(eos_id, dtype))
-        yield document_m
+        ends = (np.flatnonzero(document_m[:-1] == eos_id) + 1).tolist() if split_at_eos else []
+        for begin, end in pairwise([0, *ends, len(document_m)]):
+            yield _ended(document_m[begin:end], eos_id)
+
+
+def ids_inside(document_m: np.ndarray, eos_id: int) -> int:
+    """Return the number of end-of-text ids inside a document. A tokenizer may begin a document with the same id."""
+    return int(np.count_nonzero(document_m[1:-1] == eos_id))
+
+
+def _ended(document_m: np.ndarray, eos_id: int) -> np.ndarray:
+    if len(document_m) and document_m[-1] == eos_id:
+        return document_m
+    return np.append(document_m, np.array(eos_id, document_m.dtype))
 
 
 def _mapped(file: Path) -> np.ndarray:

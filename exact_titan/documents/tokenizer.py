@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
+from tokenizers.models import BPE
 
+from exact_titan.documents.hub import hub_hint
 from exact_titan.documents.long_texts import LONG, encode_long
 from exact_titan.documents.special_tokens import SpecialTokens, SpelledTokens, mark_special_tokens
 from exact_titan.documents.tokenizer_record import TokenizerRecord
@@ -42,12 +44,15 @@ def _parse(content: bytes, file: Path, special_tokens: SpecialTokens | None = No
     ``special_tokens`` is None for a tokenizer that does not encode documents.
     """
     try:
-        tokenizer = Tokenizer.from_str(content.decode("utf-8"))
+        tokenizer = Tokenizer.from_str(content.decode("utf-8-sig"))
     except Exception as error:  # the library raises the bare class Exception
         raise InputError(f"{file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = special_tokens == "text"
+    if isinstance(tokenizer.model, BPE):
+        # Dropout belongs to the training of a model. The same text must have the same ids.
+        tokenizer.model.dropout = None
     return tokenizer, tokenizer.get_vocab(with_added_tokens=True)
 
 
@@ -75,13 +80,19 @@ class DocumentTokenizer:
     def __init__(self, path: Path, eos_token: str | None = None, special_tokens: SpecialTokens = "text") -> None:
         self.file = path / FILE_NAME if path.is_dir() else path
         if not path.exists():
-            raise InputError(f"--tokenizer {path}: no such file or folder")
+            hint = hub_hint(
+                str(path), "--tokenizer takes a folder: hf download {} --include '*token*' --local-dir FOLDER"
+            )
+            raise InputError(f"--tokenizer {path}: no such file or folder{hint}")
         if not self.file.is_file():
             raise InputError(
                 f"--tokenizer {path}: the folder has no {FILE_NAME}: write one with "
                 "transformers.AutoTokenizer.from_pretrained(…).save_pretrained(…)"
             )
-        content = self.file.read_bytes()
+        try:
+            content = self.file.read_bytes()
+        except OSError as error:
+            raise InputError(f"--tokenizer {self.file} cannot be read: {error.strerror}") from error
         self._tokenizer, vocabulary = _parse(content, self.file, special_tokens)
         self.record = TokenizerRecord(
             name=self.file.resolve().parent.name,
@@ -106,10 +117,32 @@ class DocumentTokenizer:
 
         Several threads may call the method at the same time, because the library releases the interpreter lock during
         its work.
+
+        Raises:
+            InputError: if the tokenizer has no unknown token and meets an unknown letter.
         """
+        try:
+            return self._encode(texts)
+        except Exception as error:  # the library raises the bare class Exception
+            raise self._cannot_encode(texts, error) from error
+
+    def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         if all(len(text) <= LONG for text in texts):
             return [self._ended(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
-        return [self._encode_long(text) if len(text) > LONG else self.encode([text])[0] for text in texts]
+        return [self._encode_long(text) if len(text) > LONG else self._encode([text])[0] for text in texts]
+
+    def _cannot_encode(self, texts: Sequence[str], error: Exception) -> InputError:
+        """Return the error for a tokenizer without an unknown token that meets an unknown letter."""
+        for text in texts:
+            try:
+                self._encode([text])
+            except Exception as wrong:
+                why = str(wrong).strip().splitlines()[0] if str(wrong).strip() else type(wrong).__name__
+                return InputError(
+                    f"{self.file} cannot encode the document that begins with {text[:40]!r} ({why}): give a "
+                    "--tokenizer with an unknown token or byte fallback"
+                )
+        return InputError(f"{self.file} cannot encode a batch of documents ({error}): give another --tokenizer")
 
     def encode_bare(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, without the special tokens that the tokenizer adds to a text."""
@@ -197,11 +230,17 @@ class DocumentTokenizer:
         config = self.file.parent / "tokenizer_config.json"
         if config.is_file():
             try:
-                token = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
+                token = json.loads(config.read_text(encoding="utf-8-sig")).get("eos_token")
+            except OSError as error:
+                raise InputError(f"{config} cannot be read: {error.strerror}") from error
             except (ValueError, AttributeError) as error:
                 raise InputError(f"{config} is not a JSON object ({error}): name the token with --eos-token") from error
             token = token.get("content") if isinstance(token, dict) else token
             if token is not None:
+                if not isinstance(token, str):
+                    raise InputError(
+                        f"{config}: eos_token is {token!r:.60}, not a text: name the token with --eos-token"
+                    )
                 if token not in vocabulary:
                     raise InputError(f"{config}: eos_token {token!r} is not in the vocabulary: see --eos-token")
                 return token

@@ -9,6 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from exact_titan.documents.hub import hub_hint
 from exact_titan.errors import InputError
 from exact_titan.models.architecture import Architecture, RopeScaling
 
@@ -35,7 +36,8 @@ def read_config(folder: Path) -> dict[str, Any]:
             the folder or the file.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder")
+        hint = "for a model of the Hugging Face hub, run `hf download {} --local-dir FOLDER` and give the folder"
+        raise InputError(f"{folder}: no such folder{hub_hint(str(folder), hint)}")
     file = folder / FILE_NAME
     try:
         config = json.loads(file.read_text(encoding="utf-8"))

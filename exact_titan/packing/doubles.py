@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from exact_titan.dataset.manifest import Manifest
+from exact_titan.documents.listing import is_url
 from exact_titan.documents.sources import Source, place_of
 from exact_titan.documents.token_files import TokenFile
 from exact_titan.errors import InputError
@@ -74,8 +75,8 @@ def leave_out_known(folder: Path, manifest: Manifest, opened: Sequence[Source | 
             continue
         found = {}
         for file in source.files:
-            # A server may not tell the size of a file.
-            if file.bytes in sizes or not file.bytes:
+            # A server may not tell the size of a file. A pipe of the local disk must not be read here.
+            if file.bytes in sizes or (is_url(source.path) and not file.bytes):
                 with source.open(file) as reader:
                     name = known.get(reader.digest().sha256)
                 if name is not None:

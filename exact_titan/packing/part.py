@@ -12,14 +12,11 @@ import json
 import os
 import shutil
 import socket
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 from itertools import repeat, takewhile
 from pathlib import Path
 from secrets import token_hex
-from typing import TypeVar
 
 import numpy as np
 
@@ -30,29 +27,27 @@ from exact_titan.documents.digests import FileDigest
 from exact_titan.documents.instructions import Instructions, Sample, open_template
 from exact_titan.documents.sample_tokenizer import SampleTokenizer
 from exact_titan.documents.sources import Source
-from exact_titan.documents.token_files import TokenFile, ended_documents
+from exact_titan.documents.token_files import TokenFile, ended_documents, ids_inside
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import CorpusSource, Limit
 from exact_titan.packing.parts import PackOptions, Part, Piece
 from exact_titan.packing.progress import Tally
+from exact_titan.packing.threads import Threads, in_order
 
 BATCH_BYTES = 1_500_000
 BATCH_DOCUMENTS = 512
 READ_AHEAD = 4
-# One batch is converted to arrays while the other batches keep the tokenizer's threads busy. Long documents need many
-# batches in flight, because only one thread tokenizes a document.
-MAX_IN_FLIGHT = 16
 SPLIT_KEY = b"exact_titan validation split"
 RESULT = "part.json"
 NO_TEXT, TOO_SHORT = "no text", "shorter than two tokens"
 SPELLED = {"text": "special tokens in the text, packed as text", "ids": "special tokens in the text, packed as ids"}
 TOO_LONG, UNANSWERED = "longer than the window", "messages without an answer"
+INSIDE = "end-of-text ids inside the document"
+MOST_INSIDE = 0.01
+"""Share of a token file's documents that may have end-of-text ids inside. More documents are not documents."""
 MOST_NAMES = 5
 """Number of samples longer than the window that the manifest names."""
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 
 @dataclass
@@ -61,7 +56,8 @@ class SourceShare:
 
     ``files`` are the files that were read. ``documents`` and ``tokens`` count the packed documents. ``dropped`` counts
     the dropped documents by reason. ``remarks`` counts packed documents by remark. ``rows`` counts the rows of
-    instructions, and ``too_long`` names the first samples that are longer than the window.
+    instructions, and ``too_long`` names the first samples that are longer than the window. ``next_tokens`` is the
+    number of tokens of the first document beyond the part's limit, or 0.
     """
 
     files: list[FileDigest] = field(default_factory=list)
@@ -71,6 +67,7 @@ class SourceShare:
     remarks: dict[str, int] = field(default_factory=dict)
     rows: int = 0
     too_long: list[str] = field(default_factory=list)
+    next_tokens: int = 0
 
 
 @dataclass
@@ -239,7 +236,9 @@ class _Packer:
     def run(self) -> PartResult:
         selected = _SelectedCount(self._part.limit)
         read = self._batches()
-        batches = _tokenized(read, self._encode, self._workers)
+        threads = Threads(self._workers)
+        batches = _tokenized(read, self._encode, threads)
+        wait = True
         try:
             for batch in batches:
                 share = self._shares[batch.source]
@@ -248,15 +247,31 @@ class _Packer:
                 self._tally.add(len(batch.ids), tokens, batch.text_bytes, batch.read)
                 if selected.is_full:
                     break
+        except (KeyboardInterrupt, SystemExit):
+            # A thread may wait for a slow store or a pipe. The process ends without the thread.
+            wait = False
+            raise
         finally:
-            # Stop the threads first: the threads use the reader.
-            batches.close()
-            read.close()
+            threads.stop(wait=wait)
+            if wait:
+                read.close()  # no thread uses the reader any more
+        self._check_token_files()
         records = {split: writer.finish() for split, writer in zip(self._splits, self._writers, strict=True)}
         return PartResult(
             {str(index): share for index, share in self._shares.items()},
             {split: record for split, record in records.items() if record is not None},
         )
+
+    def _check_token_files(self) -> None:
+        """Refuse token files of packed samples: their documents end inside the samples."""
+        for index, share in self._shares.items():
+            inside = share.remarks.get(INSIDE, 0)
+            if isinstance(self._opened[index], TokenFile) and inside > MOST_INSIDE * share.documents:
+                raise InputError(
+                    f"source {self._part.sources[index].path}: {inside:,} of {share.documents:,} documents have "
+                    f"end-of-text ids inside, more than {100 * MOST_INSIDE:g} %: give --split-at-eos to end a document "
+                    "at each of these ids, or name another end-of-text token with --eos-token"
+                )
 
     def _write_batch(self, batch: _Batch, share: SourceShare, selected: "_SelectedCount") -> int:
         """Write the batch's documents up to the part's limit. Return the number of their tokens."""
@@ -270,9 +285,12 @@ class _Packer:
             if batch.samples and self._is_too_long(batch.samples[index], len(ids_m), share):
                 continue
             if not selected.add(len(ids_m)):
+                share.next_tokens = len(ids_m)
                 break
             share.documents += 1
             share.tokens += len(ids_m)
+            if ids_inside(ids_m, self._tokenizer.record.eos_id):
+                share.remarks[INSIDE] = share.remarks.get(INSIDE, 0) + 1
             if batch.spells and batch.spells[index]:
                 share.remarks[spelled] = share.remarks.get(spelled, 0) + 1
             self._writers[validation].add(ids_m, batch.unsupervised[index] if batch.samples else 0)
@@ -296,7 +314,10 @@ class _Packer:
         """Tokenize the texts or samples of a batch. Several threads call the method."""
         if batch.texts:
             batch.spells = [self._tokenizer.spells_special(text) for text in batch.texts]
-            batch.ids = self._tokenizer.encode(batch.texts)
+            try:
+                batch.ids = self._tokenizer.encode(batch.texts)
+            except InputError as error:
+                raise InputError(f"source {self._part.sources[batch.source].path}: {error}") from error
             batch.texts = []
         if batch.samples:
             assert self._sample_tokenizer is not None
@@ -387,10 +408,12 @@ class _Packer:
             dtype=self._tokenizer.dtype,
             first=piece.first,
             last=piece.last,
+            split_at_eos=self._part.options.split_at_eos,
         )
-        step = piece.bytes / (piece.last - piece.first)
-        for number, ids_m in enumerate(documents, 1):
-            yield _ReadItem(piece.source, begin + number * step, ids_m)
+        read = 0
+        for ids_m in documents:
+            read += len(ids_m) * source.dtype.itemsize
+            yield _ReadItem(piece.source, begin + min(read, piece.bytes), ids_m)
 
 
 @dataclass
@@ -455,7 +478,7 @@ def _hash_fraction(document: memoryview) -> float:
 
 
 def _tokenized(
-    batches: Iterator[_Batch], encode: Callable[[_Batch], _Batch], workers: int
+    batches: Iterator[_Batch], encode: Callable[[_Batch], _Batch], threads: Threads
 ) -> Generator[_Batch, None, None]:
     """Yield the batches in their order, with ids. One thread reads; other threads call ``encode``."""
 
@@ -463,24 +486,6 @@ def _tokenized(
         assert batch is not None
         return encode(batch)
 
-    in_flight = min(workers + 1, MAX_IN_FLIGHT)
-    reading, encoding = ThreadPoolExecutor(1, "reading"), ThreadPoolExecutor(in_flight, "encoding")
-    try:
-        read_batches = _in_order(reading, lambda _: next(batches, None), repeat(None), READ_AHEAD)
-        yield from _in_order(encoding, encode_read, takewhile(lambda batch: batch is not None, read_batches), in_flight)
-    finally:
-        for pool in (reading, encoding):
-            pool.shutdown(cancel_futures=True)
-
-
-def _in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Item], Result], items: Iterable[Item], depth: int
-) -> Iterator[Result]:
-    """Yield ``function(item)`` of each item in the items' order, with up to ``depth`` calls in flight."""
-    pending: deque[Future[Result]] = deque()
-    for item in items:
-        pending.append(pool.submit(function, item))
-        if len(pending) >= depth:
-            yield pending.popleft().result()
-    while pending:
-        yield pending.popleft().result()
+    read_batches = in_order(threads.reading, lambda _: next(batches, None), repeat(None), READ_AHEAD)
+    some_batches = takewhile(lambda batch: batch is not None, read_batches)
+    yield from in_order(threads.encoding, encode_read, some_batches, threads.in_flight)

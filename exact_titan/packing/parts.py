@@ -43,6 +43,7 @@ class PackOptions:
     template: str = ""
     template_sha256: str = ""
     special_tokens: SpecialTokens = "text"
+    split_at_eos: bool = False
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,6 @@ from exact_titan.packing.corpus import Corpus
 from exact_titan.packing.doubles import check_places, leave_out_known
 from exact_titan.packing.executors import Execution, PackingJob, pack_parts
 from exact_titan.packing.merge import move_parts, sft_record, source_records
-from exact_titan.packing.part import NO_TEXT
 from exact_titan.packing.parts import PART_BYTES, PackOptions, divide_into_parts
 from exact_titan.packing.selection import first_limits, select
 from exact_titan.packing.work_folder import WorkFolder, work_folder
@@ -39,6 +38,7 @@ def pack(
     text_key: str = "text",
     eos_token: str | None = None,
     special_tokens: SpecialTokens = "text",
+    split_at_eos: bool = False,
     workers: int | None = None,
     execution: Execution | None = None,
     shard_tokens: int = SHARD_TOKENS,
@@ -69,6 +69,7 @@ def pack(
         eos_token: end-of-text token. Default: the token that the tokenizer names.
         special_tokens: special tokens that a document spells stay text, or become their ids. Special tokens that a
             row of instructions spells always stay text.
+        split_at_eos: whether a document of a token file also ends at every end-of-text id inside it.
         workers: number of cores of this machine (default: all). Used only without ``execution``.
         execution: the executor of the parts.
         shard_tokens: number of stored tokens at which a shard is closed.
@@ -84,12 +85,13 @@ def pack(
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     execution = execution or Execution(workers=workers)
     policy = policy or (SFT_POLICY if template else "concat")
-    _check(seq_len, out, val_fraction, policy, template)
-    opened = _open(corpus, text_key, template)
+    _check(tokenizer, seq_len, out, val_fraction, policy, template)
+    opened = _open(corpus, text_key, template, special_tokens)
     if template:
         special_tokens = "ids"  # of the template; special tokens that a row spells stay text
     document_tokenizer = DocumentTokenizer(tokenizer, eos_token, special_tokens)
     record = document_tokenizer.record
+    _check_widths(opened, record.eos_id)
     sft = SftRecord(template, open_template(template, tokenizer).sha256, 0, []) if template else None
     options = PackOptions(
         str(tokenizer),
@@ -103,6 +105,7 @@ def pack(
         template=sft.template if sft else "",
         template_sha256=sft.template_sha256 if sft else "",
         special_tokens=special_tokens,
+        split_at_eos=split_at_eos,
     )
     with work_folder(out) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution)
@@ -110,9 +113,12 @@ def pack(
         splits = new.move_to(work.dataset, {})
         if "train" not in splits:
             documents = sum(source.documents for source in new.sources)
+            way_out = "give more documents or a smaller --val-fraction"
+            if all(source.split == "val" for source in corpus.sources):
+                way_out = 'all sources have split = "val", give a source for training'
             raise InputError(
                 f"the training split has no window: {documents} documents were packed, and all went to validation: "
-                "give more documents or a smaller --val-fraction"
+                f"{way_out}"
             )
         document_tokenizer.save(work.dataset / TOKENIZER_FOLDER)
         manifest = Manifest(
@@ -136,6 +142,7 @@ def append(
     *,
     text_key: str = "text",
     special_tokens: SpecialTokens = "text",
+    split_at_eos: bool = False,
     execution: Execution | None = None,
     shard_tokens: int = SHARD_TOKENS,
     part_bytes: int = PART_BYTES,
@@ -150,7 +157,7 @@ def append(
     Args:
         folder: the dataset.
         corpus: as in :func:`pack`. The weights of a mix apply only to the added documents.
-        text_key, special_tokens, execution, shard_tokens, part_bytes: as in :func:`pack`.
+        text_key, special_tokens, split_at_eos, execution, shard_tokens, part_bytes: as in :func:`pack`.
 
     Returns:
         The new manifest of the dataset.
@@ -161,7 +168,7 @@ def append(
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
     sft = manifest.sft
-    opened = _open(corpus, text_key, sft.template if sft else None)
+    opened = _open(corpus, text_key, sft.template if sft else None, special_tokens)
     check_places(corpus, opened)
     leave_out_known(folder, manifest, opened)
     if sft:
@@ -170,6 +177,7 @@ def append(
     record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token, special_tokens).record
     if record.sha256 != manifest.tokenizer.sha256:
         raise InputError(f"{tokenizer} is not the tokenizer that {folder} was packed with: copy the dataset again")
+    _check_widths(opened, record.eos_id)
     if sft and open_template(sft.template, tokenizer).sha256 != sft.template_sha256:
         raise InputError(
             f"{folder} was packed with another text of the template {sft.template}: pack all rows into a new dataset"
@@ -186,6 +194,7 @@ def append(
         template=sft.template if sft else "",
         template_sha256=sft.template_sha256 if sft else "",
         special_tokens=special_tokens,
+        split_at_eos=split_at_eos,
     )
     with work_folder(folder) as work:
         new = _Packed(corpus, opened, options, part_bytes, work, execution or Execution())
@@ -230,29 +239,52 @@ class _Packed:
             self.results,
             [source.passed_over if isinstance(source, Source) else {} for source in opened],
         )
-        cut = {part.source for part, _ in self._parts if part.is_cut}
-        for index, (record, source) in enumerate(zip(self.sources, opened, strict=True)):
-            if isinstance(source, Source) and record.files and index not in cut:
-                if options.template:
-                    _check_samples(record, source, options.seq_len)
-                else:
-                    _check_text(record, source)
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
         """Move the shards into a dataset's folder. Return the new splits of the dataset."""
         return move_parts(self._parts, self._work.parts, dataset, before, masked=self._masked)
 
 
-def _open(corpus: Corpus, text_key: str, template: str | None) -> list[Source | TokenFile]:
+def _open(
+    corpus: Corpus, text_key: str, template: str | None, special_tokens: SpecialTokens
+) -> list[Source | TokenFile]:
     """List the files of the sources. Instructions are not in token files."""
+    if template and special_tokens == "ids":
+        raise InputError(
+            "--special-tokens is 'ids', but special tokens that a row of instructions spells always stay text: leave "
+            "the option out"
+        )
     opened = [source.open(text_key) for source in corpus.sources]
-    for source in opened:
+    for entry, source in zip(corpus.sources, opened, strict=True):
+        if template and entry.text_key is not None:
+            raise InputError(
+                f"source {entry.path} has a text_key, but the fields of instructions have fixed names: leave it out"
+            )
         if template and isinstance(source, TokenFile):
             raise InputError(f"source {source.path} is a token file, and has no instructions: give .jsonl or .parquet")
     return opened
 
 
-def _check(seq_len: int, out: Path, val_fraction: float, policy: str, template: str | None) -> None:
+def _check_widths(opened: Sequence[Source | TokenFile], eos_id: int) -> None:
+    for source in opened:
+        if isinstance(source, TokenFile):
+            source.check_width(eos_id)
+
+
+def _check(
+    tokenizer: Path,
+    seq_len: int,
+    out: Path,
+    val_fraction: float,
+    policy: str,
+    template: str | None,
+) -> None:
+    for name, path in (("--tokenizer", tokenizer), ("--out", out)):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
+            raise InputError(f"{name} {shown}: the name is not UTF-8: give another name") from None
     if seq_len < 2:
         raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens")
     if not 0 <= val_fraction < 1:
@@ -265,22 +297,6 @@ def _check(seq_len: int, out: Path, val_fraction: float, policy: str, template: 
         )
     if os.path.lexists(out):
         raise InputError(f"--out {out} exists: give a new folder, or remove it")
-
-
-def _check_text(record: SourceRecord, source: Source) -> None:
-    without = record.dropped[NO_TEXT]
-    if not record.documents and without == sum(record.dropped.values()):
-        why = f"{without} documents have none under {source.text_key!r}, see --text-key" if without else "empty"
-        raise InputError(f"source {source.path}: no document with text ({why})")
-
-
-def _check_samples(record: SourceRecord, source: Source, seq_len: int) -> None:
-    if not record.documents:
-        why = ", ".join(f"{number} {reason}" for reason, number in record.dropped.items() if number)
-        raise InputError(
-            f"source {source.path}: no sample fits a window of {seq_len} tokens ({why}): raise --seq-len, or leave the "
-            "source out"
-        )
 
 
 def _check_new(folder: Path, manifest: Manifest, sources: Sequence[SourceRecord]) -> None:

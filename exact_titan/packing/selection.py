@@ -7,10 +7,12 @@ more part. This last part is packed again with only these documents.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import NO_LIMIT, Corpus, Limit
+from exact_titan.packing.empty_sources import check_source
 from exact_titan.packing.part import PartResult, part_folder
 from exact_titan.packing.parts import Part
 
@@ -113,27 +115,36 @@ def select(
         pack: function that packs parts with a limit.
 
     Raises:
-        InputError: if a source of a mix runs out before its share.
+        InputError: if a source gives no document, or a source of a mix runs out before its share.
     """
     by_source = _by_source(parts)
+    text_key = parts[0].options.text_key
     if not corpus.is_limited:
-        return _results(parts, folder)
-    selected = _cut_to_limits(by_source, first_limits(corpus), folder, pack)
+        pairs = _results(parts, folder)
+        _check_sources(corpus, pairs, {}, text_key)
+        return pairs
+    limits = first_limits(corpus)
+    selected = _cut_to_limits(by_source, limits, folder, pack)
+    _check_sources(corpus, list(chain(*selected.values())), limits, text_key)
     if not corpus.is_mix:
-        return [pair for pairs in selected.values() for pair in pairs]
+        return list(chain(*selected.values()))
     amounts = {index: sum(getattr(result, corpus.unit) for _, result in selected.get(index, [])) for index in by_source}
     if corpus.total is not None:
         _check_shares(corpus, by_source, selected, amounts)
-        return [pair for pairs in selected.values() for pair in pairs]
-    for index, source in enumerate(corpus.sources):
-        if not amounts.get(index):
-            raise InputError(f"{corpus.shown}: source {source.path} has no document to give, so nothing can be mixed")
+        return list(chain(*selected.values()))
     whole = min(Fraction(amount) / corpus.share(index) for index, amount in amounts.items())
-    limits = {
-        index: limit.lowered(corpus.unit, int(corpus.share(index) * whole))
-        for index, limit in first_limits(corpus).items()
-    }
-    return [pair for pairs in _cut_to_limits(by_source, limits, folder, pack).values() for pair in pairs]
+    limits = {index: limit.lowered(corpus.unit, int(corpus.share(index) * whole)) for index, limit in limits.items()}
+    pairs = list(chain(*_cut_to_limits(by_source, limits, folder, pack).values()))
+    _check_sources(corpus, pairs, limits, text_key)
+    return pairs
+
+
+def _check_sources(
+    corpus: Corpus, pairs: Sequence[tuple[Part, PartResult]], limits: dict[int, Limit], text_key: str
+) -> None:
+    for index in range(len(corpus.sources)):
+        shares = [result.sources[str(index)] for _, result in pairs if str(index) in result.sources]
+        check_source(corpus, index, shares, limits.get(index, NO_LIMIT), text_key)
 
 
 def _by_source(parts: Sequence[Part]) -> dict[int, list[Part]]:

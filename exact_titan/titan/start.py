@@ -6,6 +6,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from torchtitan.tools.logging import logger
 
+from exact_titan.documents.hub import hub_hint
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import PRESETS, REPOSITORIES, Architecture
@@ -40,6 +41,7 @@ def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = Non
             return PRESETS[config.model]
         raise InputError(
             f"model is {config.model!r}: there is no such folder, and the known models are {', '.join(PRESETS)}"
+            + hub_hint(config.model, "for a model of the hub, run `hf download {} --local-dir FOLDER`")
         )
     if config.start_from:
         return hf_config.read_architecture(_previous_model(config))

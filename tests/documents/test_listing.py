@@ -40,6 +40,8 @@ def test_a_link_to_nothing_is_named(tmp_path: Path) -> None:
     for name in ("b.jsonl", "more"):
         with pytest.raises(InputError, match=rf"{name} is a link that leads to nothing \(missing\): download or mount"):
             Source(corpus, "text", name)
+    with pytest.raises(InputError, match=r"b\.jsonl is a link that leads to nothing"):
+        Source(corpus / "b.jsonl", "text")
     (corpus / "more").unlink()
     assert names(Source(corpus, "text", "a*")) == ["a.jsonl"], "the pattern leaves the link out"
     (corpus / "b.jsonl").unlink()

@@ -18,7 +18,13 @@ from exact_titan.documents import json_documents
 from exact_titan.documents.sources import DocumentReader, Source
 from exact_titan.errors import InputError
 
-TEXTS = ["one two", "größer", 'a\nb,"c"\r\n', "東京 " * 50_000, "x" * 200_000]
+TEXTS = [
+    "one two",
+    "größer",
+    'a\nb,"c"\r\n',
+    "東京 " * 5000,
+    "x" * 140_000,
+]  # csv limits a cell to 131,072 characters by default
 OBJECTS = [{"id": number, "text": text} for number, text in enumerate(TEXTS)]
 LINES = "".join(json.dumps(one) + "\n" for one in OBJECTS).encode()
 

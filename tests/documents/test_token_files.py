@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from exact_titan.documents import token_files
 from exact_titan.documents.digests import digest_of_all
-from exact_titan.documents.token_files import ended_documents, is_token_file, open_token_file
+from exact_titan.documents.token_files import ended_documents, ids_inside, is_token_file, open_token_file
 from exact_titan.errors import InputError
 
 pytest_plugins = ["tests.text_fixtures"]
@@ -187,10 +187,31 @@ def test_documents_for_the_packer_end_with_end_of_text(tmp_path: Path) -> None:
         ended = list(ended_documents(file, eos_id=EOS, vocab_size=8, dtype=dtype))
         assert as_lists(ended) == [[5, 6, EOS], [5, 6, EOS], [EOS], [EOS], [EOS, 7, EOS]]
         assert {ids_m.dtype for ids_m in ended} == {dtype}
-    # The dtype of the file cannot hold this end-of-text id.
+
+
+def test_a_type_that_the_end_of_text_id_does_not_fit(tmp_path: Path) -> None:
     file = open_token_file(write_datatrove(tmp_path / "short.ds", [[5, 6]], 2))
-    ended = ended_documents(file, eos_id=128001, vocab_size=128256, dtype=np.dtype(np.uint32))
-    assert as_lists(ended) == [[5, 6, 128001]]
+    file.check_width(2**16 - 1)
+    with pytest.raises(
+        InputError, match=r"short\.ds: its ids are uint16, and the tokenizer's end-of-text id 128001 does"
+    ):
+        file.check_width(128001)
+
+
+def test_documents_end_at_the_ids_inside(tmp_path: Path) -> None:
+    documents = [[[5, EOS, 6], [7, EOS]], [[EOS, 5, 6]], [], [[5, EOS, EOS, 6]], [[5, 6]]]
+    file = open_token_file(write_megatron(tmp_path / "corpus", documents, "int32"))
+    options = {"eos_id": EOS, "vocab_size": 8, "dtype": np.dtype(np.uint16)}
+    whole = list(ended_documents(file, **options))
+    assert [ids_inside(ids_m, EOS) for ids_m in whole] == [1, 0, 0, 2, 0]
+    split = ended_documents(file, **options, split_at_eos=True)
+    assert as_lists(split) == [
+        *([5, EOS], [6, 7, EOS]),
+        *([EOS], [5, 6, EOS]),
+        [EOS],
+        *([5, EOS], [EOS], [6, EOS]),
+        [5, 6, EOS],
+    ]
 
 
 @pytest.mark.parametrize(("wrong", "first"), [(300, 0), (300, 2), (-1, 0), (-1, 2)])

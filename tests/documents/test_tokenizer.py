@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
@@ -95,3 +95,49 @@ def test_the_copy_works_in_torchtitan(bpe_tokenizer: Path, tmp_path: Path) -> No
     document = DocumentTokenizer(bpe_tokenizer).encode(["The quick fox"])[0].tolist()
     assert loaded.encode("The quick fox", add_bos=True, add_eos=True) == document
     assert loaded.eos_id == END
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        models.Unigram([("</s>", 0.0), ("▁", -2.0), *((letter, -3.0) for letter in "abcf")]),
+        models.WordLevel({"</s>": 0, "caf": 1}, unk_token="<unk>"),
+    ],
+)
+def test_a_tokenizer_without_an_unknown_token(tmp_path: Path, model: models.Model) -> None:
+    plain = Tokenizer(model)
+    plain.pre_tokenizer = pre_tokenizers.Whitespace()
+    plain.add_special_tokens(["</s>"])
+    plain.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = DocumentTokenizer(tmp_path)
+    assert len(tokenizer.encode(["caf"])[0]) > 1
+    message = (
+        r"tokenizer\.json cannot encode the document that begins with 'caf é' \(.*\): give a --tokenizer with an unk"
+    )
+    with pytest.raises(InputError, match=message):
+        tokenizer.encode(["caf", "caf é", "caf"])
+
+
+def test_files_of_a_tokenizer_that_cannot_be_used(bpe_tokenizer: Path, tmp_path: Path) -> None:
+    content = (bpe_tokenizer / "tokenizer.json").read_bytes()
+    (tmp_path / "tokenizer.json").write_bytes(b"\xef\xbb\xbf" + content)
+    config = tmp_path / "tokenizer_config.json"
+    for token in (["<end>"], 1, {"content": ["<end>"]}):
+        config.write_text(json.dumps({"eos_token": token}))
+        with pytest.raises(InputError, match=r"eos_token is .*, not a text: name the token with --eos-token"):
+            DocumentTokenizer(tmp_path)
+    config.write_text('\ufeff{"eos_token": "<end>"}')
+    assert DocumentTokenizer(tmp_path).record.eos_id == END
+    with pytest.raises(
+        InputError, match=r"no such file or folder: --tokenizer takes a folder: hf download meta-llama/L"
+    ):
+        DocumentTokenizer(Path("meta-llama/Llama-3.1-8B"))
+
+
+def test_dropout_is_off(bpe_tokenizer: Path, tmp_path: Path) -> None:
+    content = json.loads((bpe_tokenizer / "tokenizer.json").read_text())
+    content["model"]["dropout"] = 0.5
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    text = "The quick brown fox jumps over the lazy dog. " * 9
+    (found,), (expected,) = (DocumentTokenizer(folder, "<end>").encode([text]) for folder in (tmp_path, bpe_tokenizer))
+    np.testing.assert_array_equal(found, expected)

@@ -74,3 +74,29 @@ def test_token_files_that_cannot_be_packed(tmp_path: Path, word_tokenizer: Path)
     with pytest.raises(InputError, match=r"corpus\.bin and corpus\.idx are one source: give one of them$"):
         pack(sorted(tmp_path.glob("corpus.[bi]*")), **options)
     assert not (tmp_path / "out").exists()
+
+
+def test_packed_samples_are_refused_or_split(tmp_path: Path, word_tokenizer: Path) -> None:
+    samples = [[5, 6, 0, 7, 8, 0, 9], [10, 0, 11, 12, 13, 0, 14]]
+    for number, file in enumerate(write_tokens(tmp_path, samples, [])):
+        options = {"tokenizer": word_tokenizer, "seq_len": 8}
+        with pytest.raises(
+            InputError, match=r"2 of 2 documents have end-of-text ids inside, more than 1 %: give --split-"
+        ):
+            pack([file], out=tmp_path / "out", **options)
+        manifest = pack([file], out=tmp_path / f"split{number}", **options, split_at_eos=True)
+        (record,) = manifest.sources
+        assert (record.documents, record.tokens, record.remarks) == (6, 16, {})
+        first, second = (PackedDataset(tmp_path / f"split{number}")[k] for k in (0, 1))
+        assert first["input"].tolist() == [5, 6, 7, 8, 9, 10, 11, 12]
+        assert first["positions"].tolist() == [0, 1, 0, 1, 0, 0, 0, 1]
+        assert second["input"].tolist()[:2] == [13, 14]
+
+
+def test_few_ids_inside_are_counted(tmp_path: Path, word_tokenizer: Path) -> None:
+    samples = [[5, 6, 7]] * 198 + [[0, 8, 9], [5, 0, 0, *range(1, 30)], [6, 0]]
+    pair, _ = write_tokens(tmp_path, samples, [])
+    manifest = pack([pair], tokenizer=word_tokenizer, seq_len=8, out=tmp_path / "out", shard_tokens=100)
+    assert manifest.sources[0].remarks == {"end-of-text ids inside the document": 1}
+    *_, split = verify(tmp_path / "out")
+    assert split.endswith("bucket counts, 2 end-of-text ids inside documents")
