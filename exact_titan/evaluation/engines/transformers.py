@@ -62,10 +62,11 @@ class TransformersEngine:
             self._config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{folder}: transformers cannot read config.json: {_line(error)}") from None
+        self._dtype = _dtype(options.dtype, self._config, cuda=cuda)
         self._attention = options.attention
         if options.attention == "auto":
-            self._attention = "flash_attention_2" if cuda and find_spec("flash_attn") else "sdpa"
-        self._dtype = _dtype(options.dtype, self._config, cuda=cuda)
+            flash = cuda and self._dtype != torch.float32 and find_spec("flash_attn")
+            self._attention = "flash_attention_2" if flash else "sdpa"
         self.chunk = options.prefill_chunk or (2048 if cuda else 512)
         self.batch = options.batch or (8 if cuda else 1)
         self.by_length = self.batch > 1
@@ -206,14 +207,20 @@ class TransformersEngine:
     def _forward(self, rows: Rows, ids: Sequence[Sequence[int]], *, last: bool) -> torch.Tensor:
         """Append tokens to the cache, and return their logits or those of the last token, float32."""
         tokens = torch.tensor(ids, device=self._device)
-        output = self._model(
-            input_ids=tokens,
-            past_key_values=rows.cache,
-            use_cache=True,
-            logits_to_keep=1 if last else 0,
-            **rows.places(tokens.shape[1], self._device),
-        )
-        return output.logits.float()
+        try:
+            output = self._model(
+                input_ids=tokens,
+                past_key_values=rows.cache,
+                use_cache=True,
+                logits_to_keep=1 if last else 0,
+                **rows.places(tokens.shape[1], self._device),
+            )
+            return output.logits.float()
+        except torch.OutOfMemoryError:
+            raise InputError(
+                f"the device has too little memory for {len(ids)} prompts of {rows.cache.length:,} tokens: lower "
+                f"--batch or --prefill-chunk, and repeat the command"
+            ) from None
 
     @cached_property
     def _ends(self) -> frozenset[int]:

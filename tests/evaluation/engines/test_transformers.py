@@ -153,10 +153,17 @@ def test_settings_name_everything_that_changes_an_answer(folders):
     assert {"version", "torch", "device", "attention"} <= settings.keys()
 
 
-def test_a_damaged_model_is_one_line(folders, tmp_path):
+def test_faults_of_the_model_and_the_device_are_one_line(folders, tmp_path, monkeypatch):
+    def out_of_memory(*arguments, **options):
+        raise torch.OutOfMemoryError
+
     broken = write_model(tmp_path / "broken")
     (broken / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"broken: transformers cannot load the model"):
         answers(broken, [example("a", "w1")])
+    engine = make_engine(folders["llama"], EngineOptions(batch=2, prefill_chunk=CHUNK))
+    monkeypatch.setattr(engine._model, "forward", out_of_memory)
+    with pytest.raises(InputError, match=r"too little memory for 2 prompts .*: lower --batch"):
+        list(engine.answer([example("a", "w1 w2"), example("b", "w1 w2")]))
     with pytest.raises(InputError, match="--device is mars"):
         make_engine(folders["llama"], EngineOptions(device="mars"))
