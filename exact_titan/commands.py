@@ -47,10 +47,13 @@ def pack(
     seq_len: int = 16384,
     val_fraction: float = 0.0,
     policy: Annotated[
-        Literal["concat", "best_fit"] | None, arg(help_behavior_hint="(default: concat, with --sft best_fit)")
+        Literal["concat", "best_fit"] | None,
+        arg(metavar="{concat,best_fit}", help_behavior_hint="(default: concat, with --sft best_fit)"),
     ] = None,
     sft: Annotated[bool, FlagCreatePairsOff] = False,
-    template: Annotated[Literal["dolly", "chat"] | None, arg(help_behavior_hint="(default: dolly)")] = None,
+    template: Annotated[
+        Literal["dolly", "chat"] | None, arg(metavar="{dolly,chat}", help_behavior_hint="(default: dolly)")
+    ] = None,
     text_key: str = "text",
     eos_token: Annotated[str | None, arg(metavar="TOKEN", help_behavior_hint="(default: from the tokenizer)")] = None,
     special_tokens: Literal["text", "ids"] = "text",

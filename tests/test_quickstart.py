@@ -30,10 +30,10 @@ def quickstart(folder: Path) -> str:
     return done.stdout
 
 
-def tail_loss(run: Path, weights: str) -> float:
+def validation(run: Path, weights: str) -> dict:
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    (value,) = [one["tail"]["cross_entropy"] for one in records if one.get("weights") == weights and one["step"] == 2]
-    return value
+    (record,) = [one for one in records if one.get("weights") == weights and one["step"] == 2]
+    return record
 
 
 @pytest.mark.slow
@@ -49,9 +49,13 @@ def test_quickstart_from_an_empty_folder_and_again(tmp_path):
     # does not matter.
     assert exact == pytest.approx(100 * share * 1.15 / (100 + 0.15 * share), abs=0.1)
 
+    ends = {
+        (arm, seed): validation(results / f"study/extension/{arm}/start-0-seed-{seed}", "ema")
+        for arm in ("standard", "exact")
+        for seed in (0, 1)
+    }
     differences = [
-        tail_loss(results / f"study/extension/exact/start-0-seed-{seed}", "ema")
-        - tail_loss(results / f"study/extension/standard/start-0-seed-{seed}", "ema")
+        ends["exact", seed]["tail"]["cross_entropy"] - ends["standard", seed]["tail"]["cross_entropy"]
         for seed in (0, 1)
     ]
     row = re.search(r"^exact +2 +\S+ +\S+ +(\S+) +(\S+) to (\S+) ", output, re.MULTILINE)
@@ -64,6 +68,13 @@ def test_quickstart_from_an_empty_folder_and_again(tmp_path):
         assert re.search(rf"^{outcome}( \(primary\))? +\d\.\d{{4}} +[+-]\d\.\d+ ±\d\.\d+$", output, re.MULTILINE), (
             outcome
         )
+    # The evaluation is the last line of the table: the gain from the context beyond the short windows.
+    last = output.split("all outcomes")[1].split("\n\n")[0].splitlines()[-1]
+    gain = re.fullmatch(r"context gain +(-?\d\.\d{4}) +[+-]\d\.\d+ ±\d\.\d+", last)
+    assert gain, last
+    assert float(gain[1]) == pytest.approx(
+        sum(ends["standard", seed]["context_gain"]["128"]["gain"] for seed in (0, 1)) / 2, abs=1e-4
+    )
     for name in ("exposure.png", "study/report/training.png"):
         assert (results / name).read_bytes().startswith(b"\x89PNG")
     assert (results / "study/report/report.html").is_file()

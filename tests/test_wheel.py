@@ -104,3 +104,6 @@ def test_the_wheel_in_an_empty_folder(sources, tmp_path):
     exact_titan("export", "run", "--out", "model")
     assert (place / "model/model.safetensors").is_file()
     exact_titan("plan", "--config", "book_chapters", "--nproc", 2, "--architecture.vocab_size", 256)
+    # The chapters of the default haystack are in the wheel. The tokenizer of the run is found.
+    ruler = ["--ruler.tasks", "niah_single_2", "--lengths", 1024, "--examples", 1, "--out", "evaluation"]
+    assert "written, 1 examples" in exact_titan("eval", "prepare", "ruler", "--model", "run", *ruler)

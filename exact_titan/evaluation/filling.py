@@ -100,8 +100,8 @@ def fill(
         return best
     if best.pieces == most:
         raise InputError(
-            f"{task}: the haystack fills only {best.tokens} of {limit} tokens: name a haystack with more text, or a "
-            f"shorter length than {length}"
+            f"{task}: the haystack fills only {best.tokens} of {limit} tokens: name a haystack with more text, name a "
+            f"shorter length than {length}, or leave the task out"
         )
     raise InputError(
         f"{task}: {best.pieces} pieces fill only {best.tokens} of {limit} tokens, and the next piece does not fit: "

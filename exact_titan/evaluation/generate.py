@@ -20,13 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.evaluation.answers import ANSWERS_FOLDER, AnswersHeader, read_answers, read_answers_header
+from exact_titan.evaluation.answers import ANSWERS_FOLDER, Answer, AnswersHeader, read_answers, read_answers_header
 from exact_titan.evaluation.engines import Engine
 from exact_titan.evaluation.examples import Example
 from exact_titan.evaluation.model_folder import EvaluatedModel, read_model
 from exact_titan.evaluation.progress import Progress, Work, estimate, works
 from exact_titan.evaluation.prompt_sets import PromptSet, read_prompts
 from exact_titan.evaluation.record_files import RecordAppender
+from exact_titan.runs.destinations import why
 from exact_titan.runs.exit_codes import Ended, ExitCode
 
 
@@ -149,17 +150,31 @@ def _answer(engine: Engine, opened: Sequence[_Open]) -> None:
     print(estimate(sum(costs, Work()), len(costs), speed), flush=True)
     places = {(one.file, example.id): place for place, (one, example) in enumerate(_all(opened))}
     progress = Progress(costs, speed)
+    written = 0
     try:
         for one in opened:
             with RecordAppender(one.file, one.header.as_json()) as out:
                 for batch in one.batches:
                     for answer in engine.answer(batch):
                         if answer.id not in one.answered:
-                            out.append(answer.as_json())
+                            _append(out, one.file, answer)
                             progress.add(places[one.file, answer.id])
+                            written += 1
     finally:
         progress.close()
-    print(f"{len(costs):,} answers in {opened[0].file.parent}", flush=True)
+        engine.close()
+    print(f"{written:,} answers in {opened[0].file.parent}", flush=True)
+    if written < len(costs):
+        print(f"{len(costs) - written:,} examples have no answer: the engine measures no log-likelihood", flush=True)
+
+
+def _append(out: RecordAppender, file: Path, answer: Answer) -> None:
+    try:
+        out.append(answer.as_json())
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be written ({why(error)}): make room, and repeat the command, which resumes the generation"
+        ) from None
 
 
 def _all(opened: Sequence[_Open]) -> Iterator[tuple[_Open, Example]]:

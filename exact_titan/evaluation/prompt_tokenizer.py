@@ -65,6 +65,10 @@ class PromptTokenizer:
         added = self._bos is None or not text.startswith(self._bos)
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=added)[0].ids
 
+    def without_bos(self, text: str) -> str:
+        """Return a prompt without a leading BOS token, for a server whose tokenizer adds the token."""
+        return text if self._bos is None else text.removeprefix(self._bos)
+
     def count(self, text: str) -> int:
         """Return the number of token ids of a prompt."""
         return len(self.encode(text))

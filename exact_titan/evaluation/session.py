@@ -8,6 +8,7 @@ from pathlib import Path
 from exact_titan.errors import InputError
 from exact_titan.evaluation.engine_options import DEFAULTS, EngineOptions
 from exact_titan.evaluation.engines import make_engine
+from exact_titan.evaluation.engines.completions import Client
 from exact_titan.evaluation.generate import generate as generate_answers
 from exact_titan.evaluation.model_folder import EvaluatedModel
 from exact_titan.evaluation.models import OpenedModel, open_model
@@ -186,5 +187,8 @@ def _prompts_of(folder: Path, model: EvaluatedModel) -> list[Path]:
 def _open(source: Path, *, out: Path, name: str | None, window: int | None, options: EngineOptions) -> OpenedModel:
     if options.batch is not None and options.batch < 1:
         raise InputError(f"--batch is {options.batch}: it must be 1 or more")
-    served = f"{options.server.url} {options.server.model}" if options.engine == "server" else None
+    served = None
+    if options.engine == "server":
+        client = Client(options.server)
+        served = f"{client.url} {client.model()}"
     return open_model(source, out=out, name=name, window=window, rope=options.rope, served=served)

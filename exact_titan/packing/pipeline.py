@@ -85,8 +85,8 @@ def pack(
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     execution = execution or Execution(workers=workers)
     policy = policy or (SFT_POLICY if template else "concat")
-    _check(tokenizer, seq_len, out, val_fraction, policy, template, special_tokens)
-    opened = _open(corpus, text_key, template)
+    _check(tokenizer, seq_len, out, val_fraction, policy, template)
+    opened = _open(corpus, text_key, template, special_tokens)
     if template:
         special_tokens = "ids"  # of the template; special tokens that a row spells stay text
     document_tokenizer = DocumentTokenizer(tokenizer, eos_token, special_tokens)
@@ -168,7 +168,7 @@ def append(
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
     sft = manifest.sft
-    opened = _open(corpus, text_key, sft.template if sft else None)
+    opened = _open(corpus, text_key, sft.template if sft else None, special_tokens)
     check_places(corpus, opened)
     leave_out_known(folder, manifest, opened)
     if sft:
@@ -245,10 +245,21 @@ class _Packed:
         return move_parts(self._parts, self._work.parts, dataset, before, masked=self._masked)
 
 
-def _open(corpus: Corpus, text_key: str, template: str | None) -> list[Source | TokenFile]:
+def _open(
+    corpus: Corpus, text_key: str, template: str | None, special_tokens: SpecialTokens
+) -> list[Source | TokenFile]:
     """List the files of the sources. Instructions are not in token files."""
+    if template and special_tokens == "ids":
+        raise InputError(
+            "--special-tokens is 'ids', but special tokens that a row of instructions spells always stay text: leave "
+            "the option out"
+        )
     opened = [source.open(text_key) for source in corpus.sources]
-    for source in opened:
+    for entry, source in zip(corpus.sources, opened, strict=True):
+        if template and entry.text_key is not None:
+            raise InputError(
+                f"source {entry.path} has a text_key, but the fields of instructions have fixed names: leave it out"
+            )
         if template and isinstance(source, TokenFile):
             raise InputError(f"source {source.path} is a token file, and has no instructions: give .jsonl or .parquet")
     return opened
@@ -267,7 +278,6 @@ def _check(
     val_fraction: float,
     policy: str,
     template: str | None,
-    special_tokens: SpecialTokens,
 ) -> None:
     for name, path in (("--tokenizer", tokenizer), ("--out", out)):
         try:
@@ -275,8 +285,6 @@ def _check(
         except UnicodeEncodeError:
             shown = os.fsencode(path).decode("utf-8", "backslashreplace")
             raise InputError(f"{name} {shown}: the name is not UTF-8: give another name") from None
-    if template and special_tokens == "ids":
-        raise InputError("--special-tokens ids: special tokens in the rows of --sft always stay text: leave it out")
     if seq_len < 2:
         raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens")
     if not 0 <= val_fraction < 1:

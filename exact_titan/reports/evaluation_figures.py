@@ -53,8 +53,7 @@ def lengths_figure(estimates: Sequence[Estimate], names: Sequence[str], lengths:
             for place, name in enumerate(names)
         ]
         draw_points(axes, series, spread=min(0.1, 0.4 / len(series)), joined=True, baseline=True)
-        axes.set_title(suite, fontsize=9)
-        axes.set_ylabel(metric.title, fontsize=8)
+        axes.set_title(f"{suite}: {metric.title}", fontsize=9)
     finish(figure, all_axes, "Scores by context length (shaded: extrapolated lengths)")
     return figure
 

@@ -21,6 +21,10 @@ MARGIN = "context_margin"
 """The metric of the evidence probe. A suite with this metric is shown by distance."""
 
 
+CROSS_ENTROPY = "cross_entropy"
+"""The metric that stands beside the main metric in every table. An engine without likelihoods does not give it."""
+
+
 @dataclass(frozen=True)
 class Results:
     """The estimates of a report.
@@ -67,7 +71,8 @@ def results_of(shared: SharedCells, find: Callable[[], Lengths]) -> Results:
         for metric in metrics:
             if count := without_metric(cells, metric):
                 left_out.append(f"{suite}: {count} questions do not have {metric.name} in all models.")
-            if all(np.isnan(cell.values[metric.name]).all() for cell in cells):
+            needed = metric == metrics[0] or metric.name == CROSS_ENTROPY
+            if needed and all(np.isnan(cell.values[metric.name]).all() for cell in cells):
                 left_out.append(f"{suite}: no question has {metric.name}.")
         margin = next((one for one in metrics if one.name == MARGIN), None)
         if margin is not None:

@@ -27,7 +27,7 @@ _READING = (
     "Brackets: 95 % bootstrap-t interval. A resample draws the questions within every cell (task and length). "
     "Questions about one context stay together. Accuracies have pseudo-questions (four for a score, two for a "
     "difference), so that equal answers to a few questions do not give an interval of width 0. A value without "
-    "brackets has no interval: a cell has one question, or all values are equal.",
+    "brackets has no interval: its questions are too few, or their values are equal.",
     "Accuracies are percent, and their differences are points. Cross-entropies and margins are nats. A negative "
     "difference of a cross-entropy is better.",
     "The intervals are descriptive and not corrected for their number: about one of 20 excludes 0 by chance.",
@@ -154,10 +154,12 @@ def add_short(page: Page, results: Results) -> None:
     """Add the suites without lengths: every task and the macro change (Table 2)."""
     for suite in dict.fromkeys(one.suite for one in results.short):
         rows = [one for one in results.short if one.suite == suite]
+        metrics = list(dict.fromkeys(one.metric for one in rows))
+        rows.sort(key=lambda one: (metrics.index(one.metric), one.scope == "macro"))
         page.add(
             Heading(f"Preservation: {suite}"),
             Text("The macro average over the tasks is the last row of every metric (Table 2 of the paper)."),
-            _table(sorted(rows, key=lambda one: one.scope == "macro"), results, tasks=True),
+            _table(rows, results, tasks=True),
         )
 
 

@@ -120,11 +120,12 @@ def quantile_of_t(error_R: np.ndarray, standard_error_R: np.ndarray) -> float:
         standard_error_R: standard error of the estimate in each resample, float ``[R]``.
 
     Returns:
-        The quantile. Infinite if more than 5 % of the resamples have no t.
+        The quantile. Infinite if more than 5 % of the resamples have no t, because their standard error is 0 or not
+        known.
     """
     with np.errstate(invalid="ignore", divide="ignore"):
         t_R = np.abs(error_R) / standard_error_R
-    return float(np.quantile(np.nan_to_num(t_R, nan=math.inf), 1 - LEVEL, method="higher"))
+    return float(np.quantile(np.nan_to_num(t_R, nan=math.inf, posinf=math.inf), 1 - LEVEL, method="higher"))
 
 
 @lru_cache(maxsize=1)

@@ -61,8 +61,8 @@ class Interval:
 
     Attributes:
         value: the average.
-        low, high: the interval. None if a cell has a single unit, or if all values of an unbounded quantity are
-            equal: the values then tell nothing about their spread.
+        low, high: the interval. None if a cell has a single unit, or if an unbounded quantity has so few or so equal
+            values that more than 5 % of the resamples have no spread.
         examples: number of examples.
         cells: number of cells.
     """

@@ -55,6 +55,9 @@ class Stub:
         self._fail_at, self._fail = fail_at, fail
         self._count = 0
 
+    def close(self) -> None:
+        self.closed = True
+
     def measure(self) -> Speed | None:
         return Speed(100.0, 10.0)
 

@@ -277,6 +277,7 @@ CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "c
         ('{"instruction": "\U000f0000", "response": "b"}', "", "line 2: the text has the character U+F0000"),
         (OK, "--policy concat", "--policy is 'concat', and --sft packs with best_fit only"),
         (OK, "--text-key body", "--text-key is not an option of --sft"),
+        (OK, "--special-tokens ids", "--special-tokens is 'ids', but special tokens that a row of instructions spells"),
         (OK, "--seq-len 8", "no sample fits a window of 8 tokens (2 longer than the window): raise --seq-len"),
         (OK, "--template chat --tokenizer {bpe}", "has no chat template: no chat_template.jinja, and no chat_template"),
         (OK, "--template other", "'other'"),
@@ -338,6 +339,15 @@ def test_sources_without_rows_are_refused(tmp_path: Path, chat_tokenizer: Path) 
     (tmp_path / "text.txt").write_text("a text")
     with pytest.raises(InputError, match=r"text\.txt is plain text, and has no rows: give a \.jsonl or \.parquet file"):
         pack([tmp_path / "text.txt"], **options)
+    np.array([1, 2, 1], dtype=np.uint16).tofile(tmp_path / "a.ds")
+    np.array([3], dtype=np.uint64).tofile(tmp_path / "a.ds.index")
+    with pytest.raises(InputError, match=r"a\.ds is a token file, and has no instructions: give \.jsonl or \.parquet"):
+        pack([tmp_path / "a.ds"], **options)
+    write(tmp_path / "rows.jsonl", instructions(1))
+    with pytest.raises(
+        InputError, match=r"rows\.jsonl has a text_key, but the fields of instructions have fixed names"
+    ):
+        pack(Corpus([CorpusSource(path=str(tmp_path / "rows.jsonl"), text_key="body")]), **options)
 
 
 def test_a_template_that_contradicts_its_generation_prompt(tmp_path: Path, chat_tokenizer: Path) -> None:

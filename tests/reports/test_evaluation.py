@@ -20,6 +20,7 @@ from exact_titan.reports.evaluation_scores import SharedCells, read_models, shar
 from tests.reports.synthetic_evaluation import (
     ACCURACY,
     CROSS_ENTROPY,
+    QA_TASKS,
     recipe,
     write_evaluation,
     write_model,
@@ -89,6 +90,13 @@ def test_every_number_of_the_report_is_in_the_csv(out, printed):
             ratio = values["exact", row["length"]] / values["standard", row["length"]]
             assert float(row["lift"]) == pytest.approx(ratio - 1)
             assert float(row["low"]) < float(row["lift"]) < float(row["high"])
+
+
+def test_the_macro_change_is_the_last_row_of_its_metric(out, printed):
+    section = (out / "report/report.md").read_text().split("## Preservation: qa")[1].split("## ")[0]
+    rows = [line.split("|")[1:3] for line in section.splitlines() if line.startswith("| ")][2:]
+    assert [row[0].strip() for row in rows] == 2 * [*QA_TASKS, "macro of 6 tasks"]
+    assert [row[1].strip() for row in rows] == 7 * ["accuracy, %"] + 7 * ["cross-entropy, nats/token"]
 
 
 def test_the_same_scores_give_the_same_files(tmp_path):
@@ -303,11 +311,11 @@ def test_questions_about_one_context_are_one_unit(tmp_path):
     for name, unit in (("alone", ""), ("together", "c")):
         scores = [
             Score(f"{k}", "x", 1024, None, None, {"cross_entropy": float(values[k // 4])}, unit and f"{unit}{k // 4}")
-            for k in range(12)
+            for k in range(48)
         ]
-        write_set(folder, recipe(name, ("x",), 1024, 12), (CROSS_ENTROPY,), scores)
+        write_set(folder, recipe(name, ("x",), 1024, 48), (CROSS_ENTROPY,), scores)
     widths = {one.suite: one.own[0].high - one.own[0].low for one in results(folder).long if one.scope == "cell"}
-    assert widths["together"] > 2 * widths["alone"]
+    assert widths["together"] == pytest.approx(2 * widths["alone"], rel=0.25)
 
 
 def test_distances_are_grouped_by_the_nearest_power_of_two(tmp_path):

@@ -69,6 +69,11 @@ def test_the_macro_average_gives_every_cell_the_same_weight():
     assert (found.value, found.documents, found.cells) == (1.0, 3, 2)
 
 
+def test_two_documents_are_too_few_for_an_interval():
+    """Half of the resamples draw one document twice. Their error is 0, so that they have no t."""
+    assert macro_difference(np.array([1.0, 3.0]), np.array([0, 1]), np.array([0, 0])).error is None
+
+
 def test_the_interval_equals_a_bootstrap_document_by_document(monkeypatch):
     monkeypatch.setattr(checkpoint_difference, "DRAWS", 200)
     values, documents, cells = targets(np.random.default_rng(3), 40, effects=(-0.01, 0.01))

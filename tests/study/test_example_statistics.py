@@ -47,6 +47,8 @@ def test_equal_answers_are_no_proof_of_equal_models(examples):
 def test_values_without_spread_and_single_examples_have_no_interval():
     assert average([np.full(30, 0.1)], None).low is None
     assert average([np.ones(1), np.array([0.0, 1.0])], SCORE).low is None
+    # A quarter of the resamples of three values draws one value only.
+    assert average([np.array([0.1, 0.2, 0.2])], None).low is None
 
 
 def test_examples_of_one_unit_count_once():

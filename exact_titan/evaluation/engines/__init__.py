@@ -56,6 +56,9 @@ class Engine(Protocol):
         gives the same records.
         """
 
+    def close(self) -> None:
+        """Free the memory of the model. The engine can be used again."""
+
     def measure(self) -> Speed | None:
         """Return the speed, after a short measurement. None: the engine cannot be measured before its first answer."""
 

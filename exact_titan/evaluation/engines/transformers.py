@@ -11,6 +11,7 @@ One batch is answered in four steps:
 4. Greedy generation, from the same cache.
 """
 
+import gc
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -121,6 +122,14 @@ class TransformersEngine:
                 tokens=tuple(tokens for _, tokens, _ in measured),
                 greedy=tuple(greedy for _, _, greedy in measured),
             )
+
+    def close(self) -> None:
+        """Free the memory of the weights and of the cache."""
+        self.__dict__.pop("_model", None)
+        self._prefix_ids, self._prefix = [], BufferCache(self._config.get_text_config().num_hidden_layers)
+        gc.collect()
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
 
     def _prefill(self, ids: Sequence[list[int]], *, back: int, room: int) -> tuple[Rows, torch.Tensor]:
         """Put prompts into a cache.

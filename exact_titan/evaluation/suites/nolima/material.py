@@ -1,5 +1,6 @@
 """The needle sets and the books: those of the user's folder, or those of this package."""
 
+import ast
 import hashlib
 import json
 from dataclasses import dataclass
@@ -9,12 +10,13 @@ from exact_titan.errors import InputError
 from exact_titan.evaluation.haystacks import read_texts
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
 from exact_titan.evaluation.suites.nolima.books import OWN_BOOKS, Book, own_books
-from exact_titan.evaluation.suites.nolima.needle_sets import Question, read_default_template, read_needle_set
+from exact_titan.evaluation.suites.nolima.needle_sets import TEMPLATE_FILE, Question, read_needle_set
 from exact_titan.evaluation.suites.nolima.tasks import Task
 
 _OWN = Path(__file__).with_name("own")
 _NEEDLE_SETS = "needlesets"
 _BOOKS = "haystack/rand_shuffle"
+_TEMPLATE_NAME = "DEFAULT_TASK_TEMPLATE"
 
 
 @dataclass(frozen=True)
@@ -79,3 +81,27 @@ def read_material(folder: Path | None, tokenizer: PromptTokenizer) -> Material:
     )
     note = f"NoLiMa: the needle sets and {len(books)} books are those of the folder {folder.name}."
     return Material(data / _NEEDLE_SETS, books, texts.sha256, read_default_template(folder), note)
+
+
+def read_default_template(repository: Path) -> str | None:
+    """Return the template that NoLiMa's own code gives to entries without ``task_template``.
+
+    The template is under Adobe's licence and is not part of this package. The function reads the constant in a clone of
+    github.com/adobe-research/NoLiMa, and runs no code of the clone. None: the folder is not a clone.
+    """
+    file = repository / TEMPLATE_FILE
+    if not file.is_file():
+        return None
+    try:
+        tree = ast.parse(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise InputError(f"{file} cannot be read ({error}): clone the repository again") from None
+    for node in tree.body:
+        if (
+            isinstance(node, ast.Assign)
+            and isinstance(node.value, ast.Constant)
+            and isinstance(node.value.value, str)
+            and [target.id for target in node.targets if isinstance(target, ast.Name)] == [_TEMPLATE_NAME]
+        ):
+            return node.value.value
+    return None

@@ -6,7 +6,6 @@ of a character, and the name is the right answer. Schema: ``evaluation/run_tests
 github.com/adobe-research/NoLiMa. The optional field ``choices`` is an addition of this package.
 """
 
-import ast
 import json
 import re
 from collections.abc import Sequence
@@ -17,8 +16,8 @@ from typing import Any
 from exact_titan.errors import InputError
 
 CHARACTER = "{CHAR}"
-DEFAULT_TEMPLATE_FILE = "evaluation/run_tests.py"
-DEFAULT_TEMPLATE_NAME = "DEFAULT_TASK_TEMPLATE"
+TEMPLATE_FILE = "evaluation/run_tests.py"
+"""File with the template of entries without ``task_template``, in a clone of github.com/adobe-research/NoLiMa."""
 
 
 @dataclass(frozen=True)
@@ -114,30 +113,6 @@ def read_needle_set(file: Path, rules: NeedleSetRules, default_template: str | N
     return tuple(questions)
 
 
-def read_default_template(repository: Path) -> str | None:
-    """Return the template that NoLiMa's own code gives to entries without ``task_template``.
-
-    The template is under Adobe's licence and is not part of this package. The function reads the constant in a clone of
-    github.com/adobe-research/NoLiMa, and runs no code of the clone. None: the folder is not a clone.
-    """
-    file = repository / DEFAULT_TEMPLATE_FILE
-    if not file.is_file():
-        return None
-    try:
-        tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise InputError(f"{file} cannot be read ({error}): clone the repository again") from None
-    for node in tree.body:
-        if (
-            isinstance(node, ast.Assign)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
-            and [target.id for target in node.targets if isinstance(target, ast.Name)] == [DEFAULT_TEMPLATE_NAME]
-        ):
-            return node.value.value
-    return None
-
-
 class _Entry:
     """One entry of a needle set. The messages name the file, the entry and the field."""
 
@@ -181,7 +156,7 @@ class _Entry:
             raise self._error(
                 "task_template",
                 f"is missing: name a clone of github.com/adobe-research/NoLiMa as the folder, because its "
-                f"{DEFAULT_TEMPLATE_FILE} has the template",
+                f"{TEMPLATE_FILE} has the template",
             )
         template = self._text("task_template") if "task_template" in self._fields else str(default)
         try:

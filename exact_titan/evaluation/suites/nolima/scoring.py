@@ -15,9 +15,9 @@ CHOICES = "choices"
 """Key in :attr:`Example.meta`: whether the continuations are the choices of the question."""
 
 METRICS = (
-    Metric("accuracy", "Accuracy, %", higher_is_better=True, percent=True),
-    Metric("accuracy_choice", "Accuracy of the choice by likelihood, %", higher_is_better=True, percent=True),
-    Metric("cross_entropy", "Cross-entropy of the right answer, nats per token", higher_is_better=False, percent=False),
+    Metric("accuracy", "accuracy, %", higher_is_better=True, percent=True),
+    Metric("accuracy_choice", "accuracy of the choice by likelihood, %", higher_is_better=True, percent=True),
+    Metric("cross_entropy", "cross-entropy of the gold answer, nats per token", higher_is_better=False, percent=False),
 )
 
 

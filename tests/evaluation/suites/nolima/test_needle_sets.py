@@ -6,7 +6,8 @@ import re
 import pytest
 
 from exact_titan.errors import InputError
-from exact_titan.evaluation.suites.nolima.needle_sets import NeedleSetRules, read_default_template, read_needle_set
+from exact_titan.evaluation.suites.nolima.material import read_default_template
+from exact_titan.evaluation.suites.nolima.needle_sets import NeedleSetRules, read_needle_set
 from tests.evaluation.suites.nolima.folders import NAMES, TEMPLATE, entry
 from tests.support import ROOT
 

@@ -34,7 +34,7 @@ def prepare(tokenizer, tmp_path_factory):
     for name, text in zip("ab", read_texts(None, tokenizer).texts, strict=False):
         (haystack / f"{name}.txt").write_text(text)
 
-    def prepared(length=LENGTH, examples=8, seed=0, haystack=haystack):
+    def prepared(length=LENGTH, examples=8, seed=0, haystack=haystack, tokenizer=tokenizer):
         return SUITE.prepare(Request(length, examples, seed, tokenizer, ProbeOptions(haystack)))
 
     return prepared
@@ -134,6 +134,21 @@ def test_an_example_depends_on_the_seed_the_task_the_length_and_its_index(prepar
     other = next(iter(prepare(seed=1).examples))
     assert other.id == examples[0].id
     assert other.prompt != examples[0].prompt
+
+
+@pytest.mark.parametrize("template", ["dolly", "chat"])
+def test_a_template_counts_for_the_length_and_the_distance(prepare, tmp_path, template):
+    folder = tmp_path / "model"
+    letters_tokenizer(folder)
+    (folder / "chat_template.jinja").write_text("<user>{{ messages[0].content }}</user><model>{{ '\\n' }}")
+    tokenizer = PromptTokenizer(folder, template)
+    made = list(prepare(examples=4, tokenizer=tokenizer).examples)
+    assert len(made) == 2 * 3 * 2 * 4
+    for one in made:
+        assert 0.98 * LENGTH <= tokenizer.count(one.prompt) == one.tokens < LENGTH
+        assert tokenizer.count(one.prompt.split(passage(one.prompt))[1]) == one.distance == one.meta["distance"]
+        assert one.prompt.rstrip().endswith((" by", ":"))
+        assert ("### Response:" if template == "dolly" else "<model>\n") in one.prompt
 
 
 def test_the_notes_say_what_a_reader_must_know(prepare):
