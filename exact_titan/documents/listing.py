@@ -142,8 +142,8 @@ def _local_file(file: Path, name: str, found: os.stat_result) -> SourceFile:
 
 def _leads_to_nothing(link: Path) -> InputError:
     return InputError(
-        f"source file {_printable(str(link))} is a link that leads to nothing ({_printable(os.readlink(link))}): download "
-        "or mount its target, or remove the link"
+        f"source file {_printable(str(link))} is a link that leads to nothing ({_printable(os.readlink(link))}): "
+        "download or mount its target, or remove the link"
     )
 
 
