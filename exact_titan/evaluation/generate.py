@@ -99,8 +99,7 @@ def check_prompts(prompts: PromptSet, model: EvaluatedModel) -> None:
 def batches(examples: Sequence[Example], engine: Engine) -> list[list[Example]]:
     """Return all examples in the order of the engine, in batches."""
     # Sorting by the text brings the longest shared beginnings together: book, then depth, then question.
-    key = (lambda one: (one.tokens, one.prompt)) if engine.by_length else (lambda one: (one.prefix, one.prompt))
-    ordered = sorted(examples, key=key)
+    ordered = sorted(examples, key=lambda one: (one.prefix, one.tokens if engine.by_length else 0, one.prompt))
     return [ordered[start : start + engine.batch] for start in range(0, len(ordered), engine.batch)]
 
 
@@ -144,7 +143,7 @@ def _answer(engine: Engine, opened: Sequence[_Open]) -> None:
         print(f"all {known:,} answers exist already", flush=True)
         return
     speed = engine.measure()
-    costs: list[Work] = [work for some in left for work in works(some, sharing=not engine.by_length)]
+    costs: list[Work] = [work for some in left for work in works(some, chunk=engine.chunk)]
     if known:
         print(f"{known:,} answers exist already", flush=True)
     print(estimate(sum(costs, Work()), len(costs), speed), flush=True)

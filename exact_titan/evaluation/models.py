@@ -81,17 +81,18 @@ def open_model(
         positions = extended_config(found.config, rope, found.tokenizer / hf_config.FILE_NAME)[
             "max_position_embeddings"
         ]
+    home = out / MODELS_FOLDER / chosen
+    was = read_model(home) if (home / FILE_NAME).is_file() else None
     model = EvaluatedModel(
         name=chosen,
         source=str(source),
-        window=window if window is not None else found.window,
+        window=next((one for one in (window, found.window, was.window if was else None) if one is not None), None),
         positions=positions,
         step=found.step,
         weights=found.weights,
         tokenizer_sha256=tokenizer.sha256,
     )
-    home = out / MODELS_FOLDER / chosen
-    _refuse_other(model, home)
+    _refuse_other(model, was, home)
     model.write(home)
     folder = source if found.checkpoint is None else _export(found, home)
     if rope.scaling is not None:
@@ -188,15 +189,14 @@ def _default_name(source: Path, rope: RopeOptions) -> str:
     return name if rope.scaling is None else f"{name}-{rope.scaling}-{rope.factor:g}"
 
 
-def _refuse_other(model: EvaluatedModel, home: Path) -> None:
+def _refuse_other(model: EvaluatedModel, was: EvaluatedModel | None, home: Path) -> None:
     """Refuse a folder of another model with this name.
 
     Raises:
         InputError: naming the folder.
     """
-    if not (home / FILE_NAME).is_file():
+    if was is None:
         return
-    was = read_model(home)
     same = (was.weights, was.positions, was.tokenizer_sha256) == (
         model.weights,
         model.positions,

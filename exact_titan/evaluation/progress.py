@@ -35,19 +35,19 @@ class Work:
         return Work(self.prefill + other.prefill, self.shared + other.shared, self.decode + other.decode)
 
 
-def works(examples: Sequence[Example], *, sharing: bool) -> list[Work]:
+def works(examples: Sequence[Example], *, chunk: int) -> list[Work]:
     """Return the work of every example, in the order of the engine.
 
     The shared tokens of two prompts are estimated from the shared characters.
 
     Args:
         examples: the examples in the order of the engine.
-        sharing: whether the engine reuses the first tokens of the prompt before.
+        chunk: the engine reuses the first tokens of the prompt before in multiples of this number.
     """
     found, before = [], ""
     for one in examples:
-        same = len(os.path.commonprefix([before, one.prompt])) if sharing else 0  # noqa: RUF071
-        shared = one.tokens * same // max(1, len(one.prompt))
+        same = len(os.path.commonprefix([before, one.prompt]))  # noqa: RUF071
+        shared = one.tokens * same // max(1, len(one.prompt)) // chunk * chunk
         continued = sum(map(len, one.continuations)) * one.tokens // max(1, len(one.prompt))
         found.append(Work(one.tokens - shared + continued, shared, one.room))
         before = one.prompt

@@ -185,8 +185,9 @@ def _prompts_of(folder: Path, model: EvaluatedModel) -> list[Path]:
 
 
 def _open(source: Path, *, out: Path, name: str | None, window: int | None, options: EngineOptions) -> OpenedModel:
-    if options.batch is not None and options.batch < 1:
-        raise InputError(f"--batch is {options.batch}: it must be 1 or more")
+    for flag, value in (("--batch", options.batch), ("--prefill-chunk", options.prefill_chunk), ("--window", window)):
+        if value is not None and value < 1:
+            raise InputError(f"{flag} is {value}: the number must be 1 or more")
     served = None
     if options.engine == "server":
         client = Client(options.server)

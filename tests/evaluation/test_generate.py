@@ -48,6 +48,7 @@ class Stub:
     """Answers with the last word of the prompt. ``fail_at`` raises an error or calls a function at that answer."""
 
     by_length = False
+    chunk = 1
 
     def __init__(self, batch: int = 1, fail_at: int | None = None, fail=KeyboardInterrupt, version: str = "1") -> None:
         self.batch, self.settings = batch, {"engine": "stub", "version": version, "batch": batch}
@@ -88,7 +89,8 @@ def test_examples_with_one_beginning_follow_each_other(examples):
     by_length = Stub(2)
     by_length.by_length = True
     mixed = [replace(one, tokens=lengths[0] + k % 3) for k, one in enumerate(examples)]
-    assert [one.tokens for batch in batches(mixed, by_length) for one in batch] == sorted(one.tokens for one in mixed)
+    found = [one for batch in batches(mixed, by_length) for one in batch]
+    assert [(one.prefix, one.tokens) for one in found] == sorted((one.prefix, one.tokens) for one in mixed)
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -167,6 +169,19 @@ def test_prompts_that_the_model_cannot_answer_are_refused(tmp_path, model, promp
     (other / "tokenizer.json").write_text(tokenizer.read_text() + "\n")
     with pytest.raises(InputError, match="prompts for another tokenizer"):
         run(prompts, other, Stub())
+
+
+def test_wrong_input_on_the_command_line(tmp_path, model, prompts, capsys):
+    def error(*arguments: str) -> str:
+        assert main(["eval", "generate", str(model), "--out", str(tmp_path / "new"), *arguments]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        return line
+
+    assert "--batch is 0: the number must be 1 or more" in error("--batch", "0")
+    assert "--prefill-chunk is -1" in error("--prefill-chunk", "-1")
+    assert "has no prompt sets for the tokenizer" in error()
+    assert "nothing.jsonl: no such file" in error("--prompts", str(tmp_path / "nothing.jsonl"))
+    assert "--engine server needs --server.url" in error("--engine", "server")
 
 
 @pytest.mark.slow

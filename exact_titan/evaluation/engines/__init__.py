@@ -41,13 +41,14 @@ class Engine(Protocol):
     Attributes:
         settings: name, version and all settings that can change an answer, for the header of the answers.
         batch: number of examples of one call of :meth:`answer`.
-        by_length: whether the examples of a call should have like lengths. Otherwise prompts with shared first tokens
-            should follow each other.
+        by_length: whether the examples of a call should have like lengths.
+        chunk: the engine computes first tokens that prompts share once, in multiples of this number.
     """
 
     settings: dict[str, Any]
     batch: int
     by_length: bool
+    chunk: int
 
     def answer(self, examples: Sequence[Example]) -> Iterator[Answer]:
         """Yield the answer of every example, in any order, each as soon as it is complete.

@@ -39,6 +39,7 @@ class ServerEngine:
     """
 
     by_length = False
+    chunk = 1
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         self._tokenizer = PromptTokenizer(folder)

@@ -66,7 +66,7 @@ class TransformersEngine:
         if options.attention == "auto":
             self._attention = "flash_attention_2" if cuda and find_spec("flash_attn") else "sdpa"
         self._dtype = _dtype(options.dtype, self._config, cuda=cuda)
-        self._chunk = options.prefill_chunk or (2048 if cuda else 512)
+        self.chunk = options.prefill_chunk or (2048 if cuda else 512)
         self.batch = options.batch or (8 if cuda else 1)
         self.by_length = self.batch > 1
         self.settings: dict[str, Any] = {
@@ -77,7 +77,7 @@ class TransformersEngine:
             "dtype": str(self._dtype).removeprefix("torch."),
             "attention": self._attention,
             "batch": self.batch,
-            "prefill_chunk": self._chunk,
+            "prefill_chunk": self.chunk,
             "rope": options.rope.label,
         }
         self._prefix_ids: list[int] = []
@@ -143,25 +143,25 @@ class TransformersEngine:
             The cache, and the logits after every prompt, [batch, vocabulary], float32.
         """
         last = min(map(len, ids)) - max(1, back)
-        shared = min([last, *(shared_length(ids[0], one) for one in ids[1:])]) // self._chunk * self._chunk
+        shared = min([last, *(shared_length(ids[0], one) for one in ids[1:])]) // self.chunk * self.chunk
         cache = self._shared_prefix(ids[0][:shared], reserve=max(map(len, ids)) + room)
         # A batch of one prompt continues the kept cache itself. The next batch forgets everything after the prefix.
         rows = Rows(cache if len(ids) == 1 else cache.repeated(len(ids)), [len(one) for one in ids])
         tails = [[0] * pad + one[shared:] for pad, one in zip(rows.padding, ids, strict=True)]
-        for start in range(0, rows.tail, self._chunk):
-            logits = self._forward(rows, [one[start : start + self._chunk] for one in tails], last=True)
+        for start in range(0, rows.tail, self.chunk):
+            logits = self._forward(rows, [one[start : start + self.chunk] for one in tails], last=True)
         return rows, logits[:, -1]
 
     def _shared_prefix(self, ids: list[int], *, reserve: int) -> BufferCache:
         """Return the kept cache of one sequence with exactly these ids, a whole number of chunks."""
-        known = shared_length(self._prefix_ids, ids) // self._chunk * self._chunk
+        known = shared_length(self._prefix_ids, ids) // self.chunk * self.chunk
         self._prefix.cut(known)
         self._prefix.reserve(reserve)
         self._prefix_ids = ids[:known]
         rows = Rows(self._prefix, [len(ids)])
-        for start in range(known, len(ids), self._chunk):
-            self._forward(rows, [ids[start : start + self._chunk]], last=True)
-            self._prefix_ids = ids[: start + self._chunk]
+        for start in range(known, len(ids), self.chunk):
+            self._forward(rows, [ids[start : start + self.chunk]], last=True)
+            self._prefix_ids = ids[: start + self.chunk]
         return self._prefix
 
     def _likelihoods(self, batch: Batch, rows: Rows, logits: torch.Tensor) -> list[list[tuple[float, int, bool]]]:

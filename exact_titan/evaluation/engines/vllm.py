@@ -45,6 +45,7 @@ class VllmEngine:
     """
 
     by_length = False
+    chunk = 16  # block size of vLLM's cache
 
     def __init__(self, folder: Path, options: EngineOptions) -> None:
         try:

@@ -112,6 +112,14 @@ def test_shared_chunks_are_computed_once(folders, monkeypatch):
         assert sum(seen) == tokens
 
 
+def test_the_memory_for_logits_does_not_grow_with_the_prompt(folders):
+    engine, shapes = make_engine(folders["llama"], EngineOptions(batch=2, prefill_chunk=CHUNK)), []
+    engine._model.register_forward_hook(lambda _, __, output: shapes.append(tuple(output.logits.shape[:2])))
+    list(engine.answer([example(str(k), text(90 + k, k), room=2) for k in range(2)]))
+    assert len(shapes) > 6
+    assert set(shapes) == {(2, 1)}
+
+
 def test_end_token_and_stop_text(folders, tmp_path):
     folder, prompt = folders["llama"], text(20, 3)
     (free,) = answers(folder, [example("a", prompt)])
