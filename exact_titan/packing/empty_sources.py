@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import NO_LIMIT, Corpus, Limit
-from exact_titan.packing.part import NO_TEXT, SourceShare
+from exact_titan.packing.part_result import SourceShare
+from exact_titan.packing.reasons import NO_TEXT
 
 
 def check_source(corpus: Corpus, index: int, shares: Sequence[SourceShare], limit: Limit, text_key: str) -> None:

@@ -16,8 +16,9 @@ from exact_titan.dataset.lengths import (
 )
 from exact_titan.dataset.manifest import SftRecord, SourceRecord, SplitRecord
 from exact_titan.documents.digests import digest_of_all
-from exact_titan.packing.part import MOST_NAMES, PartResult, part_folder
+from exact_titan.packing.part_result import PartResult, part_folder
 from exact_titan.packing.parts import Part
+from exact_titan.packing.reasons import MOST_NAMES
 
 SPLITS = ("train", "val")
 DOUBLES = "files with the same content as an earlier file"

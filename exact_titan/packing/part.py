@@ -6,9 +6,7 @@
 4. The folder of the part is renamed to its final name when the part is complete.
 """
 
-import dataclasses
 import hashlib
-import json
 import os
 import shutil
 import socket
@@ -20,8 +18,6 @@ from secrets import token_hex
 
 import numpy as np
 
-from exact_titan.dataset.lengths import lengths_file
-from exact_titan.dataset.manifest import SplitRecord, parse_record
 from exact_titan.dataset.writer import SplitWriter
 from exact_titan.documents.digests import FileDigest
 from exact_titan.documents.instructions import Instructions, Sample, open_template
@@ -30,87 +26,27 @@ from exact_titan.documents.sources import Source
 from exact_titan.documents.token_files import TokenFile, ended_documents, ids_inside
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
-from exact_titan.packing.corpus import CorpusSource, Limit
+from exact_titan.packing.corpus import Limit
+from exact_titan.packing.part_result import PartResult, SourceShare, part_folder
 from exact_titan.packing.parts import PackOptions, Part, Piece
 from exact_titan.packing.progress import Tally
+from exact_titan.packing.reasons import (
+    INSIDE,
+    MOST_INSIDE,
+    MOST_NAMES,
+    NO_TEXT,
+    SPELLED,
+    TOO_LONG,
+    UNANSWERED,
+    possible_reasons,
+    reason_to_drop,
+)
 from exact_titan.packing.threads import Threads, in_order
 
 BATCH_BYTES = 1_500_000
 BATCH_DOCUMENTS = 512
 READ_AHEAD = 4
 SPLIT_KEY = b"exact_titan validation split"
-RESULT = "part.json"
-NO_TEXT, TOO_SHORT = "no text", "shorter than two tokens"
-SPELLED = {"text": "special tokens in the text, packed as text", "ids": "special tokens in the text, packed as ids"}
-TOO_LONG, UNANSWERED = "longer than the window", "messages without an answer"
-INSIDE = "end-of-text ids inside the document"
-MOST_INSIDE = 0.01
-"""Share of a token file's documents that may have end-of-text ids inside. More documents are not documents."""
-MOST_NAMES = 5
-"""Number of samples longer than the window that the manifest names."""
-
-
-@dataclass
-class SourceShare:
-    """The contribution of a source to a part.
-
-    ``files`` are the files that were read. ``documents`` and ``tokens`` count the packed documents. ``dropped`` counts
-    the dropped documents by reason. ``remarks`` counts packed documents by remark. ``rows`` counts the rows of
-    instructions, and ``too_long`` names the first samples that are longer than the window. ``next_tokens`` is the
-    number of tokens of the first document beyond the part's limit, or 0.
-    """
-
-    files: list[FileDigest] = field(default_factory=list)
-    documents: int = 0
-    tokens: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)
-    remarks: dict[str, int] = field(default_factory=dict)
-    rows: int = 0
-    too_long: list[str] = field(default_factory=list)
-    next_tokens: int = 0
-
-
-@dataclass
-class PartResult:
-    """The result of a finished part.
-
-    Attributes:
-        sources: contribution of each source, by the source's index.
-        splits: record of each split. A split without a window has no record.
-    """
-
-    sources: dict[str, SourceShare]
-    splits: dict[str, SplitRecord]
-
-    @property
-    def documents(self) -> int:
-        """Number of packed documents."""
-        return sum(share.documents for share in self.sources.values())
-
-    @property
-    def tokens(self) -> int:
-        """Number of tokens of the packed documents, with the end-of-text tokens."""
-        return sum(share.tokens for share in self.sources.values())
-
-    @classmethod
-    def read(cls, folder: Path) -> "PartResult | None":
-        """Read the result of the part in a folder. Return None if the part is not finished."""
-        file = folder / RESULT
-        if not file.is_file():
-            return None
-        result = parse_record(cls, json.loads(file.read_text(encoding="utf-8")), file)
-        files = [folder / shard.file for record in result.splits.values() for shard in record.shards]
-        files += [lengths_file(folder, split) for split in result.splits]
-        return result if all(one.is_file() for one in files) else None
-
-    def write(self, folder: Path) -> None:
-        """Write the result into the folder. The part is then finished."""
-        (folder / RESULT).write_text(json.dumps(dataclasses.asdict(self)), encoding="utf-8")
-
-
-def part_folder(parts: Path, part: Part) -> Path:
-    """Return the folder of a finished part inside the folder of all parts."""
-    return parts / part.key
 
 
 def pack_part(
@@ -229,7 +165,7 @@ class _Packer:
             for split in self._splits
         ]
         self._shares = {
-            index: SourceShare(dropped=dict.fromkeys(_reasons(source, opened[index], options), 0))
+            index: SourceShare(dropped=dict.fromkeys(possible_reasons(source, opened[index], options), 0))
             for index, source in part.sources.items()
         }
 
@@ -279,7 +215,7 @@ class _Packer:
         before = share.tokens
         spelled = SPELLED[self._part.options.special_tokens]
         for index, (ids_m, validation) in enumerate(zip(batch.ids, batch.validation, strict=True)):
-            if (reason := _reason_to_drop(len(ids_m), source)) is not None:
+            if (reason := reason_to_drop(len(ids_m), source)) is not None:
                 share.dropped[reason] += 1
                 continue
             if batch.samples and self._is_too_long(batch.samples[index], len(ids_m), share):
@@ -446,29 +382,6 @@ def _sample_tokenizer(options: PackOptions, tokenizer: DocumentTokenizer) -> Sam
             f"the template of --tokenizer {options.tokenizer} has changed since packing began: start again"
         )
     return SampleTokenizer(tokenizer, template)
-
-
-def _reasons(source: CorpusSource, opened: Source | TokenFile, options: PackOptions) -> list[str]:
-    """Return the possible reasons for dropping a document of a source."""
-    reasons = [] if isinstance(opened, TokenFile) or options.template else [NO_TEXT]
-    reasons.append(TOO_SHORT)
-    if options.template:
-        reasons += [TOO_LONG, UNANSWERED]
-    if source.min_document_tokens is not None:
-        reasons.append(f"shorter than {source.min_document_tokens} tokens")
-    if source.max_document_tokens is not None:
-        reasons.append(f"longer than {source.max_document_tokens} tokens")
-    return reasons
-
-
-def _reason_to_drop(tokens: int, source: CorpusSource) -> str | None:
-    if tokens < 2:
-        return TOO_SHORT
-    if source.min_document_tokens is not None and tokens < source.min_document_tokens:
-        return f"shorter than {source.min_document_tokens} tokens"
-    if source.max_document_tokens is not None and tokens > source.max_document_tokens:
-        return f"longer than {source.max_document_tokens} tokens"
-    return None
 
 
 def _hash_fraction(document: memoryview) -> float:

@@ -13,7 +13,7 @@ from pathlib import Path
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import NO_LIMIT, Corpus, Limit
 from exact_titan.packing.empty_sources import check_source
-from exact_titan.packing.part import PartResult, part_folder
+from exact_titan.packing.part_result import PartResult, part_folder
 from exact_titan.packing.parts import Part
 
 

@@ -2,7 +2,7 @@
 
 ::
 
-    parts/KEY/    a finished part (:mod:`exact_titan.packing.part`); KEY.… is an unfinished part
+    parts/KEY/    a finished part (:mod:`exact_titan.packing.part_result`); KEY.… is an unfinished part
     tallies/      counts of each task, for the progress
     errors/       error message of each part that failed
     runs/         jobs, logs and scripts of the executors
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from exact_titan.errors import InputError
-from exact_titan.packing.part import RESULT
+from exact_titan.packing.part_result import RESULT
 
 
 class WorkFolder:
