@@ -14,7 +14,7 @@ class Example:
         id: unique in the prompt set, such as ``ruler/niah_single_1/4096/17``. Answers name their example by this id.
         suite: name of the suite.
         task: name of the task in the suite.
-        prompt: the whole prompt with its template and its answer prefix. An engine adds only the tokenizer's BOS.
+        prompt: the whole prompt with its template and its answer prefix.
         tokens: number of token ids of the prompt, with BOS.
         room: largest number of tokens to generate. 0: no generation, likelihood only.
         length: nominal context length of the cell in tokens, with the room. None: a task without a context length.
@@ -28,6 +28,8 @@ class Example:
         prefix: name of the text that this prompt shares with other prompts from the first token on, such as the book
             and the depth. Engines take examples with one prefix one after another. Empty: nothing is shared.
         meta: further values that the suite's score needs, such as the pair of an example.
+        special_tokens: whether an engine adds the special tokens of the tokenizer, such as BOS, to the prompt. False:
+            the chat template has written all special tokens.
     """
 
     id: str
@@ -45,6 +47,7 @@ class Example:
     distance: int | None = None
     prefix: str = ""
     meta: dict[str, Any] = field(default_factory=dict)
+    special_tokens: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """Return the example as a record."""

@@ -8,6 +8,7 @@
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from exact_titan.documents.tokenizer import FILE_NAME
@@ -100,7 +101,8 @@ def tokenizer_folder(source: Path) -> Path:
 def _written(recipe: PromptRecipe, prepared: Prepared, folder: Path) -> Path:
     begin = time.monotonic()
     file = folder / recipe.file_name
-    counted = _Counted(prepared.examples)
+    special_tokens = recipe.template != "chat"
+    counted = _Counted(replace(one, special_tokens=special_tokens) for one in prepared.examples)
     if file.is_file():
         found = read_prompts(file).examples
         counted.examples, counted.tokens, what = len(found), sum(one.tokens for one in found), "found"

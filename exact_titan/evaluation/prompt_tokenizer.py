@@ -57,12 +57,20 @@ class PromptTokenizer:
         """Digest of the chat template, which ``tokenizer.json`` does not contain. None: no chat template is used."""
         return hashlib.sha256(self._chat.text.encode("utf-8")).hexdigest() if self._chat else None
 
-    def encode(self, text: str) -> list[int]:
-        """Return the token ids of a prompt, with the special tokens that the tokenizer adds.
+    @property
+    def special_tokens(self) -> bool:
+        """Whether the tokenizer adds its special tokens to a prompt. A chat template has written them already."""
+        return self.template != "chat"
 
-        A text that begins with the BOS token, such as a rendered chat template, does not get a second BOS.
+    def encode(self, text: str, special_tokens: bool | None = None) -> list[int]:
+        """Return the token ids of a prompt.
+
+        Args:
+            text: the prompt. A text that begins with the BOS token does not get a second BOS.
+            special_tokens: whether the tokenizer adds its special tokens. None: as the template of this object needs.
         """
-        added = self._bos is None or not text.startswith(self._bos)
+        added = self.special_tokens if special_tokens is None else special_tokens
+        added = added and (self._bos is None or not text.startswith(self._bos))
         return self._tokenizer.encode_batch_fast([text], add_special_tokens=added)[0].ids
 
     def without_bos(self, text: str) -> str:
@@ -85,17 +93,17 @@ class PromptTokenizer:
         """Return the text of token ids, without special tokens."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
-    def split(self, prompt: str, continuation: str) -> tuple[list[int], list[int]]:
+    def split(self, prompt: str, continuation: str, special_tokens: bool | None = None) -> tuple[list[int], list[int]]:
         """Return the token ids of a prompt and of the text after the prompt.
 
         Spaces at the end of the prompt count for the continuation, because tokenizers join a space with the next word.
-        The division is that of lm-eval (``TemplateLM._encode_pair``).
+        The division is that of lm-eval (``TemplateLM._encode_pair``). ``special_tokens`` is as in :meth:`encode`.
         """
         spaces = len(prompt) - len(prompt.rstrip())
         if spaces:
             continuation = prompt[-spaces:] + continuation
             prompt = prompt[:-spaces]
-        before, whole = self.encode(prompt), self.encode(prompt + continuation)
+        before, whole = self.encode(prompt, special_tokens), self.encode(prompt + continuation, special_tokens)
         return before, whole[len(before) :]
 
     def special_token_in(self, text: str) -> str | None:

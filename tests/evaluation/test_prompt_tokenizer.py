@@ -61,3 +61,14 @@ def test_the_template_stands_around_the_question(folder: Path) -> None:
     chat = PromptTokenizer(folder, "chat")
     assert chat.wrap("Where?", " It is in") == "<user>Where?<model> It is in"
     assert chat.wrap("Where?") == "<user>Where?<model>"
+
+
+def test_a_chat_template_writes_all_special_tokens(folder: Path) -> None:
+    (folder / "chat_template.jinja").write_text("{% for message in messages %}[{{ message.content }}]{% endfor %}")
+    chat, plain = PromptTokenizer(folder, "chat"), PromptTokenizer(folder)
+    prompt = chat.wrap("a")
+    assert prompt == "[a]"
+    # transformers.apply_chat_template and pack --sft add no special tokens either.
+    assert chat.encode(prompt) == plain.encode(prompt, special_tokens=False) == [59, 65, 61]
+    assert chat.split(prompt, "b") == ([59, 65, 61], [66])
+    assert plain.encode(prompt) == [95, 59, 65, 61]

@@ -42,7 +42,7 @@ class Batch:
     """
 
     def __init__(self, tokenizer: PromptTokenizer, examples: Sequence[Example]) -> None:
-        self.ids = [tokenizer.encode(one.prompt) for one in examples]
+        self.ids = [tokenizer.encode(one.prompt, one.special_tokens) for one in examples]
         self.continued = [
             [self._continued(tokenizer, ids, one, text) for text in one.continuations]
             for ids, one in zip(self.ids, examples, strict=True)
@@ -53,7 +53,7 @@ class Batch:
 
     @staticmethod
     def _continued(tokenizer: PromptTokenizer, ids: list[int], example: Example, text: str) -> Continued:
-        before, after = tokenizer.split(example.prompt, text)
+        before, after = tokenizer.split(example.prompt, text, example.special_tokens)
         if not before:
             raise InputError(f"{example.id}: the prompt has no token: write a text into the prompt")
         whole = before + after

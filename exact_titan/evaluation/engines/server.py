@@ -105,7 +105,7 @@ class ServerEngine:
 
     def _likelihood(self, example: Example, continuation: str) -> tuple[float, int, bool]:
         """Return log-likelihood, number of tokens and greediness of a continuation."""
-        before, after = self._tokenizer.split(example.prompt, continuation)
+        before, after = self._tokenizer.split(example.prompt, continuation, example.special_tokens)
         prompt = self._tokenizer.without_bos(example.prompt + continuation)
         response = self._complete({"prompt": prompt, "max_tokens": 1, "echo": True, "logprobs": 1}, example.id)
         whole = len(before) + len(after)

@@ -103,7 +103,10 @@ class VllmEngine:
         """Return log-likelihood, number of tokens and greediness of every continuation of every example."""
         from vllm import SamplingParams
 
-        splits = [[self._tokenizer.split(one.prompt, text) for text in one.continuations] for one in examples]
+        splits = [
+            [self._tokenizer.split(one.prompt, text, one.special_tokens) for text in one.continuations]
+            for one in examples
+        ]
         whole = [before + after for pairs in splits for before, after in pairs]
         outputs: Iterator[Any] = iter(())
         if whole:
@@ -123,7 +126,7 @@ class VllmEngine:
 
         if not examples:
             return
-        prompts = [{"prompt_token_ids": self._tokenizer.encode(one.prompt)} for one in examples]
+        prompts = [{"prompt_token_ids": self._tokenizer.encode(one.prompt, one.special_tokens)} for one in examples]
         ends = sorted(end_tokens(self._folder))
         params = [
             SamplingParams(temperature=0.0, max_tokens=one.room, stop=list(one.stop), stop_token_ids=ends)
