@@ -98,11 +98,12 @@ class ProbeSuite:
         """Return the scores of the questions that have an answer in both variants.
 
         The margin is the log-likelihood of the right answer minus the largest log-likelihood of another choice. The
-        context margin is the margin with the evidence minus the margin with the distractor.
+        context margin is the margin with the evidence minus the margin with the distractor. A question has no score if
+        the engine has not measured the likelihood of every choice.
         """
         margins: dict[str, dict[str, float]] = {}
         for one in examples:
-            if one.id in answers:
+            if one.id in answers and len(answers[one.id].logprobs) == len(one.continuations):
                 margins.setdefault(one.meta["pair"], {})[one.meta["variant"]] = _margin(one, answers[one.id])
         scores = []
         for one in examples:

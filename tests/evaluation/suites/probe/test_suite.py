@@ -264,9 +264,11 @@ def test_the_margins_of_a_hand_made_pair():
 def test_a_pair_without_both_answers_has_no_score(examples):
     given = answers(examples, lambda prompt, continuation: noise(continuation))
     del given[examples[0].id]
+    # An engine without likelihoods.
+    given[examples[1].id] = Answer(examples[1].id)
     scores = SUITE.score(examples, given)
-    assert len(scores) == len(examples) / 2 - 1
-    assert examples[0].meta["pair"] not in {score.id for score in scores}
+    assert len(scores) == len(examples) / 2 - 2
+    assert {one.meta["pair"] for one in examples[:2]}.isdisjoint(score.id for score in scores)
 
 
 def test_the_questions_have_equal_tokens_in_a_chat_template_without_a_space_before_the_answer(tmp_path):
