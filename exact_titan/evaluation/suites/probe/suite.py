@@ -98,12 +98,14 @@ class ProbeSuite:
         """Return the scores of the questions that have an answer in both variants.
 
         The margin is the log-likelihood of the right answer minus the largest log-likelihood of another choice. The
-        context margin is the margin with the evidence minus the margin with the distractor. A question has no score if
-        the engine has not measured the likelihood of every choice.
+        context margin is the margin with the evidence minus the margin with the distractor.
+
+        Raises:
+            InputError: if an answer has no log-likelihoods.
         """
         margins: dict[str, dict[str, float]] = {}
         for one in examples:
-            if one.id in answers and len(answers[one.id].logprobs) == len(one.continuations):
+            if one.id in answers:
                 margins.setdefault(one.meta["pair"], {})[one.meta["variant"]] = _margin(one, answers[one.id])
         scores = []
         for one in examples:
@@ -122,6 +124,11 @@ class ProbeSuite:
 
 
 def _margin(example: Example, answer: Answer) -> float:
+    if len(answer.logprobs) != len(example.continuations):
+        raise InputError(
+            f"the answer to {example.id} has no log-likelihoods, and the probe needs them: make the answers with an "
+            f"engine that measures likelihoods"
+        )
     others = [value for index, value in enumerate(answer.logprobs) if index != example.gold]
     return answer.logprobs[example.gold] - max(others)
 

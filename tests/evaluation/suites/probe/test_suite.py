@@ -264,11 +264,16 @@ def test_the_margins_of_a_hand_made_pair():
 def test_a_pair_without_both_answers_has_no_score(examples):
     given = answers(examples, lambda prompt, continuation: noise(continuation))
     del given[examples[0].id]
-    # An engine without likelihoods.
-    given[examples[1].id] = Answer(examples[1].id)
     scores = SUITE.score(examples, given)
-    assert len(scores) == len(examples) / 2 - 2
-    assert {one.meta["pair"] for one in examples[:2]}.isdisjoint(score.id for score in scores)
+    assert len(scores) == len(examples) / 2 - 1
+    assert examples[0].meta["pair"] not in {score.id for score in scores}
+
+
+def test_an_answer_without_likelihoods_is_named(examples):
+    given = answers(examples, lambda prompt, continuation: noise(continuation))
+    given[examples[1].id] = Answer(examples[1].id, text="Anna")
+    with pytest.raises(InputError, match=f"the answer to {examples[1].id} has no log-likelihoods"):
+        SUITE.score(examples, given)
 
 
 def test_the_questions_have_equal_tokens_in_a_chat_template_without_a_space_before_the_answer(tmp_path):
