@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import NO_LIMIT, Corpus, Limit
 from exact_titan.packing.part_result import SourceShare
-from exact_titan.packing.reasons import NO_TEXT
+from exact_titan.packing.reasons import NO_TEXT, TOO_LONG
 
 
 def check_source(corpus: Corpus, index: int, shares: Sequence[SourceShare], limit: Limit, text_key: str) -> None:
@@ -37,13 +37,14 @@ def check_source(corpus: Corpus, index: int, shares: Sequence[SourceShare], limi
         key = source.text_key or text_key
         why = f"{dropped[NO_TEXT]} documents have none under {key!r}, see --text-key" if dropped else "empty"
         raise InputError(f"{prefix}: no document with text ({why})")
-    filters = {
-        f"shorter than {source.min_document_tokens} tokens": "min_document_tokens",
-        f"longer than {source.max_document_tokens} tokens": "max_document_tokens",
+    ways_out = {
+        f"shorter than {source.min_document_tokens} tokens": "change min_document_tokens",
+        f"longer than {source.max_document_tokens} tokens": "change max_document_tokens",
+        TOO_LONG: "raise --seq-len",
     }
-    keys = " or ".join(key for reason, key in filters.items() if reason in dropped)
     reasons = ", ".join(f"{number:,} are {reason}" for reason, number in dropped.items())
-    way_out = f"change {keys}, or leave the source out" if keys else "leave the source out"
+    found = [way_out for reason, way_out in ways_out.items() if reason in dropped]
+    way_out = ", or ".join([*found, "leave the source out"])
     raise InputError(f"{prefix} gives no document: of its {sum(dropped.values()):,} documents, {reasons}: {way_out}")
 
 

@@ -86,7 +86,7 @@ def test_a_cap_that_no_document_fits(folder: Path) -> None:
         ({"max_document_tokens": 3}, "3 are longer than 3 tokens: change max_document_tokens, or leave"),
         (
             {"min_document_tokens": 6, "max_document_tokens": 6},
-            "1 are shorter than 6 tokens, 2 are longer than 6 tokens: change min_document_tokens or max_document",
+            "1 are shorter than 6 tokens, 2 are longer than 6 tokens: change min_document_tokens, or change max",
         ),
         ({"min_document_tokens": 9, "weight": 1}, "3 are shorter than 9 tokens"),
         ({"min_document_tokens": 9, "max_documents": 2}, "3 are shorter than 9 tokens"),

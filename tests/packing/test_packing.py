@@ -89,7 +89,7 @@ def test_agrees_with_the_definition(
     options = {"tokenizer": word_tokenizer, "seq_len": window, "out": folder / "out", "shard_tokens": shard_tokens}
     expected = reference_windows(documents, window)
     if not expected:
-        with pytest.raises(InputError, match="training split has no window"):
+        with pytest.raises(InputError, match=r"training split has no window|1 are shorter than two tokens"):
             pack([source], **options)
         assert not (folder / "out").exists()
         return
@@ -349,6 +349,7 @@ def test_documents_that_spell_special_tokens_are_counted(
     file = write_jsonl(tmp_path / "d.jsonl", ["write <end> last", "plain", "", "<end>" * 9, "<bos>x"])
     for mode in ("text", "ids"):
         manifest = pack([file], tokenizer=bpe_tokenizer, seq_len=8, out=tmp_path / mode, special_tokens=mode)
-        assert manifest.sources[0].remarks == {f"special tokens in the text, packed as {mode}": 3}
+        inside = {"end-of-text ids inside the document": 2} if mode == "ids" else {}
+        assert manifest.sources[0].remarks == {f"special tokens in the text, packed as {mode}": 3} | inside
         assert Manifest.read(tmp_path / mode) == manifest
         assert (PackedDataset(tmp_path / mode)[0]["input"] == 1).any() == (mode == "ids")

@@ -278,7 +278,7 @@ CHAT = '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "c
         (OK, "--policy concat", "--policy is 'concat', and --sft packs with best_fit only"),
         (OK, "--text-key body", "--text-key is not an option of --sft"),
         (OK, "--special-tokens ids", "--special-tokens is 'ids', but special tokens that a row of instructions spells"),
-        (OK, "--seq-len 8", "no sample fits a window of 8 tokens (2 longer than the window): raise --seq-len"),
+        (OK, "--seq-len 8", "of its 2 documents, 2 are longer than the window: raise --seq-len"),
         (OK, "--template chat --tokenizer {bpe}", "has no chat template: no chat_template.jinja, and no chat_template"),
         (OK, "--template other", "'other'"),
     ],
