@@ -71,7 +71,7 @@ def test_a_copy_of_the_references_scores_1_and_silence_scores_0(made, length):
 
 @pytest.mark.parametrize("task", ["niah_single_1", "niah_single_2", "niah_multikey_2"])
 def test_the_depths_cover_the_context_and_every_depth_scores(made, task):
-    examples = made(1024, task, count=120)
+    examples = made(1024, task, count=80)
     depths = [one.depth for one in examples]
     assert min(depths) < 0.05
     assert max(depths) > 0.9
