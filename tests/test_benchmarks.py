@@ -6,6 +6,7 @@ import pytest
 
 from benchmarks.synthetic import mixed_lengths, write_dataset
 from exact_titan.dataset import PackedDataset
+from tests.evaluation.tiny_models import write_model
 from tests.support import run_benchmark
 
 
@@ -76,3 +77,12 @@ def test_the_gpu_run_stops_and_resumes_on_the_cpu(tmp_path):
         (step, weights) for step in (4, 8, 12) for weights in ("last", "ema")
     ]
     assert all(one["context_gain"]["32"]["targets"] for one in validations)
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_the_evaluation_engine_runs(tmp_path):
+    model = write_model(tmp_path / "model")
+    printed = run("benchmarks.evaluation_engine", str(model), "--batches", "1", "2", "--repeats", "1", small=())
+    assert [line.split()[:2] for line in printed.splitlines()[-4:]] == [
+        [dtype, batch] for dtype in ("float32", "bfloat16") for batch in ("1", "2")
+    ]
