@@ -76,5 +76,6 @@ def _terminal(results: Results, paper: bool) -> list[str]:
         lines += [plain(sections.paper_table(paper_values().rows)), paper_values().missing(), ""]
     lines += [f"{sections.CONDITIONAL} n: questions that all models have."]
     if results.left_out:
-        lines.append(f"left out: {results.left_out[0]} The report has all {len(results.left_out)} notes.")
+        more = len(results.left_out) - 1
+        lines.append(f"left out: {results.left_out[0]}" + (f" The report has {more} more such notes." if more else ""))
     return lines
