@@ -19,6 +19,7 @@ from tests.support import ROOT
 from tests.titan.test_training import argv, losses, record
 
 pytest_plugins = ["tests.text_fixtures"]
+pytestmark = pytest.mark.slow
 
 WINDOW = 256
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "and", "sleeps"]
