@@ -40,5 +40,6 @@ def test_the_time_left_follows_the_measured_work(monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("speed", [None, Speed(1.0, 1.0)])
-def test_no_work_divides_by_zero(speed):
+def test_no_work_divides_by_zero(speed, capsys):
     Progress([], speed).close()
+    assert capsys.readouterr().err == ""

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from exact_titan.dataset import Manifest
 from exact_titan.errors import InputError
 from exact_titan.packing import Corpus, CorpusSource, pack
 from tests.support import word_tokenizer
@@ -67,6 +68,7 @@ def test_a_share_that_no_document_fits(
 def test_the_named_size_is_enough(folder: Path) -> None:
     sources = [source(folder, "a", [50, 50], weight=1), source(folder, "b", [4] * 99, weight=1)]
     pack_corpus(folder, Corpus(sources, "tokens", 100, "mix"))
+    assert [one.documents > 0 for one in Manifest.read(folder / "out").sources] == [True, True]
 
 
 def test_a_cap_that_no_document_fits(folder: Path) -> None:
