@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from exact_titan.documents.templates import DOLLY_END
 from exact_titan.documents.tokenizer import FILE_NAME
 from exact_titan.errors import InputError
 from exact_titan.evaluation.examples import Example
@@ -102,7 +103,12 @@ def _written(recipe: PromptRecipe, prepared: Prepared, folder: Path) -> Path:
     begin = time.monotonic()
     file = folder / recipe.file_name
     special_tokens = recipe.template != "chat"
-    counted = _Counted(replace(one, special_tokens=special_tokens) for one in prepared.examples)
+    # A model that pack --sft has taught Dolly's template writes this line before the end-of-text token.
+    end = (DOLLY_END,) if recipe.template == "dolly" else ()
+    counted = _Counted(
+        replace(one, special_tokens=special_tokens, stop=(*one.stop, *end) if one.room else one.stop)
+        for one in prepared.examples
+    )
     if file.is_file():
         found = read_prompts(file).examples
         counted.examples, counted.tokens, what = len(found), sum(one.tokens for one in found), "found"

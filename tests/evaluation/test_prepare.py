@@ -128,3 +128,23 @@ def test_a_chat_template_is_part_of_the_key(model, tmp_path):
     assert one.prompt.endswith(
         "coded text?<model>\nAnswer: According to the coded text above, the three most frequently appeared words are:"
     )
+
+
+def test_an_answer_in_dollys_template_ends_before_dollys_last_line(model, tmp_path):
+    """pack --sft teaches the line ``### End``, and a score that reads the last line must not find it."""
+    ruler = RulerOptions(tasks=("fwe",))
+    stops = {}
+    for template in ("plain", "dolly"):
+        tokenizer = PromptTokenizer(model / "model", template)
+        (file,) = prepare(
+            ["ruler"],
+            tokenizer=tokenizer,
+            lengths=[512],
+            examples=1,
+            seed=0,
+            options=SuiteOptions(ruler=ruler),
+            out=tmp_path,
+        )
+        (one,) = read_prompts(file).examples
+        stops[template] = one.stop
+    assert stops["dolly"] == (*stops["plain"], "### End")
