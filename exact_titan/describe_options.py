@@ -17,7 +17,7 @@ import tyro
 
 from exact_titan.config import recipes, registry
 from exact_titan.launch import options
-from exact_titan.titan import preflight
+from exact_titan.titan import layout
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.trainer import ExactTrainer
 
@@ -110,7 +110,7 @@ def _option(action: Any) -> tuple[str, dict[str, Any]]:
         described["type"] = _TYPES[metavar]
     if metavar != (action.metavar or ""):
         described["optional"] = True
-    refused = (f"parallelism.{degree.removesuffix('_degree')}_" for degree in preflight._REFUSED)
+    refused = (f"parallelism.{degree.removesuffix('_degree')}_" for degree in layout.REFUSED)
     if name in _HIDDEN or name.startswith(tuple(refused)):
         described["hidden"] = True
     return name, described

@@ -24,15 +24,16 @@ def splitmix64(seed: torch.Tensor, number: torch.Tensor) -> torch.Tensor:
     return z ^ _shifted(z, 31)
 
 
-def uniform(seed: int, places_B: torch.Tensor, length: int) -> torch.Tensor:
-    """Return a number in [0, 1) for every index of some windows, a function of (seed, place, index) alone.
+def uniform(seed: int, places_B: torch.Tensor, length: int, *, first: int = 0) -> torch.Tensor:
+    """Return a number in [0, 1) for some indices of some windows, a function of (seed, place, index) alone.
 
     The stream of ``seed`` gives each place a seed, and the stream of that seed gives each index a number.
 
     Args:
         seed: ``0 … 2**63 - 1``.
         places_B: place in the run of each window, int64 ``[B]``.
-        length: number of indices of a window (L).
+        length: number of indices (L).
+        first: first index in the window.
 
     Returns:
         float64 ``[B, L]`` on the device of ``places_B``, a multiple of 2**-53.
@@ -41,7 +42,7 @@ def uniform(seed: int, places_B: torch.Tensor, length: int) -> torch.Tensor:
     # The seed is a number of the stream 0. Runs with consecutive seeds therefore have unrelated streams.
     seeds = splitmix64(torch.zeros((), dtype=torch.int64, device=device), torch.full_like(places_B, seed))
     window_B = splitmix64(seeds, places_B)
-    bits_BL = splitmix64(window_B[:, None], torch.arange(length, device=device))
+    bits_BL = splitmix64(window_B[:, None], torch.arange(first, first + length, device=device))
     return _shifted(bits_BL, 11).to(torch.float64) * 2.0**-53
 
 

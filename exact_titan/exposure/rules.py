@@ -43,7 +43,7 @@ class TargetCounts:
 
 @dataclass(frozen=True)
 class Targets:
-    """The targets of a microbatch of B windows with L inputs.
+    """The targets of a microbatch of B windows: L inputs of every window.
 
     Attributes:
         context_BL: bucket of the effective context of every target, int64 ``[B, L]``.
@@ -51,6 +51,7 @@ class Targets:
         counts: the distribution that the weights in force follow, on the device of ``context_BL``.
         places_B: place in the run of every window, int64 ``[B]``. None if the trainer does not know the places.
         seed: seed of the order of the windows.
+        first: index in the window of the first input. Context parallelism divides the windows.
     """
 
     context_BL: torch.Tensor
@@ -58,6 +59,7 @@ class Targets:
     counts: TargetCounts
     places_B: torch.Tensor | None = None
     seed: int = 0
+    first: int = 0
 
 
 class Rule(ABC):
@@ -177,7 +179,7 @@ class PackedPosition(Exact):
 
     def slot(self, targets: Targets) -> torch.Tensor:
         length = targets.context_BL.shape[-1]
-        position_L = torch.arange(1, length + 1, device=targets.context_BL.device)
+        position_L = torch.arange(1, length + 1, device=targets.context_BL.device) + targets.first
         return targets.buckets.index(position_L).expand_as(targets.context_BL)
 
     def weights(
@@ -221,7 +223,7 @@ class Random(Exact):
     def slot(self, targets: Targets) -> torch.Tensor:
         if targets.places_B is None:
             raise ValueError("rule random needs the places of the windows in the run")
-        drawn_BL = uniform(targets.seed, targets.places_B, targets.context_BL.shape[-1])
+        drawn_BL = uniform(targets.seed, targets.places_B, targets.context_BL.shape[-1], first=targets.first)
         cumulative_n = targets.counts.context_n.to(torch.float64).cumsum(0)
         # The last bound is 1. A bucket without targets has two equal bounds, and no number is between them.
         return torch.bucketize(drawn_BL, cumulative_n[:-1] / cumulative_n[-1], right=True)

@@ -150,7 +150,8 @@ def _order_changes(record: RunRecord, config: RunConfig, ranks: int) -> Iterator
 
 def _global_batch(options: dict[str, Any], ranks: int) -> int:
     batch = options["training.global_batch_size"]
-    return batch if batch > 0 else options["training.local_batch_size"] * ranks
+    groups = options["parallelism.context_parallel_degree"] * options["parallelism.tensor_parallel_degree"]
+    return batch if batch > 0 else options["training.local_batch_size"] * (ranks // groups)
 
 
 def _option_changes(record: RunRecord, config: RunConfig) -> Iterator[Change]:

@@ -6,7 +6,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torchtitan.components.loss import IGNORE_INDEX, BaseLoss
+from torch.distributed.tensor import DTensor, Shard
+from torchtitan.components.loss import IGNORE_INDEX, BaseLoss, _LossParallelCrossEntropy
 from torchtitan.config import CompileConfig
 
 
@@ -19,7 +20,8 @@ def weighted_cross_entropy(
     kernel does the reduction: the weighted terms are the input of an ``nll_loss`` with one class.
 
     Args:
-        logits_BLV: any float dtype, converted to float32 as in torchtitan.
+        logits_BLV: any float dtype, converted to float32 as in torchtitan. A DTensor with a divided vocabulary under
+            tensor parallelism.
         labels_BL: int64, ``IGNORE_INDEX`` at inputs without a target.
         weights_BL: float32.
 
@@ -27,11 +29,22 @@ def weighted_cross_entropy(
         The scalar sum, and the detached cross-entropies, float32 ``[B, L]``, 0 at inputs without a target.
     """
     labels_T = labels_BL.flatten()
-    ce_T = F.cross_entropy(logits_BLV.flatten(0, 1).float(), labels_T, reduction="none", ignore_index=IGNORE_INDEX)
+    ce_T = _cross_entropies(logits_BLV, labels_T)
     class_T = torch.where(labels_T == IGNORE_INDEX, IGNORE_INDEX, 0)
     weighted_T1 = (ce_T * weights_BL.flatten()).unsqueeze(1)
     loss = F.nll_loss(-weighted_T1, class_T, reduction="sum", ignore_index=IGNORE_INDEX)
     return loss, ce_T.detach().view_as(labels_BL)
+
+
+def _cross_entropies(logits_BLV: torch.Tensor, labels_T: torch.Tensor) -> torch.Tensor:
+    """Return the cross-entropy of each target, float32 ``[T]``, 0 at inputs without a target."""
+    if isinstance(logits_BLV, DTensor):
+        # Tensor parallelism: each rank has the logits of a part of the vocabulary.
+        assert logits_BLV.placements == (Shard(2),), logits_BLV.placements
+        local_TV = logits_BLV.to_local().flatten(0, 1).float()
+        group = logits_BLV.device_mesh.get_group()
+        return _LossParallelCrossEntropy.apply(local_TV, labels_T, group, logits_BLV.shape[-1], "none")
+    return F.cross_entropy(logits_BLV.flatten(0, 1).float(), labels_T, reduction="none", ignore_index=IGNORE_INDEX)
 
 
 def sums_by_bucket(values_T: torch.Tensor, index_BL: torch.Tensor, n: int) -> torch.Tensor:
@@ -54,14 +67,18 @@ class BucketSums:
     Args:
         n: number of buckets.
         device: device of the buffers.
+        counting: False: :meth:`add` adds nothing, because another rank adds the same targets.
     """
 
-    def __init__(self, n: int, device: torch.device | str) -> None:
+    def __init__(self, n: int, device: torch.device | str, *, counting: bool = True) -> None:
+        self.counting = counting
         # Rows: sum of the cross-entropies, number of targets. float64 holds the counts exactly.
         self.sums_2n = torch.zeros(2, n, dtype=torch.float64, device=device)
 
     def add(self, ce_BL: torch.Tensor, index_BL: torch.Tensor, valid_BL: torch.Tensor) -> None:
         """Add one batch. ``index_BL`` is the bucket of each target."""
+        if not self.counting:
+            return
         valid_T = valid_BL.flatten().to(torch.float64)
         values_2T = torch.stack([ce_BL.flatten() * valid_T, valid_T])
         self.sums_2n += sums_by_bucket(values_2T, index_BL, self.sums_2n.shape[1])

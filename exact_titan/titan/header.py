@@ -205,9 +205,12 @@ def _steps(trainer: Run) -> str:
 
 def _layout(trainer: Run) -> str:
     dims = trainer.parallel_dims
-    layout = f"sharded over {dims.dp_shard} (FSDP2)" if dims.dp_shard > 1 else "not sharded"
+    shards = dims.dp_shard * dims.cp
+    layout = f"sharded over {shards} (FSDP2)" if shards > 1 else "not sharded"
     replicas = f", {dims.dp_replicate} replicas" if dims.dp_replicate > 1 else ""
-    return f"{dims.world_size} on {trainer.device.type}, parameters {layout}{replicas}"
+    context = f", context parallel over {dims.cp}" if dims.cp > 1 else ""
+    tensor = f", tensor parallel over {dims.tp}" if dims.tp > 1 else ""
+    return f"{dims.world_size} on {trainer.device.type}, parameters {layout}{replicas}{context}{tensor}"
 
 
 def _precision(trainer: Run) -> str:

@@ -36,6 +36,7 @@ from exact_titan.exposure import (
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.cross_entropy import BucketCrossEntropy, BucketSums, sums_by_bucket
+from exact_titan.titan.model.context_parallel import SequenceShard
 
 _RULE_HELP = f"Weighting rule of the targets: {', '.join(f'{rule.name} ({rule.summary})' for rule in RULES.values())}."
 
@@ -100,6 +101,9 @@ class ExactLoss(ChunkedLossWrapper):
     places_B: torch.Tensor | None = None
     """Place in the run of each window of the next microbatch, int64 ``[B]``. Set by the trainer."""
 
+    shard: SequenceShard = SequenceShard()
+    """The part of the sequence of every window that this rank computes. Set by the trainer."""
+
     divisor: torch.Tensor | None = None
     """Sum of the weights of the optimizer step's targets over all ranks, float32 scalar. Set by the trainer."""
 
@@ -160,10 +164,15 @@ class ExactLoss(ChunkedLossWrapper):
         self.counts = replace(self.counts, context_n=context_n)
         self.weights_n.copy_(self._weights(self.counts))
 
-    def _weigh(self, positions: torch.Tensor, places_B: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the bucket of the effective context of every target, int64 ``[B, L]``, and its weight, float32."""
+    def _weigh(
+        self, positions: torch.Tensor, places_B: torch.Tensor | None, *, first: int = 0
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the bucket of the effective context of every target, int64 ``[B, L]``, and its weight, float32.
+
+        ``first`` is the index in the window of the first input.
+        """
         bucket_BL = self.buckets.index(effective_context(positions))
-        targets = Targets(bucket_BL, self.buckets, self.counts, places_B, self.config._seed)
+        targets = Targets(bucket_BL, self.buckets, self.counts, places_B, self.config._seed, first)
         return bucket_BL, self.weights_n[self.rule.slot(targets)]
 
     def weight_sum(self, batches: Iterable[tuple[dict[str, Any], torch.Tensor]]) -> torch.Tensor:
@@ -212,22 +221,20 @@ class ExactLoss(ChunkedLossWrapper):
                     "positions)"
                 )
             return super().__call__(pred, labels, global_valid_tokens, **loss_inputs)
-        if labels.shape[1] != self.buckets.window:
+        length = labels.shape[1]
+        if length * self.shard.count != self.buckets.window:
             raise InputError(
                 f"loss.dataset_path is {self.config.dataset_path}, packed in windows of {self.buckets.window} tokens, "
-                f"but the loss gets {labels.shape[1]} tokens of a window: set training.seq_len to the window of the "
-                f"dataset, and leave parallelism.context_parallel_degree at 1"
+                f"but the loss gets {length * self.shard.count} tokens of a window: set training.seq_len to the window "
+                f"of the dataset, and leave parallelism.context_parallel_degree at 1 in torchtitan's own trainer"
             )
         rule = self.rule
         if (rule.needs_places and self.places_B is None) or (rule.weighted_divisor and self.divisor is None):
             raise InputError(f"loss.rule is {rule.name}: {NEEDS_OWN_TRAINER}")
         self.to(labels.device)
-        bucket_BL, weights_BL = self._weigh(positions, self.places_B)
-        valid_BL = labels != IGNORE_INDEX
-        if self.config.refresh_steps:
-            self.counter.add_index(bucket_BL, valid_BL)
-        supervised_T = torch.where(valid_BL, weights_BL, 0.0).flatten().to(torch.float64)
-        self.weight_sums_n += sums_by_bucket(supervised_T, bucket_BL, len(self.buckets))
+        bucket_BL, weights_BL = self._weigh(positions, self.places_B, first=self.shard.index * length)
+        if self.sums.counting:
+            self._count(bucket_BL, weights_BL, labels != IGNORE_INDEX)
         return super().__call__(
             pred,
             labels,
@@ -237,6 +244,13 @@ class ExactLoss(ChunkedLossWrapper):
             sums=self.sums,
             **loss_inputs,
         )
+
+    def _count(self, bucket_BL: torch.Tensor, weights_BL: torch.Tensor, valid_BL: torch.Tensor) -> None:
+        """Count the targets of a microbatch for the refresh, and add their weights for the log."""
+        if self.config.refresh_steps:
+            self.counter.add_index(bucket_BL, valid_BL)
+        supervised_T = torch.where(valid_BL, weights_BL, 0.0).flatten().to(torch.float64)
+        self.weight_sums_n += sums_by_bucket(supervised_T, bucket_BL, len(self.buckets))
 
     def take_weight_sums(self) -> torch.Tensor:
         """Return the sums of the weights of this rank's targets per bucket since the last call, and restart from 0.

@@ -81,6 +81,9 @@ class ExposureMetrics(MetricsProcessor):
     exact_loss: ExactLoss
     """Set by the trainer, because torchtitan builds the metrics before the loss."""
 
+    sequence_shards: int
+    """Ranks that share the sequence of a window. Set by the trainer."""
+
     attention_pairs: int
     """Query-key pairs of this rank's documents since the last log step. The trainer counts them."""
 
@@ -159,7 +162,8 @@ class ExposureMetrics(MetricsProcessor):
                 steps=self.health.steps,
                 time=time.time(),
                 loss=global_avg_loss,
-                max_loss=global_max_loss,
+                # A rank has the mean of the parts of its windows, and torchtitan divides by all targets of the windows.
+                max_loss=global_max_loss * self.sequence_shards,
                 losses=self._losses(sums_2n),
                 weights=dict(zip(labels, weights_n.tolist(), strict=True)),
                 tail_loss_mass=tail_mass(sums_2n[1], weights_n, bounds, threshold=loss.threshold),

@@ -109,6 +109,7 @@ _RANGES: dict[str, _Range] = {
 
 _OWN_DATASETS = "this option is for torchtitan's own datasets: name a packed dataset in dataset_path"
 _MODEL_PARALLEL = "this option is for a kind of parallelism that is not supported here: leave it out"
+_CONTEXT = "the context parallelism here divides heads, which is level for any documents: leave it out"
 _ONE_GROUP = "all parameters are in one group: use optimizer.lr, beta1, beta2, eps and weight_decay"
 _FIXED: dict[str, tuple[Any, str]] = {
     "dataloader.dataset": ("", _OWN_DATASETS),
@@ -134,8 +135,8 @@ _FIXED: dict[str, tuple[Any, str]] = {
     "parallelism.pipeline_parallel_schedule": ("1F1B", _MODEL_PARALLEL),
     "parallelism.pipeline_parallel_schedule_csv": ("", _MODEL_PARALLEL),
     "parallelism.pipeline_parallel_microbatch_size": (1, _MODEL_PARALLEL),
-    "parallelism.context_parallel_load_balancer": ("headtail", _MODEL_PARALLEL),
-    "parallelism.context_parallel_ptrr_mask_key": (None, _MODEL_PARALLEL),
+    "parallelism.context_parallel_load_balancer": ("headtail", _CONTEXT),
+    "parallelism.context_parallel_ptrr_mask_key": (None, _CONTEXT),
     "comm.mode": ("default", "the other modes compute no real gradients or are not supported here: leave it out"),
     "debug.moe_force_load_balance": (False, "the models here have no experts: leave it out"),
     "debug.spmd_typechecking": (False, "this option is for parallelism.spmd_backend spmd_types: leave it out"),

@@ -25,6 +25,7 @@ from exact_titan.titan.changes import permitted_changes
 from exact_titan.titan.console import FILE_ONLY
 from exact_titan.titan.context_gain import check_pieces
 from exact_titan.titan.destinations import check_destinations
+from exact_titan.titan.layout import check_layout, check_sizes_of_model, data_parallel_ranks
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.titan.loss import ExactLoss, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
@@ -32,7 +33,6 @@ from exact_titan.titan.model.decoder import check_vocabulary, decoder_spec
 from exact_titan.titan.option_checks import check_machine, check_values
 from exact_titan.titan.resume import find_resume
 from exact_titan.titan.run_config import RunConfig
-from exact_titan.titan.torch_versions import SPMD_BACKEND
 from exact_titan.titan.trackers import check_wandb
 from exact_titan.titan.validate import ExposureValidator
 
@@ -66,6 +66,7 @@ def complete(config: RunConfig) -> RunConfig:
         config = start.with_initial_weights(config, architecture)
         model_spec = decoder_spec(architecture)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
+    check_sizes_of_model(model_spec.model, config.parallelism)
     set_implementation(model_spec.model, config.attention)
     completed = replace(
         config,
@@ -112,8 +113,8 @@ def check_options(config: RunConfig, *, ranks: int) -> RunConfig:
     """
     config = with_rule(config)
     check_values(config, ranks=ranks)
+    check_layout(config.parallelism, ranks=ranks, seq_len=config.training.seq_len)
     _check_sizes(config, ranks)
-    _check_parallelism(config, ranks)
     check_wandb(config.metrics)
     return config
 
@@ -138,7 +139,8 @@ def packed_tokenizer(config: RunConfig) -> Path:
 def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:
     """Log the epochs of each dataset in the run. Refuse a mixture without repeats if a dataset is too small."""
     training = config.training
-    batch = training.global_batch_size if training.global_batch_size > 0 else training.local_batch_size * ranks
+    windows = training.local_batch_size * data_parallel_ranks(config.parallelism, ranks)
+    batch = training.global_batch_size if training.global_batch_size > 0 else windows
     if mixture.shares is None:
         return
     short = []
@@ -205,35 +207,20 @@ def _with_validation_windows(
 
 def _check_sizes(config: RunConfig, ranks: int) -> None:
     training = config.training
-    if training.global_batch_size > 0 and training.global_batch_size % (training.local_batch_size * ranks):
+    data_ranks = data_parallel_ranks(config.parallelism, ranks)
+    if training.global_batch_size > 0 and training.global_batch_size % (training.local_batch_size * data_ranks):
+        processes = "processes" if data_ranks == ranks else "data-parallel ranks"
         raise InputError(
             f"training.global_batch_size is {training.global_batch_size}: it must be a multiple of "
-            f"training.local_batch_size ({training.local_batch_size}) times the number of processes ({ranks})"
+            f"training.local_batch_size ({training.local_batch_size}) times the number of {processes} ({data_ranks})"
         )
     num_chunks = config.loss.num_chunks
-    if training.seq_len % num_chunks:
-        raise InputError(f"loss.num_chunks is {num_chunks}: it must divide training.seq_len ({training.seq_len})")
+    part = training.seq_len // config.parallelism.context_parallel_degree
+    if part % num_chunks:
+        of = "training.seq_len" if part == training.seq_len else "a rank's part of training.seq_len"
+        raise InputError(f"loss.num_chunks is {num_chunks}: it must divide {of} ({part})")
     if isinstance(config.validator, ExposureValidator.Config):
         check_pieces(config.validator.context_gain, window=training.seq_len)
-
-
-def _check_parallelism(config: RunConfig, ranks: int) -> None:
-    parallelism = config.parallelism
-    for name, reason in _REFUSED.items():
-        degree = getattr(parallelism, name)
-        if degree != 1:
-            raise InputError(f"parallelism.{name} is {degree}: {reason}; set it to 1")
-    replicas, shards = parallelism.data_parallel_replicate_degree, parallelism.data_parallel_shard_degree
-    if replicas < 1 or ranks % replicas or shards not in (-1, ranks // replicas):
-        raise InputError(
-            f"parallelism.data_parallel_replicate_degree is {replicas} and data_parallel_shard_degree {shards}: their "
-            f"product must be the number of processes ({ranks}); -1 computes data_parallel_shard_degree from it"
-        )
-    if parallelism.spmd_backend != SPMD_BACKEND:
-        raise InputError(
-            f"parallelism.spmd_backend is {parallelism.spmd_backend}, but only {SPMD_BACKEND} runs on every supported "
-            f"torch version: set it to {SPMD_BACKEND}"
-        )
 
 
 def _check_assets(config: RunConfig) -> None:
@@ -259,11 +246,3 @@ def _check_initial_load(config: RunConfig) -> None:
             )
     if checkpoint.initial_load_path and not Path(checkpoint.initial_load_path).is_dir():
         raise InputError(f"checkpoint.initial_load_path is {checkpoint.initial_load_path}: there is no such folder")
-
-
-_REFUSED = {
-    "pipeline_parallel_degree": "torchtitan hands no positions to the loss in a pipeline, but the loss needs them",
-    "tensor_parallel_degree": "the vocabulary-parallel loss does not carry the weights yet",
-    "context_parallel_degree": "varlen attention does not run under context parallelism",
-    "expert_parallel_degree": "the models here have no experts",
-}

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from torchtitan.distributed import ParallelDims
 from torchtitan.tools.logging import logger
 
 from exact_titan.dataset.dataset import NO_LABEL, PackedDataset
@@ -23,6 +24,7 @@ from exact_titan.exposure import effective_context
 from exact_titan.runs.records import ValidationSet, Weights
 from exact_titan.runs.target_losses import TargetLosses, write_target_losses
 from exact_titan.titan.cross_entropy import BucketSums
+from exact_titan.titan.layout import counts_targets
 from exact_titan.titan.loader import PackedDataLoader
 
 
@@ -30,12 +32,18 @@ class TargetSums(BucketSums):
     """The sums of a validation, and on rank 0 the cross-entropies of all ranks.
 
     Attributes:
-        batches: on rank 0 and on the host, the cross-entropies of each batch of all ranks, float32 ``[R * B, L]`` in
-            the order of the places. Inputs without a target have 0.
+        batches: on rank 0 and on the host, the cross-entropies of each batch of all R data-parallel ranks, float32
+            ``[R * B, L]`` in the order of the places. Inputs without a target have 0.
+
+    Args:
+        n, device: as in :class:`BucketSums`.
+        dims: the layout of the ranks.
     """
 
-    def __init__(self, n: int, device: torch.device | str) -> None:
-        super().__init__(n, device)
+    def __init__(self, n: int, device: torch.device | str, *, dims: ParallelDims) -> None:
+        super().__init__(n, device, counting=counts_targets(dims))
+        # The order of the ranks is that of torchtitan's mesh: data-parallel, context-parallel, tensor-parallel.
+        self._context_ranks, self._tensor_ranks = dims.cp, dims.tp
         self.batches: list[np.ndarray] = []
         self._chunks: list[torch.Tensor] = []
 
@@ -54,7 +62,12 @@ class TargetSums(BucketSums):
         elif dist.get_rank() == 0:
             parts = [torch.empty_like(ce_BL) for _ in range(ranks)]
             dist.gather(ce_BL, parts)
-            self.batches.append(torch.cat(parts).cpu().numpy())
+            shards = parts[:: self._tensor_ranks]
+            windows = [
+                torch.cat(shards[first : first + self._context_ranks], dim=1)
+                for first in range(0, len(shards), self._context_ranks)
+            ]
+            self.batches.append(torch.cat(windows).cpu().numpy())
         else:
             dist.gather(ce_BL)
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.distributed._functional_collectives as funcol
+from torch.distributed.tensor import DTensor
 from torchtitan.components.dataloader import DataloaderExhaustedError
 from torchtitan.distributed import utils as dist_utils
 from torchtitan.tools.logging import logger
@@ -16,7 +18,7 @@ from tqdm import tqdm
 
 from exact_titan.reports.window import window_summary
 from exact_titan.runs.locations import record_locations
-from exact_titan.titan import cpu, torch_versions
+from exact_titan.titan import cpu, layout, torch_versions
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.console import progress_bar
 from exact_titan.titan.ema import KEY as EMA
@@ -90,8 +92,13 @@ class ExactTrainer(Trainer):
                 record_locations(Path(config.dump_folder), Path(self.checkpointer.folder))
             self._write_record()
         self.dataloader.rounds_per_step = self.gradient_accumulation_steps
+        self._shard = layout.sequence_shard(self.parallel_dims)
+        self._counts_windows = layout.counts_windows(self.parallel_dims)
         self.loss_fn.to(self.device)
+        self.loss_fn.shard = self._shard
+        self.loss_fn.sums.counting = layout.counts_targets(self.parallel_dims)
         self.metrics_processor.exact_loss = self.loss_fn
+        self.metrics_processor.sequence_shards = self._shard.count
         self.metrics_processor.count_flops(self.model_config, self.model_parts[0])
         self.clock = StepClock(self.device)
         self.checkpointer.clock = self.clock
@@ -255,7 +262,10 @@ class ExactTrainer(Trainer):
         while True:
             with self.clock.host("data"):
                 input_dict, labels = next(batches)
-            self.metrics_processor.attention_pairs += attention_pairs(input_dict["cu_seqlens"].diff().tolist())
+            if self._counts_windows:
+                self.metrics_processor.attention_pairs += attention_pairs(input_dict["cu_seqlens"].diff().tolist())
+            else:  # torchtitan has counted the tokens
+                self.metrics_processor.ntokens_since_last_log -= labels.numel()
             self.nonfinite.add_batch(self.dataloader.last_places)
             yield input_dict, labels
 
@@ -267,18 +277,28 @@ class ExactTrainer(Trainer):
         cu_seqlens = input_dict["cu_seqlens"]
         host_offsets = tuple(cu_seqlens.tolist()) if cu_seqlens.device.type == "cpu" else None
         masks = varlen_metadata(cu_seqlens, input_dict["max_seqlen"], host_offsets)
-        self.ntokens_seen += labels.numel()
+        if self._counts_windows:
+            self.ntokens_seen += labels.numel()
+        inputs, labels, positions = map(self._shard.of, (inputs, labels, positions))
         return inputs, labels, {"positions": positions, "attention_masks": masks}
 
     def forward_backward_step(self, **batch: Any) -> torch.Tensor:
         """Run one microbatch as torchtitan does: its places go to the loss, and its loss goes to the detector.
 
         The time after the last microbatch of a step belongs to the optimizer.
+
+        Returns:
+            The loss of this rank for the log. torchtitan adds up these losses over all ranks. Under context parallelism
+            the loss is the mean over the ranks with the same windows, so that the maximum compares whole windows.
         """
         self.clock.begin("forward_backward")
         self.loss_fn.places_B = batch["input_dict"]["places"]
         loss = super().forward_backward_step(**batch)
+        if isinstance(loss, DTensor):  # under tensor parallelism, with the same value on all ranks of a group
+            loss = loss.full_tensor()
         self.nonfinite.add_loss(loss)
+        if self._shard.count > 1 and self.metrics_processor.should_log(self.step):
+            loss = funcol.all_reduce(loss.detach(), "sum", self.parallel_dims.get_mesh("cp")) / self._shard.count
         self.clock.begin("optimizer")
         return loss
 

@@ -11,13 +11,14 @@ import copy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.validate import Validator
+from torchtitan.distributed import ParallelDims
 from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import effective_context
@@ -27,9 +28,11 @@ from exact_titan.titan.console import FILE_ONLY, of_weights
 from exact_titan.titan.context_gain import Cells, cut
 from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.ema import WeightAverage
+from exact_titan.titan.layout import counts_targets, sequence_shard
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, Validated
+from exact_titan.titan.model.context_parallel import WithoutContextParallel
 from exact_titan.titan.stop import StopAgreement
 from exact_titan.titan.target_losses import TargetFiles, TargetSums
 from exact_titan.titan.trackers import group_of
@@ -82,6 +85,10 @@ class ExposureValidator(Validator):
         silent.steps = 1
         super().__init__(silent, loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
         self.config = config
+        self._shard = sequence_shard(self.parallel_dims)
+        self._counting = counts_targets(self.parallel_dims)
+        # torchtitan prepares the whole windows, and this class divides them.
+        self.parallel_dims = cast(ParallelDims, WithoutContextParallel(self.parallel_dims))
         self.exact_loss = loss_fn
         self.metrics_processor: ExposureMetrics = metrics_processor
         # The validator moves the whole batch to the device. A read of max_seqlen would then wait for the device.
@@ -109,10 +116,12 @@ class ExposureValidator(Validator):
         """
         self.stop.check()
         positions = input_dict["positions"]
-        self._cell_BL = self.cells.index(effective_context(positions))
+        self._cell_BL = self._shard.of(self.cells.index(effective_context(positions)))
         if self._piece is not None:
             input_dict = {**input_dict, "positions": cut(positions, self._piece)}
-        return super().post_dataloading_process(input_dict, labels, model_parts)
+        inputs, labels, model_inputs = super().post_dataloading_process(input_dict, labels, model_parts)
+        model_inputs["positions"] = self._shard.of(model_inputs["positions"])
+        return self._shard.of(inputs), self._shard.of(labels), model_inputs
 
     def _measure(self, pred: torch.Tensor, labels: torch.Tensor):
         assert self._cell_BL is not None
@@ -132,7 +141,10 @@ class ExposureValidator(Validator):
     def _validate(self, model_parts: list[nn.Module], step: int, weights: Weights) -> None:
         n, device = len(self.cells), self.exact_loss.weights_n.device
         threshold = self.exact_loss.threshold
-        sums = BucketSums(n, device) if self._target_files is None else TargetSums(n, device)
+        if self._target_files is None:
+            sums = BucketSums(n, device, counting=self._counting)
+        else:
+            sums = TargetSums(n, device, dims=self.parallel_dims)
         begun = time.perf_counter()
         whole_2c = self._pass(model_parts, step, sums)
         if self._target_files is not None and isinstance(sums, TargetSums) and dist.get_rank() == 0:
@@ -144,7 +156,7 @@ class ExposureValidator(Validator):
         gains = {}
         for piece in self.config.context_gain:
             begun = time.perf_counter()
-            pieces_2c = self._pass(model_parts, step, BucketSums(n, device), piece)
+            pieces_2c = self._pass(model_parts, step, BucketSums(n, device, counting=self._counting), piece)
             spent = time.perf_counter() - begun
             gains[str(piece)] = self.cells.gain(whole_2c, pieces_2c, piece=piece, threshold=threshold, seconds=spent)
         self.metrics_processor.log_validated(step, Validated(weights, sums_2n, gains, windows, tokens, seconds))

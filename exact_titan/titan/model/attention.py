@@ -9,6 +9,7 @@ from itertools import pairwise
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch.nn.attention import (
     activate_flash_attention_impl,
@@ -20,6 +21,7 @@ from torchtitan.models.common.decoder import Decoder
 from torchtitan.tools.logging import logger, warn_once
 
 from exact_titan.errors import InputError
+from exact_titan.titan.model import context_parallel
 
 Implementation = Literal["auto", "fa3", "fa2", "torch"]
 """Values of the option ``attention``:
@@ -157,7 +159,13 @@ class DocumentAttention(VarlenAttention):
 
     The class replaces :class:`VarlenAttention` in any torchtitan config: arguments, shapes and mask are the same.
     Tensors on the CPU always go through SDPA, because varlen kernels have no backward pass on the CPU.
+
+    With a ``context_group`` the inputs and the output are this rank's part of the sequence, ``[B, L/n, N, H]``. The
+    mask is the mask of the whole windows (:mod:`~exact_titan.titan.model.context_parallel`).
     """
+
+    context_group: dist.ProcessGroup | None = None
+    """The context-parallel group. Set by :func:`~exact_titan.titan.model.decoder.parallelize`."""
 
     @dataclass(kw_only=True, slots=True)
     class Config(VarlenAttention.Config):
@@ -189,6 +197,25 @@ class DocumentAttention(VarlenAttention):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Return the attention output ``[B, L, N, H]`` in the dtype of ``q_BLNH``. See :class:`VarlenAttention`."""
+        group = self.context_group
+        options = {"attention_masks": attention_masks, "scale": scale, **kwargs}
+        if group is None:
+            return self._attend(q_BLNH, k_BLNH, v_BLNH, **options)
+        heads = q_BLNH.shape[2]
+        qkv = (context_parallel.to_heads(x_BLNH, group, heads=heads) for x_BLNH in (q_BLNH, k_BLNH, v_BLNH))
+        return context_parallel.to_sequence(self._attend(*qkv, **options), group)
+
+    def _attend(
+        self,
+        q_BLNH: torch.Tensor,
+        k_BLNH: torch.Tensor,
+        v_BLNH: torch.Tensor,
+        *,
+        attention_masks: VarlenMetadata,
+        scale: float | None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """Return the attention output ``[B, L, N, H]`` of whole windows."""
         attend: Callable[..., torch.Tensor]
         if self.kernel == "sdpa" or q_BLNH.device.type == "cpu":
             attend = self._sdpa

@@ -1,10 +1,13 @@
 """The torchtitan model spec of an architecture: torchtitan's own components with document attention."""
 
+import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 from torch import nn
+from torchtitan.distributed import ParallelDims
 from torchtitan.models.common import Embedding, Linear, RMSNorm
 from torchtitan.models.common.attention import GQAttention, QKVLinear
 from torchtitan.models.common.config_utils import make_ffn_config
@@ -17,6 +20,7 @@ from torchtitan.protocols.model_spec import ModelSpec
 from exact_titan.errors import InputError
 from exact_titan.models.architecture import Architecture
 from exact_titan.titan.model.attention import DocumentAttention
+from exact_titan.titan.model.context_parallel import WithoutContextParallel
 from exact_titan.titan.model.rope import HalfRoPE
 from exact_titan.titan.model.state_dict import HuggingFaceAdapter
 
@@ -27,6 +31,23 @@ class DecoderModel(Llama3Model):
     @dataclass(kw_only=True, slots=True)
     class Config(Llama3Model.Config):
         architecture: Architecture
+
+        def update_from_config(self, *, config: Any, **kwargs: Any) -> None:
+            """Do the same as torchtitan. torchtitan refuses varlen attention with context parallelism."""
+            seen = copy.copy(config)
+            seen.parallelism = replace(config.parallelism, context_parallel_degree=1)
+            Llama3Model.Config.update_from_config(self, config=seen, **kwargs)
+
+
+def parallelize(model: DecoderModel, *, parallel_dims: ParallelDims, **options: Any) -> nn.Module:
+    """Apply torchtitan's parallelisms, activation checkpointing and compilation to the model.
+
+    Document attention has its own context parallelism (:mod:`exact_titan.titan.model.context_parallel`).
+    """
+    if parallel_dims.cp_enabled:
+        for block in model.layers.values():
+            block.attention.inner_attention.context_group = parallel_dims.get_mesh("cp").get_group()
+    return parallelize_llama(model, parallel_dims=WithoutContextParallel(parallel_dims), **options)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -154,7 +175,7 @@ def decoder_spec(architecture: Architecture) -> ModelSpec:
             ),
             layers=[_block(architecture, layer, rope) for layer in range(architecture.n_layers)],
         ),
-        parallelize_fn=parallelize_llama,
+        parallelize_fn=parallelize,
         pipelining_fn=None,
         post_optimizer_build_fn=None,
         state_dict_adapter=HuggingFaceAdapter,
