@@ -14,7 +14,7 @@ from tests.support import ROOT
 PACKAGE = ROOT / "exact_titan"
 
 ROOMS = [
-    ("errors", "slurm_options", "toml_file"),
+    ("terminal", "errors", "file_errors", "slurm_options", "toml_file"),
     ("exposure",),
     ("documents",),
     ("dataset",),
@@ -42,6 +42,7 @@ ROOMS = [
         "train",
         "snapshot",
         "cli",
+        "entry",
         "__main__",
     ),
 ]
