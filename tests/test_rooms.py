@@ -14,7 +14,7 @@ from tests.support import ROOT
 PACKAGE = ROOT / "exact_titan"
 
 ROOMS = [
-    ("terminal", "errors", "file_errors", "slurm_options", "toml_file"),
+    ("terminal", "errors", "file_errors", "atomic_files", "slurm_options", "toml_file"),
     ("exposure",),
     ("documents",),
     ("dataset",),
