@@ -21,6 +21,7 @@ this thread. If lines differ by the size of one gathered weight, run the benchma
 
     python -m benchmarks.plan                                        # one process
     torchrun --nproc_per_node=2 -m benchmarks.plan --kinds selective   # sharded; one kind per call
+    torchrun --nproc_per_node=2 -m benchmarks.plan --kinds selective --context 2   # or --tensor 2
     python -m benchmarks.plan --device cuda --models smollm2-135m llama3.2-1b
 """
 
@@ -52,7 +53,17 @@ _LOSS = "benchmarks.plan: loss"
 _WARMUP_STEPS = 2
 
 
-def run_config(shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype: str, folder: Path) -> RunConfig:
+def run_config(
+    shape: str,
+    kind: str,
+    *,
+    seq_len: int,
+    dtype: str,
+    compute_dtype: str,
+    folder: Path,
+    context: int = 1,
+    tensor: int = 1,
+) -> RunConfig:
     """Return a run on random documents of 64 tokens to four windows, without features that a step does not need.
 
     Args:
@@ -62,13 +73,18 @@ def run_config(shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype
         dtype: dtype of parameters, gradients and optimizer state.
         compute_dtype: dtype of activations and matrix products.
         folder: folder for the dataset and the run's output.
+        context: degree of context parallelism.
+        tensor: degree of tensor parallelism.
     """
     windows = 8 * int(os.environ.get("WORLD_SIZE", "1"))
     config = random_config(
         shape, seq_len=seq_len, windows=windows, dtype=dtype, compute_dtype=compute_dtype, folder=folder
     )
     checkpointing = {"none": None, "selective": config.activation_checkpoint, "full": FullAC.Config()}[kind]
-    return dataclasses.replace(config, activation_checkpoint=checkpointing)
+    parallelism = dataclasses.replace(
+        config.parallelism, context_parallel_degree=context, tensor_parallel_degree=tensor
+    )
+    return dataclasses.replace(config, activation_checkpoint=checkpointing, parallelism=parallelism)
 
 
 def compare(config: RunConfig) -> dict[str, dict[str, int]]:
@@ -96,17 +112,14 @@ def compare(config: RunConfig) -> dict[str, dict[str, int]]:
     return {line: {"measured": measured[line], "planned": planned[line]} for line in planned}
 
 
-def compare_shape(shape: str, kind: str, *, seq_len: int, dtype: str, compute_dtype: str) -> dict[str, Any]:
-    """Return :func:`compare` of :func:`run_config`, together with the model, the device and the versions."""
+def compare_shape(shape: str, kind: str, *, dtype: str, **options: Any) -> dict[str, Any]:
+    """Return :func:`compare` of :func:`run_config`, together with the options, the device and the versions."""
     with tempfile.TemporaryDirectory() as folder:
-        lines = compare(
-            run_config(shape, kind, seq_len=seq_len, dtype=dtype, compute_dtype=compute_dtype, folder=Path(folder))
-        )
+        lines = compare(run_config(shape, kind, dtype=dtype, folder=Path(folder), **options))
     return {
         "model": shape,
-        "seq_len": seq_len,
         "dtype": dtype,
-        "compute_dtype": compute_dtype,
+        **options,
         "kind": kind,
         "processes": int(os.environ["WORLD_SIZE"]),
         "device": device_name(),
@@ -122,7 +135,7 @@ def table(results: list[dict[str, Any]]) -> str:
         lines.append(
             f"{result['model']}, windows of {result['seq_len']}, {result['dtype']} states, {result['compute_dtype']} "
             f"compute, {result['kind']} activation checkpointing, {result['processes']} x {result['device']}, "
-            f"torch {result['torch']}"
+            f"context parallel {result['context']}, tensor parallel {result['tensor']}, torch {result['torch']}"
         )
         lines.append(f"{'MiB':24}{'measured':>12}{'planned':>12}{'ratio':>10}")
         for line, sides in result["lines"].items():
@@ -242,6 +255,8 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, help="default: 2048 on the CPU, 16384 on CUDA")
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], help="default: both; CUDA: bfloat16")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--context", type=int, default=1, help="degree of context parallelism")
+    parser.add_argument("--tensor", type=int, default=1, help="degree of tensor parallelism")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("--small", action="store_true", help="a toy model; the run takes seconds")
     args = parser.parse_args()
@@ -266,7 +281,15 @@ def main() -> None:
     for shape in models:
         for dtype in dtypes:
             for kind in args.kinds:
-                result = compare_shape(shape, kind, seq_len=seq_len, dtype="float32", compute_dtype=dtype)
+                result = compare_shape(
+                    shape,
+                    kind,
+                    dtype="float32",
+                    seq_len=seq_len,
+                    compute_dtype=dtype,
+                    context=args.context,
+                    tensor=args.tensor,
+                )
                 results.append(result)
                 if os.environ["RANK"] == "0":
                     print(table([result]), flush=True)

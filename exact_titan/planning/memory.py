@@ -19,6 +19,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor, Shard
 from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.config import TORCH_DTYPE_MAP
 from torchtitan.distributed import ParallelDims, parallel_dims
@@ -31,6 +32,7 @@ from exact_titan.exposure import Buckets, effective_context
 from exact_titan.planning import kernels
 from exact_titan.planning.trace import AllocationTrace, Kind, Peak, Phase
 from exact_titan.titan.cross_entropy import BucketSums
+from exact_titan.titan.layout import sequence_shard
 from exact_titan.titan.model.attention import varlen_metadata
 from exact_titan.titan.model.flops import matmul_flops_per_token
 from exact_titan.titan.run_config import RunConfig
@@ -90,7 +92,7 @@ def plan_memory(
 
     Args:
         spec: the model. The function does not change ``spec``.
-        config: the config of the run, without compilation and offloading. Data parallelism is the only parallelism.
+        config: the config of the run, without compilation and offloading.
         nproc: number of GPUs.
         microbatches: forward and backward passes of an optimizer step. With several microbatches the trace covers the
             last microbatch, because the gradients of the earlier microbatches already exist then.
@@ -115,6 +117,7 @@ class _Step:
     def __init__(self, spec: ModelSpec, config: Trainer.Config, dims: ParallelDims, device: kernels.Device) -> None:
         self.config = config
         self.device = device
+        self.shard = sequence_shard(dims)
         model_config = copy.deepcopy(spec.model)
         model_config.update_from_config(config=config)
         kernels.use_attention_kernel(model_config, device)
@@ -122,8 +125,6 @@ class _Step:
             model: Any = model_config.build()
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.flops_per_token = matmul_flops_per_token(model_config, model)
-        self.whole_shapes = {parameter.shape for parameter in model.parameters() if parameter.dim() > 1}
-        self.vocab_size = model_config.vocab_size
         self.model = spec.parallelize_fn(
             model,
             parallel_dims=dims,
@@ -133,6 +134,9 @@ class _Step:
             ac_config=config.activation_checkpoint,
             dump_folder="",
         )
+        # Gathered by FSDP. Under tensor parallelism a rank has a part of most weights.
+        self.gathered_shapes = {_gathered_shape(one, dims.tp) for one in self.model.parameters() if one.dim() > 1}
+        self.vocab_size = -(-model_config.vocab_size // dims.tp)
         self.model.to_empty(device="cpu")
         self.model.train()
         self.model._skip_lm_head = True
@@ -204,8 +208,11 @@ class _Step:
         shape = (self.config.training.local_batch_size, self.config.training.seq_len)
         offsets = (0, *accumulate(documents))
         borders = torch.empty(len(offsets), dtype=torch.int32)
+        whole = {name: torch.empty(shape, dtype=torch.int64) for name in ("tokens", "labels", "positions")}
+        # The trainer keeps the whole windows until the end of the microbatch.
         return {
-            **{name: torch.empty(shape, dtype=torch.int64) for name in ("tokens", "labels", "positions")},
+            **{name: self.shard.of(x_BL) for name, x_BL in whole.items()},
+            "windows": whole,
             "masks": varlen_metadata(borders, max(documents), offsets),
         }
 
@@ -221,9 +228,18 @@ class _Step:
     def _label(self, func: Any, tensor: torch.Tensor, phase: Phase) -> Kind:
         if phase == "loss" and tensor.dim() > 1 and tensor.shape[-1] == self.vocab_size:
             return "logits"
-        if phase != "forward" and tensor.shape in self.whole_shapes:
+        if phase != "forward" and tensor.shape in self.gathered_shapes:
             return "gradients in flight"
         return "working"
+
+
+def _gathered_shape(parameter: torch.nn.Parameter, tensor_ranks: int) -> torch.Size:
+    """Return the shape of a weight that FSDP has gathered."""
+    shape = list(parameter.shape)
+    if tensor_ranks > 1 and isinstance(parameter, DTensor) and isinstance(parameter.placements[-1], Shard):
+        dim = parameter.placements[-1].dim
+        shape[dim] = -(-shape[dim] // tensor_ranks)
+    return torch.Size(shape)
 
 
 def _states(optimizers: Any) -> Iterator[torch.Tensor]:

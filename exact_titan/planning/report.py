@@ -89,8 +89,17 @@ def _remedies(plan: RunPlan) -> Iterator[str]:
         yield f"--loss.num_chunks above {config.loss.num_chunks}"
     if plan.shards < plan.nproc:
         yield "--parallelism.data_parallel_replicate_degree 1"
+    context, tensor = _degrees(plan)
+    if plan.nproc // (context * tensor) > 1:
+        yield f"--parallelism.context_parallel_degree above {context}"
     yield f"--nproc above {plan.nproc}"
     yield f"--training.seq_len below {config.training.seq_len}"
+
+
+def _degrees(plan: RunPlan) -> tuple[int, int]:
+    """Return the degrees of context and tensor parallelism."""
+    parallelism = plan.config.parallelism
+    return parallelism.context_parallel_degree, parallelism.tensor_parallel_degree
 
 
 def _reserve(plan: RunPlan) -> int:
@@ -108,6 +117,11 @@ def _head(plan: RunPlan) -> Iterator[str]:
     training, loss = plan.config.training, plan.config.loss
     copies = plan.nproc // plan.shards
     sharing = f"{copies} copies of the states, each over {plan.shards}" if copies > 1 else "states sharded over all"
+    context, tensor = _degrees(plan)
+    if context > 1:
+        sharing += f", every window over {context}"
+    if tensor > 1:
+        sharing += f", every weight over {tensor}"
     windows = plan.compute.tokens_per_step // training.seq_len
     microbatches = "1 microbatch" if plan.microbatches == 1 else f"{plan.microbatches} microbatches"
     yield f"{plan.name}: {plan.memory.num_parameters:,} parameters"
@@ -126,14 +140,15 @@ def _head(plan: RunPlan) -> Iterator[str]:
 
 def _memory(plan: RunPlan, memory: int | None) -> Iterator[str]:
     planned, training = plan.memory, plan.config.training
-    chunk = training.local_batch_size * training.seq_len // plan.config.loss.num_chunks
+    context, tensor = _degrees(plan)
+    chunk = training.local_batch_size * training.seq_len // context // plan.config.loss.num_chunks
     peak = planned.peak
     yield _row("Memory of one GPU, GiB", "at most", f"at the peak ({peak.phase})")
     for kind, label in _LABELS.items():
         if kind == "average" and kind not in planned.most:
             continue
         if kind == "logits":
-            label += f" ({chunk:,} x {plan.vocab_size:,})"
+            label += f" ({chunk:,} x {-(-plan.vocab_size // tensor):,})"
         yield _row(f"  {label}", _gib(planned.most[kind]), _gib(peak.by_kind.get(kind, 0)))
     yield _row("  peak of the tensors", "", _gib(peak.bytes))
     yield _row(f"  reserve: {RESERVED_BYTES / GIB:.0f} GiB and {FRAGMENTATION:.0%} (assumed)", "", _gib(_reserve(plan)))

@@ -11,6 +11,7 @@ from exact_titan.planning.compute import ComputePlan, Windows, plan_compute
 from exact_titan.planning.memory import MemoryPlan, plan_memory
 from exact_titan.sampling.dataset_path import parse
 from exact_titan.titan import start
+from exact_titan.titan.layout import check_sizes_of_model, data_parallel_ranks
 from exact_titan.titan.loader import open_mixture
 from exact_titan.titan.model.decoder import decoder_spec
 from exact_titan.titan.model.flops import attention_shape
@@ -51,16 +52,18 @@ def plan_run(config: RunConfig, *, nproc: int) -> RunPlan:
     packed = bool(loader.dataset_path) and all(entry.folder.exists() for entry in parse(loader.dataset_path))
     mixture = open_mixture(loader, training.seq_len) if packed else None
     spec = _model_spec(config, mixture.datasets[0].manifest.tokenizer.vocab_size if mixture else None)
+    check_sizes_of_model(spec.model, parallelism)
     windows = Windows.of_mixture(mixture, loader.split) if mixture else Windows.unknown(training.seq_len)
     local = training.local_batch_size
-    global_batch = training.global_batch_size if training.global_batch_size > 0 else local * nproc
+    data_ranks = data_parallel_ranks(parallelism, nproc)
+    global_batch = training.global_batch_size if training.global_batch_size > 0 else local * data_ranks
     eager = copy.copy(config)
     eager.compile = replace(config.compile, enable=False)
     memory = plan_memory(
         spec,
         eager,
         nproc=nproc,
-        microbatches=global_batch // (local * nproc),
+        microbatches=global_batch // (local * data_ranks),
         documents=_even(training.seq_len, windows.documents) * local,
     )
     compute = plan_compute(
@@ -69,7 +72,7 @@ def plan_run(config: RunConfig, *, nproc: int) -> RunPlan:
         seq_len=training.seq_len,
         windows=windows,
         flops_per_token=memory.flops_per_token,
-        computed_flops_per_token=memory.matmul_flops / (local * training.seq_len),
+        computed_flops_per_token=memory.matmul_flops * (nproc // data_ranks) / (local * training.seq_len),
         attention_forwards=memory.attention_forwards,
         shape=attention_shape(spec.model),
     )
@@ -79,7 +82,7 @@ def plan_run(config: RunConfig, *, nproc: int) -> RunPlan:
         vocab_size=spec.model.vocab_size,
         nproc=nproc,
         shards=nproc // parallelism.data_parallel_replicate_degree,
-        microbatches=global_batch // (local * nproc),
+        microbatches=global_batch // (local * data_ranks),
         windows=windows,
         memory=memory,
         compute=compute,
