@@ -7,7 +7,6 @@ the copy of its checkpoint. ``compare`` and studies read the file in the run's f
 import dataclasses
 import hashlib
 import json
-import os
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import exact_titan
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 
 FILE_NAME = "run.json"
@@ -79,9 +79,7 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write ``folder/run.json`` atomically."""
         text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, default=str)
-        partial = folder / f".{FILE_NAME}.{os.getpid()}"
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(folder / FILE_NAME)
+        write_atomically(folder / FILE_NAME, text + "\n")
 
 
 @dataclass(frozen=True)
