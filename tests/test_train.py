@@ -29,15 +29,15 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
             ["--parallelism.pipeline_parallel_degree", "2"],
             "parallelism.pipeline_parallel_degree is 2: torchtitan hands",
         ),
-        (["--parallelism.tensor_parallel_degree", "2"], "parallelism.tensor_parallel_degree is 2"),
-        (["--parallelism.context_parallel_degree", "2"], "parallelism.context_parallel_degree is 2"),
+        (["--parallelism.tensor_parallel_degree", "2"], "parallelism.tensor_parallel_degree is 2: it must be 1 or"),
+        (["--parallelism.context_parallel_degree", "2"], "parallelism.context_parallel_degree is 2: it must be 1"),
         (
             ["--parallelism.expert_parallel_degree", "0"],
             "parallelism.expert_parallel_degree is 0: the models here have",
         ),
         (
             ["--parallelism.data_parallel_replicate_degree", "2"],
-            "parallelism.data_parallel_replicate_degree is 2 and data_parallel_shard_degree -1: their product must",
+            "parallelism.data_parallel_replicate_degree is 2, data_parallel_shard_degree -1: their product must",
         ),
         (["--parallelism.data_parallel_shard_degree", "0"], "data_parallel_shard_degree 0: their product must be"),
         (["--training.enable_cpu_offload"], "training.enable_cpu_offload is on, but there is no GPU"),

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torchtitan.models.common.attention import VarlenAttention
 from torchtitan.models.common.decoder import Decoder
 
+from exact_titan.titan.model.attention import DocumentAttention
+
 Device = Literal["cuda", "cpu"]
 
 
@@ -33,7 +35,9 @@ def use_attention_kernel(config: Decoder.Config, device: Device) -> None:
         for layer in config.layers:
             inner = layer.attention.inner_attention
             if isinstance(inner, VarlenAttention.Config):
-                layer.attention.inner_attention = _FlashAttention.Config(window_size=inner.window_size)
+                layer.attention.inner_attention = _FlashAttention.Config(
+                    window_size=inner.window_size, sharding_config=inner.sharding_config
+                )
 
 
 def workspace(func: Any, args: tuple) -> int:
@@ -54,16 +58,21 @@ def workspace(func: Any, args: tuple) -> int:
     return size
 
 
-class _FlashAttention(VarlenAttention):
-    """torchtitan's varlen attention. Its constructor does not check the GPU."""
+class _FlashAttention(DocumentAttention):
+    """Document attention with torchtitan's varlen kernel on any device. The constructor does not check the GPU."""
 
     @dataclass(kw_only=True, slots=True)
-    class Config(VarlenAttention.Config):
+    class Config(DocumentAttention.Config):
         pass
 
     def __init__(self, config: Config) -> None:
         super(VarlenAttention, self).__init__()
         self.window_size = config.window_size
+
+    def _attend(
+        self, q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor, **options: Any
+    ) -> torch.Tensor:
+        return VarlenAttention.forward(self, q_BLNH, k_BLNH, v_BLNH, **options)
 
 
 def _fused_rms_norm(

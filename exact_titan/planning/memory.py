@@ -109,7 +109,7 @@ def plan_memory(
         with mock.patch.object(parallel_dims, "device_type", "cpu"):
             dims = ParallelDims.from_config(config.parallelism, nproc)
             dims.build_mesh()
-        with FakeTensorMode(), set_default_dtype(TORCH_DTYPE_MAP[config.training.dtype]):
+        with set_default_dtype(TORCH_DTYPE_MAP[config.training.dtype]):
             return _Step(spec, config, dims, device).trace(documents, accumulating=microbatches > 1)
 
 
@@ -121,10 +121,12 @@ class _Step:
         model_config = copy.deepcopy(spec.model)
         model_config.update_from_config(config=config)
         kernels.use_attention_kernel(model_config, device)
-        with torch.device("meta"):
+        self.fake = FakeTensorMode()
+        with self.fake, torch.device("meta"):
             model: Any = model_config.build()
         self.num_parameters = sum(parameter.numel() for parameter in model.parameters())
         self.flops_per_token = matmul_flops_per_token(model_config, model)
+        # Outside of the fake mode: FSDP reads the ranks of a mesh of two dimensions, and a fake tensor holds no ranks.
         self.model = spec.parallelize_fn(
             model,
             parallel_dims=dims,
@@ -137,15 +139,19 @@ class _Step:
         # Gathered by FSDP. Under tensor parallelism a rank has a part of most weights.
         self.gathered_shapes = {_gathered_shape(one, dims.tp) for one in self.model.parameters() if one.dim() > 1}
         self.vocab_size = -(-model_config.vocab_size // dims.tp)
-        self.model.to_empty(device="cpu")
-        self.model.train()
         self.model._skip_lm_head = True
         loss: Any = config.loss
         self.loss_fn = ChunkedLossWrapper.Config(num_chunks=loss.num_chunks, loss_fn=loss.loss_fn).build()
         self.loss_fn.set_lm_head(self.model.lm_head)
-        self.optimizers = config.optimizer.build(model_parts=[self.model])
 
     def trace(self, documents: list[int], *, accumulating: bool) -> MemoryPlan:
+        with self.fake:
+            return self._trace(documents, accumulating=accumulating)
+
+    def _trace(self, documents: list[int], *, accumulating: bool) -> MemoryPlan:
+        self.model.to_empty(device="cpu")
+        self.model.train()
+        self.optimizers: Any = self.config.optimizer.build(model_parts=[self.model])
         trace = AllocationTrace(
             block=kernels.allocation_block(self.device), label=self._label, workspace=kernels.workspace
         )
