@@ -16,6 +16,7 @@ from exact_titan.dataset import PackedDataset
 from exact_titan.dataset.dataset import NO_LABEL
 from exact_titan.dataset.manifest import parse_record
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 
 FILE_NAME = "facts.json"
 
@@ -49,7 +50,7 @@ class FactTokens:
                 f"{dataset} has no {FILE_NAME}: facts can be measured only in a dataset of `exact-titan study facts`"
             )
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
         except ValueError as error:
             raise InputError(f"{file} is not JSON ({error}): copy the dataset again") from error
         tokens: FactTokens = parse_record(cls, content, file)
