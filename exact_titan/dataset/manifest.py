@@ -142,6 +142,8 @@ class Manifest:
         manifest = parse_record(cls, _with_all_keys(content, version), file)
         if fingerprint != _fingerprint(content):
             raise InputError(f"{file}: the fingerprint does not match, so the file was changed: {AGAIN}")
+        if not manifest.splits:
+            raise InputError(f"{file}: splits is empty, a dataset has a split: {AGAIN}")
         check_dataset(
             file,
             window=manifest.window,
@@ -149,7 +151,6 @@ class Manifest:
             val_fraction=manifest.val_fraction,
             token_dtype=manifest.token_dtype,
             tokenizer=manifest.tokenizer,
-            splits=list(manifest.splits),
         )
         for split, record in manifest.splits.items():
             check_split(file, split, record, manifest.window, masked=manifest.sft is not None, has_parts=version > 1)
