@@ -21,6 +21,8 @@ from exact_titan.dataset import Manifest, PackedDataset
 from exact_titan.dataset.verify import verify
 from exact_titan.errors import InputError
 from exact_titan.packing import append
+from exact_titan.runs.metrics_log import read_validations
+from exact_titan.runs.run_record import read_record
 from tests.titan.test_training import losses, record
 
 FIXTURE = Path(__file__).parent / "fixtures/before_rooms.tar.gz"
@@ -88,6 +90,7 @@ def test_an_old_checkpoint_is_resumed(old, tmp_path):
         *["--optimizer.lr", "1e-2", "--lr_scheduler.warmup_steps", "2", "--metrics.log_freq", "1"],
         *["--metrics.no-enable-tensorboard", "--validator.freq", "4", "--loss.refresh_steps", "3"],
         *["--checkpoint.interval", "4", "--checkpoint.async_mode", "disabled"],
+        *["--validator.steps", "1"],
         *[text for name, size in SIZES.items() for text in (f"--architecture.{name}", str(size))],
     ]
     resumed = record(2, tmp_path, {"name": "run", "trainer": "exact", "argv": argv})["run"]
@@ -97,6 +100,13 @@ def test_an_old_checkpoint_is_resumed(old, tmp_path):
         assert one == pytest.approx(other, rel=1e-5 if step <= 6 else 1e-3)
     for key in ("counts", "windows"):
         assert resumed[key] == expected[key]
+    # The 18 training windows and the 3 validation windows keep the order of version 1.
+    resumed_record = read_record(old / "run")
+    assert resumed_record is not None
+    assert resumed_record.validation is not None
+    assert (resumed_record.data["order_version"], resumed_record.validation["order_version"]) == (1, 1)
+    validations = read_validations(old / "run")
+    assert {one["windows"]["fingerprint"] for one in validations} == {expected["fingerprint"]}
     refreshed, without_prior = ([float.fromhex(text) for text in run["weights"]] for run in (resumed, expected))
     assert refreshed == pytest.approx(without_prior, rel=1e-3)
 

@@ -107,6 +107,16 @@ def test_arms_with_other_start_weights(baseline):
     ]
 
 
+def test_arms_with_another_version_of_the_order(baseline):
+    """Two versions have the same order of a large dataset. Records of version 1 have no version."""
+    (one,) = baseline.values()
+    old = {name: value for name, value in one.data.items() if name != "order_version"}
+    assert list(pairing.faults(one, dataclasses.replace(one, data=old))) == []
+    old["datasets"] = [{**old["datasets"][0], "windows": 64}]
+    (fault,) = pairing.faults(one, dataclasses.replace(one, data=old))
+    assert fault.startswith("the order of the windows has version 1, but 2 in the baseline")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
