@@ -4,8 +4,9 @@ import os
 import stat
 from pathlib import Path
 
-from exact_titan.dataset.strict_json import AGAIN
+from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.errors import InputError
+from exact_titan.folder_files import leads_outside
 
 
 def check_size(file: Path, size: int) -> None:
@@ -30,17 +31,17 @@ def check_file(file: Path, *, what: str = "") -> int:
 
     Raises:
         InputError: if the file is missing, is no regular file, cannot be looked at, or is a link that leads out of its
-            folder. Such a link could show any file of the reader's machine as a part of the dataset.
+            folder (:mod:`exact_titan.folder_files`). Such a link could show any file of the reader's machine as a part
+            of the dataset.
     """
     # One lstat a file: a dataset may have many thousands of shards on a network file system.
     try:
         found = file.lstat()
         if stat.S_ISLNK(found.st_mode):
-            place = Path(os.path.realpath(file))
-            if not place.is_relative_to(os.path.realpath(file.parent)):
+            if leads_outside(file.parent, file):
                 raise InputError(
-                    f"{what}{file} is a link out of its folder, to {place}: copy the dataset with `cp -rL`, which "
-                    "copies the files that links lead to"
+                    f"{what}{file} is a link out of its folder, to {os.path.realpath(file)}: copy the dataset with "
+                    "`cp -rL`, which copies the files that links lead to"
                 )
             found = file.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from exact_titan.dataset.files import check_file
-from exact_titan.dataset.strict_json import AGAIN
+from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.errors import InputError
 
 BLOCK = 2**16

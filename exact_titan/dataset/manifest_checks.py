@@ -10,7 +10,7 @@ from pathlib import Path
 
 from exact_titan.dataset.policies import POLICIES
 from exact_titan.dataset.records import ShardRecord, SplitRecord
-from exact_titan.dataset.strict_json import AGAIN
+from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets

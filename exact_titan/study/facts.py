@@ -15,8 +15,9 @@ import numpy as np
 from exact_titan.atomic_files import write_atomically
 from exact_titan.dataset import PackedDataset
 from exact_titan.dataset.dataset import NO_LABEL, reading_window
-from exact_titan.dataset.strict_json import AGAIN, parse_json, parse_record
+from exact_titan.dataset.parsed_records import AGAIN, parse_record
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 
 FILE_NAME = "facts.json"
 
@@ -50,7 +51,7 @@ class FactTokens:
                 f"{dataset} has no {FILE_NAME}: facts can be measured only in a dataset of `exact-titan study facts`"
             )
         try:
-            content = parse_json(file.read_bytes())
+            content = read_json(file)
         except ValueError as error:
             raise InputError(f"{file} is not JSON ({error}): {AGAIN}") from error
         tokens: FactTokens = parse_record(cls, content, file)
