@@ -8,9 +8,9 @@ by zero, fits int64 in every sum, and has an exact float64. The sizes of the sha
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.dataset.policies import POLICIES
 from exact_titan.dataset.records import ShardRecord, SplitRecord
-from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets

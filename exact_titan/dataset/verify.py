@@ -11,9 +11,9 @@ import torch
 from exact_titan.dataset.files import check_file, check_size
 from exact_titan.dataset.lengths import read_lengths, read_unsupervised, unsupervised_of_segments
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, ShardRecord, SplitRecord
+from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.dataset.policies import Segment, lay_out
 from exact_titan.dataset.shards import Shard
-from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from exact_titan.dataset.files import check_file, check_size
 from exact_titan.dataset.lengths import lengths_file
 from exact_titan.dataset.manifest_checks import check_names
-from exact_titan.dataset.records import SplitRecord
 from exact_titan.dataset.parsed_records import parse_record
+from exact_titan.dataset.records import SplitRecord
 from exact_titan.documents.digests import FileDigest
 from exact_titan.json_files import parse_json
 from exact_titan.packing.parts import Part

@@ -8,8 +8,8 @@ import numpy as np
 from exact_titan.dataset.dataset import split_record
 from exact_titan.dataset.files import check_size
 from exact_titan.dataset.manifest import Manifest
-from exact_titan.dataset.shards import Shard
 from exact_titan.dataset.parsed_records import AGAIN
+from exact_titan.dataset.shards import Shard
 from exact_titan.errors import InputError
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.model.flops import attention_flops, attention_pairs
