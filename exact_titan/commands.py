@@ -277,15 +277,21 @@ def window(
 
 
 def verify(folder: Positional[Path]) -> None:
-    """Check every byte of a packed dataset: digests, segments, counts.
+    """Check every byte of a packed dataset (digests, segments, counts), or of the checkpoints of a run (digests).
 
     Example: exact-titan verify packed/books-16k
 
+    Example: exact-titan verify outputs/exact
+
     Args:
-        folder: The packed dataset.
+        folder: The packed dataset, the dump folder of a run, or one checkpoint.
     """
     from exact_titan.dataset.verify import verify as verify_dataset
+    from exact_titan.runs.run_verification import is_run, verify_run
 
+    if is_run(folder):
+        verify_run(folder, print)
+        return
     for line in verify_dataset(folder):
         print(f"ok  {line}", flush=True)
     print(f"{folder} is whole")

@@ -12,7 +12,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.config import load_config
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import find_checkpoints, why_incomplete
+from exact_titan.runs.checkpoint_folders import find_checkpoints
+from exact_titan.runs.checkpoint_manifest import why_incomplete
 from exact_titan.runs.export import export
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.preflight import complete
@@ -104,6 +105,9 @@ def test_a_complete_checkpoint_with_changed_bytes_is_refused_by_name(checkpoints
     made.save(1)
     (file,) = (tmp_path / "checkpoint/step-1").glob("*.distcp")
     file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(InputError, match=r"step-1: the content of __0_0\.distcp is not the content of the save"):
+        made.load()
+    made.verify_on_load = False
     with pytest.raises(InputError, match=r"step-1 cannot be read \(.*\): copy it again, or resume"):
         made.load()
 
