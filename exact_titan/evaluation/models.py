@@ -20,7 +20,7 @@ from exact_titan.evaluation.model_folder import FILE_NAME, MODELS_FOLDER, Evalua
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
 from exact_titan.evaluation.rope import extended_config
 from exact_titan.models import hf_config
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.destinations import check_writable
 from exact_titan.runs.locations import run_of
 from exact_titan.runs.run_record import RunRecord, read_record, sampled_digest

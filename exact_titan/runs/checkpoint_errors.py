@@ -11,9 +11,10 @@ from pathlib import Path
 from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import why
 from exact_titan.runs.checkpoint_folders import cannot_be_read
 from exact_titan.runs.checkpoint_manifest import NOT_THERE
-from exact_titan.runs.destinations import why
+from exact_titan.runs.safe_pickle import MetadataError
 
 OTHER_CHECKPOINT = "copy it again, or resume from an earlier checkpoint with --checkpoint.load_step"
 """The way out, in messages about a checkpoint with wrong content."""
@@ -43,7 +44,7 @@ def reading_checkpoint(checkpoint: Path, remedy: str = OTHER_CHECKPOINT) -> Iter
             if not isinstance(cause, Exception):
                 raise cause from None
         raise read_error(checkpoint, causes[0], remedy) from error
-    except MemoryError as error:
+    except (MetadataError, OSError, MemoryError) as error:
         raise read_error(checkpoint, error, remedy) from error
 
 

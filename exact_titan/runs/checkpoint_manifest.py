@@ -10,25 +10,23 @@ moment, or the file may belong to another user. Such a checkpoint is neither com
 
 import errno
 import json
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from torch.distributed.checkpoint import FileSystemReader
-
 from exact_titan.atomic_files import write_atomically
-from exact_titan.runs.destinations import why
+from exact_titan.file_errors import why
+from exact_titan.runs.checkpoint_reader import DCP_METADATA, stored_bytes
 from exact_titan.runs.file_digests import sha256_of
 from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
+from exact_titan.runs.safe_pickle import parse_metadata
 
 MANIFEST = "files.json"
 """The manifest's file name in the folder of a checkpoint.
 
 Content: ``{"files": {name: bytes}, "sha256": {name: hexadecimal digits}}``. Manifests of earlier versions have no
 ``sha256``."""
-
-DCP_METADATA = ".metadata"
-"""The file in which PyTorch's distributed checkpoints record the file and offset of every tensor."""
 
 NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
 """Errors that say: there is no such file. All other errors of the system say nothing about the file."""
@@ -51,7 +49,7 @@ def write_manifest(checkpoint: Path, sha256: Mapping[str, str] | None = None) ->
     if (checkpoint / DCP_METADATA).is_file():
         # Other nodes have written some of the files. This node may cache the folder's listing, so the files are
         # looked up by name.
-        least = _stored_bytes(checkpoint) | {DCP_METADATA: 1}
+        least = stored_bytes(parse_metadata(checkpoint / DCP_METADATA)) | {DCP_METADATA: 1}
         if (checkpoint / RUN_RECORD).is_file():
             least[RUN_RECORD] = 1
     else:
@@ -114,15 +112,9 @@ def read_manifest(checkpoint: Path) -> tuple[dict[str, int], dict[str, str]]:
         raise ValueError("no sizes")
     if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
         raise ValueError("no digests")
+    if not all(name and not os.path.isabs(name) and ".." not in name.split("/") for name in [*files, *digests]):
+        raise ValueError("a name that leads out of the folder")
     return files, digests
-
-
-def _stored_bytes(checkpoint: Path) -> dict[str, int]:
-    """Return the size in bytes of every file that the metadata name."""
-    stored: dict[str, int] = {}
-    for info in FileSystemReader(checkpoint).read_metadata().storage_data.values():
-        stored[info.relative_path] = max(stored.get(info.relative_path, 0), info.offset + info.length)
-    return stored
 
 
 def _size(file: Path) -> int | None:

@@ -5,6 +5,7 @@ import tempfile
 from pathlib import Path
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import why
 
 
 def check_writable(folder: Path, name: str) -> None:
@@ -52,8 +53,3 @@ def _exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def why(error: OSError) -> str:
-    """Return the cause of an error in a few words, on one line."""
-    return " ".join((error.strerror or str(error)).split())

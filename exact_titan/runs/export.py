@@ -20,9 +20,10 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import why
 from exact_titan.models import hf_config
 from exact_titan.models.hf_weights import INDEX_NAME, native_name
-from exact_titan.runs.destinations import check_new, why
+from exact_titan.runs.destinations import check_new
 from exact_titan.runs.export_tokenizer import why_not_auto, with_special_ids, write_generation_config, write_tokenizer
 from exact_titan.runs.locations import run_of
 from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint, load_tensors

@@ -2,14 +2,11 @@
 
 import os
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from exact_titan.errors import InputError
@@ -18,8 +15,10 @@ from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
 from exact_titan.runs.checkpoint_errors import read_error, reading_checkpoint
 from exact_titan.runs.checkpoint_folders import cannot_be_read, find_checkpoints
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, CannotRead, why_incomplete
+from exact_titan.runs.checkpoint_manifest import CannotRead, why_incomplete
+from exact_titan.runs.checkpoint_reader import DCP_METADATA, load_checkpoint, read_metadata
 from exact_titan.runs.locations import MODEL_FOLDER, checkpoints_of
+from exact_titan.runs.safe_pickle import MetadataError
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
@@ -103,8 +102,8 @@ def stored_names(checkpoint: Path) -> dict[str, Any]:
         InputError: if the metadata cannot be read.
     """
     try:
-        return FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except Exception as error:  # unpickling a damaged file can raise any exception
+        return read_metadata(checkpoint).state_dict_metadata
+    except (MetadataError, OSError, MemoryError) as error:
         raise read_error(checkpoint / DCP_METADATA, error) from None
 
 
@@ -118,10 +117,9 @@ def load_tensors(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
     Raises:
         InputError: if a file is damaged.
     """
-    with reading_checkpoint(checkpoint), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+    with reading_checkpoint(checkpoint):
         # One process reads the files of all ranks. The copy into each tensor converts the dtype.
-        dcp.load(tensors, checkpoint_id=checkpoint, no_dist=True)
+        load_checkpoint(tensors, checkpoint, no_dist=True)
 
 
 def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:

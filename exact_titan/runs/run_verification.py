@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, MANIFEST
+from exact_titan.runs.checkpoint_manifest import MANIFEST
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.checkpoint_verification import verify_checkpoint, verify_checkpoints
 from exact_titan.runs.locations import CHECKPOINTS_FILE, DEFAULT_FOLDER, checkpoints_of
 from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD

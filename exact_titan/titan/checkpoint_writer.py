@@ -25,7 +25,8 @@ from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, write_manifest
+from exact_titan.runs.checkpoint_manifest import write_manifest
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.run_record import RunRecord
 
 _LARGE = 2**20

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_folders import Checkpoints, cannot_be_read, find_checkpoints
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.run_folder import MODEL_FOLDER, stored_names
 from exact_titan.runs.run_record import Resume, read_record
 from exact_titan.titan.run_config import RunConfig
