@@ -82,10 +82,10 @@ def as_input_errors() -> Iterator[None]:
 
 @contextlib.contextmanager
 def naming(file: str | os.PathLike[str]) -> Iterator[None]:
-    """Name the file in errors that have no file name: a write to an open file does not name its file."""
+    """Name the file in errors of a disk that have no file name: a write to an open file does not name its file."""
     try:
         yield
     except OSError as error:
-        if error.errno is not None and error.filename is None:
+        if error.errno in _WAYS_OUT_ALWAYS and error.filename is None:
             raise OSError(error.errno, error.strerror, os.fspath(file)) from error
         raise

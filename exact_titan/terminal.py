@@ -11,10 +11,11 @@ escaped text does not change when it is escaped again.
 """
 
 import contextlib
+import functools
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
 STANDARD_OUTPUT = "standard output"
@@ -119,8 +120,17 @@ def guarded() -> Iterator[None]:
         sys.stderr = GuardedStream(sys.stderr, "standard error", lossy=True)
     try:
         yield
+    except Exception:
+        # Python prints the traceback of an uncaught exception later, and a message may quote a file.
+        sys.excepthook = functools.partial(_show_guarded, sys.excepthook)
+        raise
     finally:
         sys.stdout, sys.stderr = before
+
+
+def _show_guarded(show: Callable[..., object], *error: object) -> None:
+    with guarded():
+        show(*error)
 
 
 @contextlib.contextmanager

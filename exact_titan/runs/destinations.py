@@ -1,6 +1,7 @@
 """Folders that a command will write: tried before the work starts."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -22,9 +23,7 @@ def check_writable(folder: Path, name: str) -> None:
         InputError: naming the option, the folder and the cause.
     """
     try:
-        nearest = folder.absolute()
-        while not _exists(nearest):
-            nearest = nearest.parent
+        nearest = _nearest(folder)
         if not nearest.is_dir():
             raise NotADirectoryError(0, f"{nearest} is not a folder")
         with tempfile.TemporaryFile(dir=nearest, prefix=".exact-titan-"):
@@ -44,6 +43,33 @@ def check_new(folder: Path, name: str) -> None:
     if os.path.lexists(folder):
         raise InputError(f"{folder} exists already: choose another folder, or remove it")
     check_writable(folder, name)
+
+
+def check_room(folder: Path, needed: int, name: str) -> None:
+    """Refuse a folder on a disk with too little room. A quota of the disk is not known here.
+
+    Args:
+        folder: the folder, which need not exist.
+        needed: bytes that will be written at least.
+        name: the option or argument that names the folder, for the message.
+
+    Raises:
+        InputError: naming the option, the folder and the numbers of bytes.
+    """
+    free = shutil.disk_usage(_nearest(folder)).free
+    if free < needed:
+        raise InputError(
+            f"{name} is {folder}: the disk has {free / 2**20:,.0f} MiB of free room, and the files need "
+            f"{needed / 2**20:,.0f} MiB: make room, or choose a folder on another disk"
+        )
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest existing folder above it."""
+    nearest = folder.absolute()
+    while not _exists(nearest):
+        nearest = nearest.parent
+    return nearest
 
 
 def _exists(path: Path) -> bool:

@@ -1,6 +1,5 @@
 """The output folder of a training run: the ``model/`` folder and the distributed checkpoints."""
 
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
@@ -28,15 +28,13 @@ TOKENIZER_FILES = (
 
 def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> None:
     """Write ``run/model``: ``config`` as config.json, and the tokenizer of ``files_from``. Replace an older folder."""
-    folder = run / MODEL_FOLDER
-    partial, old = run / f".{MODEL_FOLDER}.{os.getpid()}", run / f".{MODEL_FOLDER}.old"
-    partial.mkdir(parents=True)
-    hf_config.write_config(partial, config)
-    copy_tokenizer(files_from, partial)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
+    folder, old = run / MODEL_FOLDER, run / f".{MODEL_FOLDER}.old"
+    with unfinished_folder(folder) as partial:
+        hf_config.write_config(partial, config)
+        copy_tokenizer(files_from, partial)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
     shutil.rmtree(old, ignore_errors=True)
 
 
