@@ -334,6 +334,7 @@ def export(
     out: Path,
     step: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the last)")] = None,
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    verify: bool = True,
 ) -> None:
     """Write the weights of a run as a Hugging Face folder for transformers and vLLM.
 
@@ -344,10 +345,11 @@ def export(
         out: New folder for config.json, the tokenizer and the safetensors.
         step: Step of the checkpoint.
         dtype: Data type of all weights.
+        verify: First compare the SHA-256 of every file of the checkpoint with files.json.
     """
     from exact_titan.runs.export import export as export_run
 
-    files = export_run(run, out, step=step, dtype=dtype)
+    files = export_run(run, out, step=step, dtype=dtype, verify=verify)
     print(f"{out}: {len(files)} file{'s' if len(files) > 1 else ''}, {sum(f.stat().st_size for f in files):,} bytes")
 
 

@@ -28,7 +28,7 @@ MANIFEST = "files.json"
 Content: ``{"files": {name: bytes}, "sha256": {name: hexadecimal digits}}``. Manifests of earlier versions have no
 ``sha256``."""
 
-NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENAMETOOLONG}
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
 """Errors that say: there is no such file. All other errors of the system say nothing about the file."""
 
 

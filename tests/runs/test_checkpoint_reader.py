@@ -299,7 +299,7 @@ def test_memory_is_no_reason_to_call_a_checkpoint_damaged(checkpoint, monkeypatc
         raise MemoryError
 
     monkeypatch.setattr("exact_titan.runs.safe_pickle._Builder.metadata", short)
-    with pytest.raises(MemoryError):
+    with pytest.raises(InputError, match=r"there is too little memory to read .*\.metadata"):
         stored_names(checkpoint)
 
 
