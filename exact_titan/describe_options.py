@@ -29,6 +29,8 @@ _HIDDEN = (
     "parallelism.spmd_backend",
     "parallelism.module_fqns_per_model_part",
     "parallelism.enable_sequence_parallel",
+    "parallelism.context_parallel_load_balancer",
+    "parallelism.context_parallel_ptrr_mask_key",
 )
 """Options with one value here, in addition to the options of the parallelisms that preflight refuses."""
 

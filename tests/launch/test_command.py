@@ -89,5 +89,7 @@ def test_help_all_shows_every_option_but_the_refused(capsys):
     shown = capsys.readouterr().out
     for option in ("--training.gc_freq", "--comm.train_timeout_seconds", "--activation_checkpoint.memory_budget"):
         assert f"{option} " in shown
-    for refused in ("pipeline_parallel", "tensor_parallel", "context_parallel", "expert_parallel", "spmd_backend"):
+    assert "--parallelism.context_parallel_degree " in shown
+    assert "--parallelism.tensor_parallel_degree " in shown
+    for refused in ("pipeline_parallel", "context_parallel_load", "expert_parallel", "spmd_backend"):
         assert f"--parallelism.{refused}" not in shown

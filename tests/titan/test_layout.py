@@ -12,7 +12,7 @@ from exact_titan.config import load_config
 from exact_titan.errors import InputError
 from exact_titan.runs.export import export
 from exact_titan.runs.metrics_log import read_records
-from exact_titan.runs.target_losses import TargetLosses, read_target_losses
+from exact_titan.runs.target_losses import read_target_losses
 from exact_titan.titan.layout import check_layout, check_sizes_of_model
 from exact_titan.titan.model.context_parallel import SequenceShard
 from exact_titan.titan.model.decoder import LlamaSizes, decoder_spec
@@ -21,7 +21,7 @@ from tests.titan.test_training import SIZES, argv, losses, record
 
 STEPS = 6
 VALIDATED = ["--validator.enable", "--validator.freq", "3", "--validator.context_gain", "8,24"]
-OPTIONS = [*VALIDATED, "--loss.refresh_steps", "2", "--loss.num_chunks", "4"]
+OPTIONS = [*VALIDATED, "--loss.refresh_steps", "2", "--loss.num_chunks", "4", "--ema.decay", "0.5"]
 KINDS = {"selective": ["activation-checkpoint:selective"], "full": ["activation-checkpoint:full"]}
 
 
@@ -127,7 +127,7 @@ def test_a_layout_logs_and_validates_as_one_process(name, folder, one_process, r
             assert found[ratio] > 0
         assert found["tokens_per_second"] * found["seconds_per_step"] == pytest.approx(4 * 64)
     validations = list(zip(read_records(mine, "validation"), read_records(theirs, "validation"), strict=True))
-    assert len(validations) == 2
+    assert [one["weights"] for one, _ in validations] == ["last", "ema"] * 2
     for found, expected in validations:
         for name in ("cross_entropy", "tail", "buckets"):
             assert found[name] == _approx(expected[name])
@@ -135,14 +135,11 @@ def test_a_layout_logs_and_validates_as_one_process(name, folder, one_process, r
         for piece, gain in expected["context_gain"].items():
             assert found["context_gain"][piece]["targets"] == gain["targets"] > 0
             assert found["context_gain"][piece]["gain"] == pytest.approx(gain["gain"], abs=1e-5)
-    found, expected = _targets(mine), _targets(theirs)
-    for column in ("bucket", "document", "place"):
-        assert np.array_equal(getattr(found, column), getattr(expected, column))
-    np.testing.assert_allclose(found.cross_entropy, expected.cross_entropy, rtol=1e-4)
-
-
-def _targets(run: Path) -> TargetLosses:
-    return read_target_losses(run, STEPS, "last")
+    for weights in ("last", "ema"):
+        found, expected = (read_target_losses(run, STEPS, weights) for run in (mine, theirs))
+        for column in ("bucket", "document", "place"):
+            assert np.array_equal(getattr(found, column), getattr(expected, column))
+        np.testing.assert_allclose(found.cross_entropy, expected.cross_entropy, rtol=1e-4)
 
 
 def _approx(value: Any) -> Any:
@@ -185,7 +182,7 @@ def test_a_run_resumes_on_another_layout(dataset, qwen2, folder):
         }
         assert weights["whole"].keys() == weights["moved"].keys()
         for name, tensor in weights["whole"].items():
-            torch.testing.assert_close(weights["moved"][name], tensor, rtol=1e-4, atol=2e-5)
+            torch.testing.assert_close(weights["moved"][name], tensor, rtol=1e-4, atol=3e-4)
 
 
 @pytest.mark.slow
