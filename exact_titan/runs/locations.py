@@ -11,6 +11,7 @@ from pathlib import Path
 
 from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 from exact_titan.runs.checkpoint_folders import find_checkpoints
 
 MODEL_FOLDER = "model"
@@ -90,7 +91,7 @@ def _same(one: Path, other: Path) -> bool:
 def _read(file: Path) -> Path | None:
     """Return the folder in one of the files. None if there is no such file."""
     try:
-        return Path(os.path.normpath(file.parent.resolve() / json.loads(file.read_text(encoding="utf-8"))["folder"]))
+        return Path(os.path.normpath(file.parent.resolve() / read_json(file)["folder"]))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -10,6 +10,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
+from exact_titan.folder_files import copy_files
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
@@ -39,10 +40,12 @@ def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> N
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the files of the tokenizer and of the generation config that ``source`` contains."""
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    """Copy the files of the tokenizer and of the generation config that ``source`` contains.
+
+    Raises:
+        InputError: if a file is a link out of the folder, or is not what its name says.
+    """
+    copy_files(source, target, TOKENIZER_FILES)
 
 
 def find_checkpoint(
