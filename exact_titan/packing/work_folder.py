@@ -8,17 +8,16 @@
     runs/         jobs, logs and scripts of the executors
     dataset/      the dataset until it is complete
     slurm-job     number of the Slurm job that packs the parts
-    lock          file lock of the packing process
+    lock          lock of the packing process (:mod:`exact_titan.folder_lock`)
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
 
 from exact_titan.errors import InputError
+from exact_titan.folder_lock import HeldError, locked
 from exact_titan.packing.part_result import RESULT
 
 
@@ -76,11 +75,15 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work.path.mkdir(exist_ok=True)
-        with _locked(work.path / "lock", out):
+        with locked(
+            work.path / "lock",
+            f"--out {out}: another process is packing it",
+            "wait for that process, or give another folder",
+        ):
             yield work
         shutil.rmtree(work.path, ignore_errors=True)
-    except _InUseError as error:
-        raise InputError(str(error)) from None
+    except HeldError:
+        raise
     except BaseException as error:
         # One part is packed again quickly.
         kept = work.finished() if work.part_count != 1 else 0
@@ -96,28 +99,3 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
                 f"{error} ({kept} parts are finished: the same command resumes from these parts)"
             ) from error
         raise error
-
-
-class _InUseError(Exception):
-    pass
-
-
-@contextmanager
-def _locked(file: Path, out: Path) -> Iterator[None]:
-    with file.open("a") as stream:
-        if not _lock(stream):
-            raise _InUseError(
-                f"--out {out}: another process is packing it: wait for that process, or give another folder"
-            )
-        yield
-
-
-def _lock(stream: IO) -> bool:
-    try:
-        # Not flock: a child process would hold an flock after the end of this process.
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True
