@@ -57,8 +57,10 @@ class RunRecord:
 
     Attributes:
         config: all options of the last start, as torchtitan writes a config down.
-        data: the training data: ``fingerprint`` of the mixture, ``split``, ``window``, and ``datasets`` with ``path``,
-            ``fingerprint``, ``windows`` and ``weight`` (None: a single dataset without a weight).
+        data: the training data: ``fingerprint`` of the mixture, ``split``, ``window``, ``order_version``
+            (:mod:`exact_titan.sampling.order`; older records lack the key: version 1), and
+            ``datasets`` with ``path``, ``fingerprint``, ``windows`` and ``weight`` (None: a single dataset without a
+            weight).
         validation: the validation data in the same form. None: no validation.
         loss_data: fingerprint of the datasets whose counts give the weights of the loss.
         weights: the first weights of the run: ``kind`` (``scratch``, ``hugging_face`` or ``run``), ``path``, ``step``

@@ -15,7 +15,7 @@ import numpy as np
 from exact_titan.atomic_files import write_atomically
 from exact_titan.dataset import PackedDataset
 from exact_titan.dataset.dataset import NO_LABEL
-from exact_titan.dataset.manifest import parse_record
+from exact_titan.dataset.strict_json import parse_record
 from exact_titan.errors import InputError
 
 FILE_NAME = "facts.json"
