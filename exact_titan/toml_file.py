@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import why
 
 
 def read_toml_file(path: Path) -> dict[str, Any]:
@@ -18,5 +19,7 @@ def read_toml_file(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({why(error)})") from error
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
