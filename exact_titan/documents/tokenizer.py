@@ -1,8 +1,6 @@
 """Convert texts to token ids with any Hugging Face tokenizer."""
 
 import hashlib
-import json
-import shutil
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -16,6 +14,8 @@ from exact_titan.documents.long_texts import LONG, encode_long
 from exact_titan.documents.special_tokens import SpecialTokens, SpelledTokens, mark_special_tokens
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
+from exact_titan.folder_files import check_inside, checked_content
+from exact_titan.json_files import read_json
 
 FILE_NAME = "tokenizer.json"
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -73,8 +73,8 @@ class DocumentTokenizer:
         dtype: uint16 if every id fits, else uint32.
 
     Raises:
-        InputError: if the path has no tokenizer, the tokenizer does not load, or the tokenizer has no end-of-text
-            token.
+        InputError: if the path has no tokenizer, the tokenizer does not load, the tokenizer has no end-of-text token,
+            or a file of its folder is a link out of the folder or is not what its name says.
     """
 
     def __init__(self, path: Path, eos_token: str | None = None, special_tokens: SpecialTokens = "text") -> None:
@@ -89,10 +89,15 @@ class DocumentTokenizer:
                 f"--tokenizer {path}: the folder has no {FILE_NAME}: write one with "
                 "transformers.AutoTokenizer.from_pretrained(…).save_pretrained(…)"
             )
+        folder = self.file.parent
         try:
+            if path.is_dir():  # a path of the user's own may be a link to any file
+                check_inside(folder, self.file)
             content = self.file.read_bytes()
+            extra = [name for name in EXTRA_FILES if (folder / name).is_file()]
+            self._files = {FILE_NAME: content} | {name: checked_content(folder, folder / name) for name in extra}
         except OSError as error:
-            raise InputError(f"--tokenizer {self.file} cannot be read: {error.strerror}") from error
+            raise InputError(f"--tokenizer {error.filename or self.file} cannot be read: {error.strerror}") from error
         self._tokenizer, vocabulary = _parse(content, self.file, special_tokens)
         self.record = TokenizerRecord(
             name=self.file.resolve().parent.name,
@@ -197,12 +202,13 @@ class DocumentTokenizer:
         return None
 
     def save(self, folder: Path) -> None:
-        """Copy the tokenizer's files into a new folder. torchtitan and transformers can load the folder."""
+        """Write the tokenizer's files into a new folder. torchtitan and transformers can load the folder.
+
+        The files have the content that they had when the tokenizer was loaded.
+        """
         folder.mkdir()
-        shutil.copyfile(self.file, folder / FILE_NAME)
-        for name in EXTRA_FILES:
-            if (self.file.parent / name).is_file():
-                shutil.copyfile(self.file.parent / name, folder / name)
+        for name, content in self._files.items():
+            (folder / name).write_bytes(content)
 
     def _ended(self, ids: list[int] | np.ndarray) -> np.ndarray:
         """Return the ids with an end-of-text id at the end. Special tokens that the text brings are not doubled."""
@@ -230,7 +236,7 @@ class DocumentTokenizer:
         config = self.file.parent / "tokenizer_config.json"
         if config.is_file():
             try:
-                token = json.loads(config.read_text(encoding="utf-8-sig")).get("eos_token")
+                token = read_json(config).get("eos_token")
             except OSError as error:
                 raise InputError(f"{config} cannot be read: {error.strerror}") from error
             except (ValueError, AttributeError) as error:

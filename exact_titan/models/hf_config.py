@@ -11,6 +11,7 @@ from typing import Any
 
 from exact_titan.documents.hub import hub_hint
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 from exact_titan.models.architecture import Architecture, RopeScaling
 
 FILE_NAME = "config.json"
@@ -40,7 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{folder}: no such folder{hub_hint(str(folder), hint)}")
     file = folder / FILE_NAME
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except FileNotFoundError:
         raise InputError(f"{folder} has no {FILE_NAME}: it is not a Hugging Face model folder") from None
     except ValueError as error:

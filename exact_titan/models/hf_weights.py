@@ -4,7 +4,6 @@ The check reads only safetensors files, and only the headers of these files. tor
 directly into the sharded model.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 from exact_titan.models.architecture import Architecture
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -133,7 +133,7 @@ def _check_shards(folder: Path) -> None:
     if not index.is_file():
         return
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+        shards = set(read_json(index)["weight_map"].values())
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not a safetensors index: {error!r}") from None
     for shard in sorted(shards):

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from exact_titan.documents.tokenizer import load_tokenizer
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 from exact_titan.runs.run_folder import copy_tokenizer
 
 CONFIG = "tokenizer_config.json"
@@ -80,7 +81,7 @@ def why_not_auto(model_folder: Path, family: str) -> str | None:
     transformers 5 loads the tokenizer of every qwen2 model as ``Qwen2Tokenizer``, which has a split of its own. No key
     of an export changes this choice.
     """
-    content = json.loads((model_folder / "tokenizer.json").read_text(encoding="utf-8")).get("pre_tokenizer") or {}
+    content = read_json(model_folder / "tokenizer.json").get("pre_tokenizer") or {}
     steps = content.get("pretokenizers") or [content]
     if family != "qwen2" or any((step.get("pattern") or {}).get("Regex") == _QWEN2_SPLIT for step in steps):
         return None
@@ -111,7 +112,7 @@ def _added_first(tokenizer: Tokenizer) -> int | None:
 
 def _prefix_space(file: Path) -> bool | None:
     """Return ``add_prefix_space`` of the pre-tokenizer. None if the pre-tokenizer has no such value."""
-    pre_tokenizer = json.loads(file.read_text(encoding="utf-8")).get("pre_tokenizer") or {}
+    pre_tokenizer = read_json(file).get("pre_tokenizer") or {}
     return pre_tokenizer.get("add_prefix_space")
 
 
@@ -121,7 +122,7 @@ def _text(token: str | dict[str, Any]) -> str:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except FileNotFoundError:
         return {}
     except ValueError as error:

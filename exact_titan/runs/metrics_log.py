@@ -25,6 +25,7 @@ from typing import Any
 
 from exact_titan.errors import InputError
 from exact_titan.file_errors import naming
+from exact_titan.json_files import parse_json
 from exact_titan.runs.records import Record, Weights, as_json
 
 FILE_NAME = "metrics.jsonl"
@@ -170,7 +171,7 @@ def _lines(file: Path) -> list[bytes]:
 def _record(line: bytes) -> dict[str, Any] | None:
     """Return the record of a line, or None if the line is not a complete record."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     complete = line.endswith(b"\n") and isinstance(record, dict)

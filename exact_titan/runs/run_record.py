@@ -16,6 +16,7 @@ from typing import Any
 import exact_titan
 from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 
 FILE_NAME = "run.json"
 FORMAT = 1
@@ -117,7 +118,7 @@ def read_record(folder: Path) -> RunRecord | None:
     """
     file = folder / FILE_NAME
     try:
-        fields = json.loads(file.read_bytes())
+        fields = read_json(file)
     except FileNotFoundError:
         return None
     except ValueError as error:

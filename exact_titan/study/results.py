@@ -12,6 +12,7 @@ from pathlib import Path
 
 from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 from exact_titan.runs.exit_codes import EXIT_CODE_FILE, ExitCode
 from exact_titan.study.spec import Study
 
@@ -99,7 +100,7 @@ def read_study_file(folder: Path) -> Study:
     if not file.is_file():
         raise InputError(f"{folder} has no {FILE_NAME}: name the folder of --out of `exact-titan study run`")
     try:
-        fields = json.loads(file.read_bytes())
+        fields = read_json(file)
         written, study = fields["format"], fields["study"]
         if written == FORMAT:
             return Study.of_json(study)

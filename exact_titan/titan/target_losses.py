@@ -90,7 +90,7 @@ class Documents:
 
 def _documents_of_windows(dataset: PackedDataset, split: str, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return document and inputs of every segment, and the first segment of every window."""
-    lengths_D = read_lengths(dataset.folder, split, dataset.record.documents)
+    lengths_D = read_lengths(dataset.folder, split, dataset.record.documents, inputs=dataset.record.tokens)
     documents, inputs, borders = [], [], [0]
     for window in lay_out(dataset.manifest.policy, dataset.window, lengths_D, dataset.record.parts):
         documents += [segment.document + first for segment in window]

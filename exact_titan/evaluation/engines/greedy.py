@@ -1,11 +1,11 @@
 """Greedy generation: the end of a generated sequence, and its text."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
+from exact_titan.json_files import read_json
 
 
 def end_tokens(folder: Path) -> frozenset[int]:
@@ -19,7 +19,7 @@ def end_tokens(folder: Path) -> frozenset[int]:
         file = folder / name
         if file.is_file():
             try:
-                ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
+                ids = read_json(file).get("eos_token_id")
             except (ValueError, AttributeError) as error:
                 raise InputError(f"{file} is not a JSON object ({error}): copy the file again") from None
             found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
