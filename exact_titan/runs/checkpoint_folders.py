@@ -129,9 +129,13 @@ def unfinished_of(checkpoint: Path) -> Path:
 
 def remains(folder: Path) -> list[Path]:
     """Return the folders of interrupted saves and interrupted removals."""
+    return [*unfinished(folder), *folder.glob(f"{REMOVED}*")]
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return the folders of interrupted saves."""
     found = [one for _, one in _step_folders(folder) if one.name.startswith(_UNFINISHED)]
-    interrupted = [one for one in found if _is_incomplete(one)]
-    return [*interrupted, *folder.glob(f"{REMOVED}*")]
+    return [one for one in found if _is_incomplete(one)]
 
 
 def publish(unfinished: Path) -> Path:
