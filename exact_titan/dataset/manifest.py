@@ -19,6 +19,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 
@@ -153,9 +154,7 @@ class Manifest:
     def write(self, folder: Path) -> None:
         """Write ``folder/manifest.json`` in one step. At any moment the file is complete: the old file or the new."""
         content = self._content() | {"fingerprint": self.fingerprint}
-        new = folder / f".{FILE_NAME}.new"
-        new.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        new.replace(folder / FILE_NAME)
+        write_atomically(folder / FILE_NAME, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
