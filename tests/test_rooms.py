@@ -14,7 +14,17 @@ from tests.support import ROOT
 PACKAGE = ROOT / "exact_titan"
 
 ROOMS = [
-    ("atomic_files", "errors", "slurm_options", "toml_file"),
+    (
+        "atomic_files",
+        "errors",
+        "file_errors",
+        "folder_files",
+        "folder_lock",
+        "processes",
+        "slurm_options",
+        "terminal",
+        "toml_file",
+    ),
     ("exposure",),
     ("documents",),
     ("dataset",),
@@ -42,6 +52,7 @@ ROOMS = [
         "train",
         "snapshot",
         "cli",
+        "entry",
         "__main__",
     ),
 ]

@@ -11,7 +11,6 @@ answers are appended. An interrupted generation therefore gives the same records
 """
 
 import contextlib
-import fcntl
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -27,7 +26,8 @@ from exact_titan.evaluation.model_folder import EvaluatedModel, read_model
 from exact_titan.evaluation.progress import Progress, Work, estimate, works
 from exact_titan.evaluation.prompt_sets import PromptSet, read_prompts
 from exact_titan.evaluation.record_files import RecordAppender
-from exact_titan.runs.destinations import why
+from exact_titan.file_errors import why
+from exact_titan.folder_lock import locked
 from exact_titan.runs.exit_codes import Ended, ExitCode
 
 
@@ -69,7 +69,8 @@ def generate(prompts: Sequence[Path], *, folder: Path, engine: Engine, weights: 
         opened = []
         for one in sets:
             file = folder / ANSWERS_FOLDER / one.file.name
-            stack.enter_context(_locked(file))
+            held, way_out = f"another process writes to {file}", "wait for its end, or stop it"
+            stack.enter_context(locked(file.with_name(f".{file.name}.lock"), held, way_out))
             header = AnswersHeader(one.sha256, weights, engine.settings)
             opened.append(_open(file, header, one, engine))
         _answer(engine, opened)
@@ -180,22 +181,6 @@ def _all(opened: Sequence[_Open]) -> Iterator[tuple[_Open, Example]]:
     for one in opened:
         for example in one.left:
             yield one, example
-
-
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Keep other processes from writing to a file of answers.
-
-    Raises:
-        InputError: if another process writes to the file.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f".{file.name}.lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another process writes to {file}: wait for its end, or stop it") from None
-        yield
 
 
 class _Stopped(BaseException):

@@ -120,24 +120,24 @@ def _run_locally(execution: Execution, job: PackingJob, work: WorkFolder, job_fi
 
 def _run_on_cluster(execution: Execution, work: WorkFolder, job_file: Path, tasks: int) -> str:
     """Pack the parts with Slurm or Ray. Return where the user finds more about an error."""
-    from exact_titan.packing import clusters  # the import of datatrove takes a second
+    from exact_titan.packing.clusters import run_on_ray, run_on_slurm  # the import of datatrove takes a second
 
-    run = clusters.run_on_slurm if execution.executor == "slurm" else clusters.run_on_ray
+    run = run_on_slurm if execution.executor == "slurm" else run_on_ray
     return run(execution.slurm, work, job_file, tasks, execution.workers)
 
 
 def _unfinished(job: PackingJob, left: list[Part], work: WorkFolder, hint: str) -> str:
-    from exact_titan.packing import clusters
+    from exact_titan.packing.clusters import killed_tasks
 
-    cause = clusters.killed_tasks(job, left, work) or hint
+    cause = killed_tasks(job, left, work) or hint
     return f"{len(left)} of {len(job.parts)} parts were not packed: {cause}, and run the same command again to resume"
 
 
 def _wait_for_earlier_job(job: PackingJob, work: WorkFolder) -> None:
     """Wait for the Slurm job of an earlier command."""
-    from exact_titan.packing import clusters
+    from exact_titan.packing.clusters import SlurmJob
 
-    slurm_job = clusters.SlurmJob(work)
+    slurm_job = SlurmJob(work)
     if slurm_job.is_active():
         with Progress(work.tallies, _bytes(job.parts), ProgressCounts()):
             slurm_job.wait()

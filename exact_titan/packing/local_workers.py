@@ -13,6 +13,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import time
 import traceback
 from contextlib import suppress
@@ -20,6 +21,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from threading import Thread
+from types import FrameType
 
 from exact_titan.errors import InputError
 from exact_titan.packing.failures import killed
@@ -161,6 +163,9 @@ def _work(connection: Connection, job_file: Path, work: WorkFolder, threads: int
     Thread(target=_end_with_parent, name="parent", daemon=True).start()
     # Ctrl-C reaches all processes of the terminal. The command ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            signal.signal(number, _end)
     # The fork server may be older than this command, and may have another working directory. Paths may be relative.
     os.chdir(cwd)
     with ending_at_once():
@@ -172,6 +177,11 @@ def _work(connection: Connection, job_file: Path, work: WorkFolder, threads: int
                 connection.send(None)
         except Exception as error:
             connection.send(_sendable(error))
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)
+    sys.exit(128 + number)  # an exit by exception removes the unfinished part and the copies of remote files
 
 
 def _sendable(error: Exception) -> Exception:

@@ -10,18 +10,17 @@
     dataset/      the dataset until it is complete
     slurm-job     number of the Slurm job that packs the parts
     published     exists when the dataset is complete
-    lock          file lock of the packing process
+    lock          lock of the packing process (:mod:`exact_titan.folder_lock`)
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
 from exact_titan.atomic_files import publish
 from exact_titan.errors import InputError
+from exact_titan.folder_lock import HeldError, locked
 from exact_titan.packing.part_result import RESULT
 
 
@@ -45,7 +44,7 @@ class WorkFolder:
 
     def finished(self) -> int:
         """Return the number of finished parts."""
-        return sum((folder / RESULT).is_file() for folder in self.parts.iterdir()) if self.parts.is_dir() else 0
+        return sum(map(_is_finished, self.parts.iterdir())) if self.parts.is_dir() else 0
 
     def begin(self) -> None:
         """Make the missing subfolders, and remove unfinished work of earlier commands. No task may use the folder."""
@@ -59,7 +58,7 @@ class WorkFolder:
     def remove_unfinished(self) -> None:
         """Remove the folders of unfinished parts. No task may use the folder."""
         for folder in self.parts.iterdir():
-            if not (folder / RESULT).is_file():
+            if not _is_finished(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
     def publish(self, out: Path) -> None:
@@ -75,6 +74,11 @@ class WorkFolder:
         """Return the error message of the first part that failed, or None."""
         files = sorted(self.errors.iterdir())
         return files[0].read_text(encoding="utf-8") if files else None
+
+
+def _is_finished(folder: Path) -> bool:
+    """Return whether the folder is a finished part under its final name. A kill may leave a part under another name."""
+    return "." not in folder.name and (folder / RESULT).is_file()
 
 
 @contextmanager
@@ -93,16 +97,20 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work.path.mkdir(exist_ok=True)
-        with _locked(work.path / "lock", out):
-            yield work
-        shutil.rmtree(work.path, ignore_errors=True)
-    except _InUseError as error:
-        raise InputError(str(error)) from None
-    except BaseException as error:
-        # One part is packed again quickly.
-        kept = work.finished() if work.part_count != 1 else 0
-        if not kept:
+        with _locked(work, out):
+            try:
+                yield work
+            except BaseException:
+                # One part is packed again quickly.
+                if work.part_count == 1 or not work.finished():
+                    shutil.rmtree(work.path, ignore_errors=True)
+                raise
             shutil.rmtree(work.path, ignore_errors=True)
+    except HeldError:
+        raise
+    except BaseException as error:
+        kept = work.finished()
+        if not kept:
             for parent in missing:
                 if parent.exists():
                     parent.rmdir()
@@ -118,9 +126,9 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
 def remove_left_over(out: Path) -> None:
     """Remove the work folder of a complete dataset ``out``, if a kill left the folder."""
     work = WorkFolder(_path(out))
-    with suppress(_InUseError, OSError):
+    with suppress(HeldError, OSError):
         if work.is_left_over():
-            with _locked(work.path / "lock", out):
+            with _locked(work, out):
                 shutil.rmtree(work.path, ignore_errors=True)
 
 
@@ -128,26 +136,6 @@ def _path(out: Path) -> Path:
     return out.parent / f".{out.name}.partial"
 
 
-class _InUseError(Exception):
-    pass
-
-
-@contextmanager
-def _locked(file: Path, out: Path) -> Iterator[None]:
-    with file.open("a") as stream:
-        if not _lock(stream):
-            raise _InUseError(
-                f"--out {out}: another process is packing it: wait for that process, or give another folder"
-            )
-        yield
-
-
-def _lock(stream: IO) -> bool:
-    try:
-        # Not flock: a child process would hold an flock after the end of this process.
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True
+def _locked(work: WorkFolder, out: Path) -> AbstractContextManager[None]:
+    held = f"--out {out}: another process is packing it"
+    return locked(work.path / "lock", held, "wait for that process, or give another folder")

@@ -4,9 +4,10 @@ torchrun exits with 1 for every nonzero exit code of its workers. A run therefor
 ``<dump_folder>/exit_code``. A run that crashed or was killed leaves no such file.
 """
 
-import os
 from enum import IntEnum
 from pathlib import Path
+
+from exact_titan.atomic_files import write_atomically
 
 EXIT_CODE_FILE = "exit_code"
 """The file in the run's folder. Content: the number of the exit code and a line break."""
@@ -44,9 +45,7 @@ class Ended(SystemExit):
 
 def write_exit_code(run: Path, code: int) -> None:
     """Write the exit code into the run's folder atomically."""
-    partial = run / f".{EXIT_CODE_FILE}.{os.getpid()}"
-    partial.write_text(f"{code:d}\n", encoding="utf-8")
-    partial.replace(run / EXIT_CODE_FILE)
+    write_atomically(run / EXIT_CODE_FILE, f"{code:d}\n")
 
 
 def remove_exit_code(run: Path) -> None:

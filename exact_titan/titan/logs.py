@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from exact_titan.launch import LOGS_FOLDER
+from exact_titan.terminal import escape, one_line
 from exact_titan.titan.console import Screen
 
 _HELD_MESSAGES = 100_000
@@ -49,13 +50,13 @@ def open_log_file(folder: Path, rank: int) -> Path:
     file = folder / LOGS_FOLDER / f"rank_{rank}.log"
     file.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("NCCL_DEBUG_FILE", str(file.parent.resolve() / f"nccl_rank_{rank}.%p.log"))
-    ranks, command = os.environ.get("WORLD_SIZE", "1"), shlex.join(sys.argv)
+    ranks, command = os.environ.get("WORLD_SIZE", "1"), one_line(shlex.join(sys.argv))
     now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
     with file.open("a", encoding="utf-8") as marker:
         marker.write(
             f"=== start {now}, rank {rank} of {ranks}, {socket.gethostname()}, process {os.getpid()}: {command}\n"
         )
-    log = logging.FileHandler(file, encoding="utf-8")
+    log = _LogFile(file, encoding="utf-8")
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     _held.setTarget(log)
     _held.flush()
@@ -65,6 +66,17 @@ def open_log_file(folder: Path, rank: int) -> Path:
     _take_over_libraries()
     _log_crashes()
     return file
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that a terminal may show. A full disk drops messages and does not end the run here."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape(super().format(record))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exc_info()[1], OSError):
+            super().handleError(record)
 
 
 def _take_over_libraries() -> None:
