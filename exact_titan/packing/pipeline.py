@@ -18,7 +18,7 @@ from exact_titan.packing.executors import Execution, PackingJob, pack_parts
 from exact_titan.packing.merge import move_parts, sft_record, source_records
 from exact_titan.packing.parts import PART_BYTES, PackOptions, divide_into_parts
 from exact_titan.packing.selection import first_limits, select
-from exact_titan.packing.work_folder import WorkFolder, work_folder
+from exact_titan.packing.work_folder import WorkFolder, remove_left_over, work_folder
 
 SHARD_TOKENS = 2**25
 SFT_POLICY = "best_fit"
@@ -131,7 +131,7 @@ def pack(
             sft=sft_record(sft, new.results) if sft else None,
         )
         manifest.write(work.dataset)
-        work.dataset.rename(out)
+        work.publish(out)
     return manifest
 
 
@@ -296,6 +296,7 @@ def _check(
             f"--policy is {policy!r}, and --sft packs with {SFT_POLICY} only: a sample of instructions is never cut"
         )
     if os.path.lexists(out):
+        remove_left_over(out)
         raise InputError(f"--out {out} exists: give a new folder, or remove it")
 
 
