@@ -277,15 +277,21 @@ def window(
 
 
 def verify(folder: Positional[Path]) -> None:
-    """Check every byte of a packed dataset: digests, segments, counts.
+    """Check every byte of a packed dataset (digests, segments, counts), or of the checkpoints of a run (digests).
 
     Example: exact-titan verify packed/books-16k
 
+    Example: exact-titan verify outputs/exact
+
     Args:
-        folder: The packed dataset.
+        folder: The packed dataset, the dump folder of a run, or one checkpoint.
     """
     from exact_titan.dataset.verify import verify as verify_dataset
+    from exact_titan.runs.run_verification import is_run, verify_run
 
+    if is_run(folder):
+        verify_run(folder, print)
+        return
     for line in verify_dataset(folder):
         print(f"ok  {line}", flush=True)
     print(f"{folder} is whole")
@@ -328,6 +334,7 @@ def export(
     out: Path,
     step: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the last)")] = None,
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    verify: bool = True,
 ) -> None:
     """Write the weights of a run as a Hugging Face folder for transformers and vLLM.
 
@@ -338,10 +345,11 @@ def export(
         out: New folder for config.json, the tokenizer and the safetensors.
         step: Step of the checkpoint.
         dtype: Data type of all weights.
+        verify: First compare the SHA-256 of every file of the checkpoint with files.json.
     """
     from exact_titan.runs.export import export as export_run
 
-    files = export_run(run, out, step=step, dtype=dtype)
+    files = export_run(run, out, step=step, dtype=dtype, verify=verify)
     print(f"{out}: {len(files)} file{'s' if len(files) > 1 else ''}, {sum(f.stat().st_size for f in files):,} bytes")
 
 

@@ -12,7 +12,8 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.config import load_config
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import find_checkpoints, why_incomplete
+from exact_titan.runs.checkpoint_folders import find_checkpoints
+from exact_titan.runs.checkpoint_manifest import why_incomplete
 from exact_titan.runs.export import export
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.preflight import complete
@@ -104,6 +105,9 @@ def test_a_complete_checkpoint_with_changed_bytes_is_refused_by_name(checkpoints
     made.save(1)
     (file,) = (tmp_path / "checkpoint/step-1").glob("*.distcp")
     file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(InputError, match=r"step-1: the content of __0_0\.distcp is not the content of the save"):
+        made.load()
+    made.verify_on_load = False
     with pytest.raises(InputError, match=r"step-1 cannot be read \(.*\): copy it again, or resume"):
         made.load()
 
@@ -180,14 +184,14 @@ def test_the_last_k_complete_checkpoints_are_kept_and_incomplete_ones_removed(da
         folder = tmp_path / mode / "checkpoint"
         assert list(find_checkpoints(folder)[0]) == [6, 7]
         assert sorted(path.name for path in folder.iterdir()) == ["step-6", "step-7"]
-        # The remains of two interrupted saves: the run repeats step 8 and does not reach step 100.
+        # Two unfinished copies: the run repeats step 8 and does not reach step 100.
         for step in (8, 100):
             shutil.copytree(folder / "step-7", folder / f"step-{step}")
             (folder / f"step-{step}/files.json").unlink()
     second = record(2, tmp_path, *specs[1::2])
     for mode in ("disabled", "async"):
         folder = tmp_path / mode / "checkpoint"
-        assert sorted(path.name for path in folder.iterdir()) == ["step-8", "step-9"]
+        assert sorted(path.name for path in folder.iterdir()) == ["step-100", "step-8", "step-9"]
         assert why_incomplete(folder / "step-8") is None
         assert [step["step"] for step in second[f"{mode} 9"]["steps"]] == [8, 9]
     assert losses(second["async 9"]) == losses(second["disabled 9"])
