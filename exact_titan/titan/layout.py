@@ -10,6 +10,7 @@ from torchtitan.models.common.decoder import Decoder
 
 from exact_titan.errors import InputError
 from exact_titan.titan.model.context_parallel import SequenceShard
+from exact_titan.titan.model.decoder import DecoderModel
 from exact_titan.titan.torch_versions import SPMD_BACKEND
 
 REFUSED = {
@@ -68,10 +69,16 @@ def check_sizes_of_model(model: Decoder.Config, parallelism: ParallelismConfig) 
     Raises:
         InputError: naming the option and the sizes of the model.
     """
-    attention, feed_forward = model.layers[0].attention, model.layers[0].feed_forward
-    heads, kv_heads = attention.n_heads, attention.n_kv_heads or attention.n_heads
     tensor, context = parallelism.tensor_parallel_degree, parallelism.context_parallel_degree
-    sizes = {"query heads": heads, "key heads": kv_heads, "ffn_dim": feed_forward.w1.out_features}
+    if not isinstance(model, DecoderModel.Config):
+        if context > 1:
+            raise InputError(
+                f"parallelism.context_parallel_degree is {context}: the attention of the model spec "
+                f"{type(model).__qualname__} has no context parallelism: set it to 1, or use a model of this package"
+            )
+        return
+    architecture, heads = model.architecture, model.architecture.n_heads
+    sizes = {"query heads": heads, "key heads": architecture.n_kv_heads, "ffn_dim": architecture.ffn_dim}
     for name, size in sizes.items():
         if size % tensor:
             raise InputError(
