@@ -66,7 +66,7 @@ class _FlashAttention(DocumentAttention):
         pass
 
     def __init__(self, config: Config) -> None:
-        super(VarlenAttention, self).__init__()
+        super(VarlenAttention, self).__init__()  # type: ignore[call-arg]
         self.window_size = config.window_size
 
     def _attend(self, q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor, **options: Any) -> torch.Tensor:

@@ -85,10 +85,11 @@ class ExposureValidator(Validator):
         silent.steps = 1
         super().__init__(silent, loss_fn=self._measure, metrics_processor=metrics_processor, **kwargs)
         self.config = config
-        self._shard = sequence_shard(self.parallel_dims)
-        self._counting = counts_targets(self.parallel_dims)
+        dims: ParallelDims = kwargs["parallel_dims"]
+        self._shard = sequence_shard(dims)
+        self._counting = counts_targets(dims)
         # torchtitan prepares the whole windows, and this class divides them.
-        self.parallel_dims = cast(ParallelDims, WithoutContextParallel(self.parallel_dims))
+        self.parallel_dims = cast(ParallelDims, WithoutContextParallel(dims))
         self.exact_loss = loss_fn
         self.metrics_processor: ExposureMetrics = metrics_processor
         # The validator moves the whole batch to the device. A read of max_seqlen would then wait for the device.
