@@ -40,12 +40,14 @@ def main(argv: list[str] | None = None) -> int:
         torch_versions.install()
         cpu.install()
         from exact_titan.config import config_of
+        from exact_titan.runs.run_lock import check_no_run
         from exact_titan.titan.preflight import complete
 
         os.environ["WORLD_SIZE"] = str(args.ranks)
         # Other code may print. The standard output of this command contains only the folder's name.
         with contextlib.redirect_stdout(sys.stderr):
             config = complete(config_of(given))
+            check_no_run(Path(config.dump_folder))
             write_snapshot(config, args.options, Path(config.dump_folder) / FOLDER / args.name)
     except InputError as error:
         print_error("exact_titan.train", error)

@@ -1,5 +1,6 @@
 """The command ``torchrun --nproc_per_node=N -m exact_titan.train --config CONFIG [--section.option value …]``."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING
 from exact_titan.errors import InputError, print_error
 from exact_titan.launch import arguments, help_pages
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
+from exact_titan.runs.run_lock import has_files, lock_run
+from exact_titan.titan.agent_watch import watch_agent
 from exact_titan.titan.logs import start_logging
 from exact_titan.titan.signals import StopSignals
 
@@ -25,9 +28,10 @@ def main(argv: list[str] | None = None) -> None:
     """Train, and exit with an :class:`~exact_titan.runs.exit_codes.ExitCode`. Wrong input prints one line.
 
     1. Check the arguments, and handle stop signals, before the import of torch.
-    2. Read the config, and complete and check it (:func:`exact_titan.titan.preflight.complete`).
-    3. Build the trainer and train to the last step, or to the step where the run is stopped.
-    4. Export the weights, if ``export`` is set, and write the exit code into the run's folder.
+    2. Read the config, and lock the run's folder (:mod:`exact_titan.runs.run_lock`).
+    3. Complete and check the config (:func:`exact_titan.titan.preflight.complete`).
+    4. Build the trainer and train to the last step, or to the step where the run is stopped.
+    5. Export the weights, if ``export`` is set, and write the exit code into the run's folder.
 
     Without torchrun the run has one process.
     """
@@ -35,15 +39,24 @@ def main(argv: list[str] | None = None) -> None:
         os.environ.setdefault(name, value)
 
     start_logging(int(os.environ["RANK"]))
+    with contextlib.ExitStack() as lock:
+        code = _main(sys.argv[1:] if argv is None else argv, lock)
+    if code != ExitCode.FINISHED:
+        sys.exit(code)
+
+
+def _main(argv: list[str], lock: contextlib.ExitStack) -> int:
+    """Return the exit code. ``lock`` receives the lock of the run's folder."""
     with StopSignals() as signals:
-        given = _arguments(sys.argv[1:] if argv is None else argv)
+        watch_agent(signals)
+        given = _arguments(argv)
         if not isinstance(given, InputError):
             if os.environ["RANK"] == "0":
                 print(
                     help_pages.page(given, help_pages.MODULE) if given.help else f"Config: {given.source}", flush=True
                 )
             if given.help:
-                return
+                return ExitCode.FINISHED
         if os.environ["RANK"] == "0":
             print("Loading torch and torchtitan", flush=True)
 
@@ -55,13 +68,11 @@ def main(argv: list[str] | None = None) -> None:
 
         agreement = Agreement.of_environment()
         try:
-            config, code = _train(given, signals, agreement)
+            config, code = _train(given, signals, agreement, lock)
         except InputError as error:
             agreement.report(error)
-            code = ExitCode.INPUT_ERROR
-    if code != ExitCode.FINISHED:
-        sys.exit(code)
-    if os.environ["RANK"] == "0":
+            return ExitCode.INPUT_ERROR
+    if code == ExitCode.FINISHED and os.environ["RANK"] == "0":
         try:
             if config.export:
                 _export(config)
@@ -69,8 +80,7 @@ def main(argv: list[str] | None = None) -> None:
             print_error("exact_titan.train", error)
             code = ExitCode.INPUT_ERROR
         write_exit_code(Path(config.dump_folder), code)
-        if code != ExitCode.FINISHED:
-            sys.exit(code)
+    return code
 
 
 def _arguments(argv: list[str]) -> arguments.Arguments | InputError:
@@ -88,9 +98,9 @@ def _arguments(argv: list[str]) -> arguments.Arguments | InputError:
 
 
 def _train(
-    given: arguments.Arguments | InputError, signals: StopSignals, agreement: "Agreement"
+    given: arguments.Arguments | InputError, signals: StopSignals, agreement: "Agreement", lock: contextlib.ExitStack
 ) -> "tuple[RunConfig, int]":
-    """Train to the end, or until the run is stopped. Return the config and the exit code."""
+    """Lock the run's folder, and train to the end, or until the run is stopped. Return the config and the exit code."""
     from exact_titan.config import config_of
     from exact_titan.titan.preflight import with_rule
 
@@ -101,6 +111,8 @@ def _train(
 
     config = agreement.check("options", options)
     folder = Path(config.dump_folder)
+    # A refused start changes nothing in the folder of the other start.
+    agreement.on_rank_0("lock", lambda: lock.enter_context(lock_run(folder)))
     if os.environ["RANK"] == "0":
         remove_exit_code(folder)
     try:
@@ -110,7 +122,7 @@ def _train(
         # new folder. A batch system that looks for the code of a large job must find a complaint of a single rank.
         if agreement.is_disputed:
             folder.mkdir(parents=True, exist_ok=True)
-        if folder.is_dir():
+        if agreement.is_disputed or has_files(folder):
             write_exit_code(folder, ExitCode.INPUT_ERROR)
         raise
     return config, code

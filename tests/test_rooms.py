@@ -14,7 +14,7 @@ from tests.support import ROOT
 PACKAGE = ROOT / "exact_titan"
 
 ROOMS = [
-    ("atomic_files", "errors", "folder_lock", "processes", "slurm_options", "toml_file"),
+    ("atomic_files", "errors", "folder_lock", "hangup", "processes", "slurm_options", "toml_file"),
     ("exposure",),
     ("documents",),
     ("dataset",),

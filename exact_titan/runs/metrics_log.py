@@ -15,13 +15,16 @@ A run with an exponential moving average of its weights writes two objects a val
 """
 
 import json
+import logging
 import math
 import os
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from exact_titan.errors import InputError
 from exact_titan.runs.records import Record, Weights, as_json
+
+logger = logging.getLogger(__name__)
 
 FILE_NAME = "metrics.jsonl"
 REPLACED = "metrics.replaced.jsonl"
@@ -36,7 +39,8 @@ class MetricsLog:
 
     def __init__(self, folder: Path) -> None:
         self._file, self._replaced = folder / FILE_NAME, folder / REPLACED
-        self._out: IO[bytes] | None = None
+        self._waiting = bytearray()
+        self._failing = False
 
     def begin(self, step: int, *, validated: bool = True) -> str | None:
         """Open the file for a run whose next step is ``step + 1``. Move the records of later steps out of the file.
@@ -65,22 +69,39 @@ class MetricsLog:
                 out.flush()
                 os.fsync(out.fileno())
             partial.replace(self._file)
-        self._out = self._file.open("ab")
         if not moved:
             return None
         after = f"the records after step {step}" if step else "the records of an earlier run in this folder"
         return f"{self._file}: {after} ({len(moved)} lines) are now in {self._replaced}"
 
     def append(self, record: Record) -> None:
-        """Append one record. The record is on the disk when the method returns."""
-        assert self._out is not None, "begin() opens the file"
-        self._out.write(json.dumps(_finite(as_json(record)), separators=(",", ":"), allow_nan=False).encode() + b"\n")
-        self._out.flush()
-        os.fsync(self._out.fileno())
+        """Append one record, and sync the record to the disk.
 
-    def close(self) -> None:
-        if self._out is not None:
-            self._out.close()
+        After an error of the file system the record waits in memory. The next call writes the record.
+        """
+        self._waiting += json.dumps(_finite(as_json(record)), separators=(",", ":"), allow_nan=False).encode() + b"\n"
+        try:
+            self.flush()
+        except OSError as error:
+            if not self._failing:
+                logger.warning(f"{self._file} cannot be written ({error}): each log step and each save tries again")
+            self._failing = True
+        else:
+            self._failing = False
+
+    def flush(self) -> None:
+        """Sync all records to the disk. A run calls this method before the save of a checkpoint.
+
+        Raises:
+            OSError: if the records cannot be written.
+        """
+        if not self._waiting:
+            return
+        # A file that stays open over a failure of a network file system may fail for ever.
+        with self._file.open("ab", buffering=0) as out:
+            while self._waiting:
+                del self._waiting[: out.write(self._waiting)]
+            os.fsync(out.fileno())
 
 
 def read_records(run: Path, kind: str) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@
 The module imports no torch. Warnings at the import of torch are collected, too.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import os
@@ -55,7 +56,7 @@ def open_log_file(folder: Path, rank: int) -> Path:
         marker.write(
             f"=== start {now}, rank {rank} of {ranks}, {socket.gethostname()}, process {os.getpid()}: {command}\n"
         )
-    log = logging.FileHandler(file, encoding="utf-8")
+    log = _LogFile(file, encoding="utf-8")
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     _held.setTarget(log)
     _held.flush()
@@ -65,6 +66,21 @@ def open_log_file(folder: Path, rank: int) -> Path:
     _take_over_libraries()
     _log_crashes()
     return file
+
+
+class _LogFile(logging.FileHandler):
+    """A log file whose write errors give one line on standard error, and no traceback for every message."""
+
+    _told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            with contextlib.suppress(OSError):
+                print(f"warning: {self.baseFilename} cannot be written ({error})", file=sys.stderr, flush=True)
 
 
 def _take_over_libraries() -> None:

@@ -5,6 +5,7 @@
 2. Rank 0 passes the record to the console, to ``metrics.jsonl``, and to TensorBoard and W&B.
 """
 
+import contextlib
 import sys
 import time
 from collections.abc import Callable
@@ -203,8 +204,18 @@ class ExposureMetrics(MetricsProcessor):
             if isinstance(tracker, TensorBoard):
                 tracker.figure(tag, draw(), step)
 
+    def flush(self) -> None:
+        """Write all records to ``metrics.jsonl``: a checkpoint means that the records up to its step are on the disk.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        if self._first:
+            self._metrics_log.flush()
+
     def close(self) -> None:
-        self._metrics_log.close()
+        with contextlib.suppress(OSError):  # a warning has named the file
+            self.flush()
         for tracker in self._trackers:
             tracker.close()
 

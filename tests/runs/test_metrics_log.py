@@ -125,7 +125,6 @@ def test_a_run_killed_at_any_moment_has_the_records_of_an_unbroken_run(tmp_path,
                 if step == saved:
                     validated = rng.random() < 0.7  # a kill between the record and its mark in the checkpoint
         ended = step == 40
-        log.close()
         if not ended and rng.random() < 0.5:
             with (tmp_path / "metrics.jsonl").open("a") as out:
                 out.write('{"kind":"train","st')
@@ -139,7 +138,6 @@ def test_the_weights_of_a_validation(tmp_path):
     log.begin(0)
     log.append(validation(5))
     log.append(validation(5, "ema"))
-    log.close()
     (last,), (ema,) = read_validations(tmp_path), read_validations(tmp_path, "ema")
     assert (last["weights"], ema["weights"]) == ("last", "ema")
     assert last["context_gain"] == {
@@ -156,7 +154,6 @@ def test_a_new_run_in_the_folder_of_another_run_says_where_the_old_records_are(t
     log = MetricsLog(tmp_path)
     assert log.begin(0) is None
     log.append(train(2))
-    log.close()
     moved = MetricsLog(tmp_path).begin(0)
     assert moved is not None
     assert "metrics.replaced.jsonl" in moved
