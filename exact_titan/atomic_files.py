@@ -13,7 +13,10 @@ import re
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+from exact_titan.file_errors import naming
 
 _DAY = 24 * 3600
 
@@ -56,6 +59,29 @@ def publish(partial: Path, target: Path) -> None:
     _sync(target.parent)
 
 
+@contextlib.contextmanager
+def unfinished_folder(target: Path) -> Iterator[Path]:
+    """Make the unfinished folder of ``target``, and publish the folder at the end of the context.
+
+    After an exception, Ctrl-C or an exit nothing is left: no unfinished folder, and no new folder above the target.
+
+    Raises:
+        OSError: if the folder cannot be made or published. The target is then as before.
+    """
+    made = [folder for folder in target.parents if not folder.exists()]
+    partial = partial_of(target)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        publish(partial, target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        for folder in made:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        raise
+
+
 def write_atomically(file: Path, data: str | bytes) -> None:
     """Write ``data`` (text as UTF-8) to ``file``. The file has the old or the new content at any moment.
 
@@ -64,8 +90,9 @@ def write_atomically(file: Path, data: str | bytes) -> None:
     """
     partial = partial_of(file)
     try:
-        partial.write_bytes(data.encode() if isinstance(data, str) else data)
-        publish(partial, file)
+        with naming(file):
+            partial.write_bytes(data.encode() if isinstance(data, str) else data)
+            publish(partial, file)
     except BaseException:
         with contextlib.suppress(OSError):
             partial.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -58,6 +59,22 @@ def pack_texts(folder: Path, texts: Sequence[str], *, seq_len: int, val_fraction
         val_fraction=val_fraction,
     )
     return PackedDataset(out_folder)
+
+
+def pack_renamed_copy(dataset: PackedDataset, folder: Path) -> PackedDataset:
+    """Pack the corpus of :func:`pack_texts` again, with other names and places of the corpus and of the tokenizer."""
+    before = dataset.folder.parent
+    (folder / "other tokenizer").mkdir(parents=True)
+    shutil.copy(before / "tokenizer.json", folder / "other tokenizer")
+    shutil.copy(before / "documents.jsonl", folder / "copy.ndjson")
+    pack(
+        [folder / "copy.ndjson"],
+        tokenizer=folder / "other tokenizer",
+        seq_len=dataset.window,
+        out=folder / "renamed",
+        val_fraction=dataset.manifest.val_fraction,
+    )
+    return PackedDataset(folder / "renamed")
 
 
 def run_benchmark(module: str, *arguments: object) -> str:

@@ -14,7 +14,18 @@ from tests.support import ROOT
 PACKAGE = ROOT / "exact_titan"
 
 ROOMS = [
-    ("atomic_files", "errors", "folder_lock", "hangup", "processes", "slurm_options", "toml_file"),
+    (
+        "atomic_files",
+        "errors",
+        "file_errors",
+        "folder_files",
+        "folder_lock",
+        "hangup",
+        "processes",
+        "slurm_options",
+        "terminal",
+        "toml_file",
+    ),
     ("exposure",),
     ("documents",),
     ("dataset",),
@@ -42,6 +53,7 @@ ROOMS = [
         "train",
         "snapshot",
         "cli",
+        "entry",
         "__main__",
     ),
 ]

@@ -11,12 +11,11 @@ import torch
 from exact_titan.dataset.dataset import check_size
 from exact_titan.dataset.lengths import read_lengths, read_unsupervised, unsupervised_of_segments
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, ShardRecord, SplitRecord
-from exact_titan.dataset.policies import POLICIES, Segment, lay_out
+from exact_titan.dataset.policies import Segment, lay_out
 from exact_titan.dataset.shards import Shard
+from exact_titan.dataset.strict_json import AGAIN
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
-
-AGAIN = "copy the dataset again or pack it again"
 
 
 def verify(folder: Path) -> Iterator[str]:
@@ -46,8 +45,6 @@ def verify(folder: Path) -> Iterator[str]:
 
 
 def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manifest) -> Iterator[str]:
-    if manifest.policy not in POLICIES:
-        raise InputError(f"{folder}: policy is {manifest.policy!r}, this version knows {', '.join(POLICIES)}")
     lengths_D = read_lengths(folder, split, record.documents)
     unsupervised_D = None if manifest.sft is None else read_unsupervised(folder, split, lengths_D)
     layout = lay_out(manifest.policy, manifest.window, lengths_D, record.parts)

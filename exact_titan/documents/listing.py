@@ -25,6 +25,7 @@ from exact_titan.documents.file_kinds import (
     reason_to_pass_over,
 )
 from exact_titan.documents.hub import hub_hint
+from exact_titan.documents.streams import why_not_readable
 from exact_titan.errors import InputError
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
@@ -78,8 +79,11 @@ def list_local(path: Path, pattern: str | None) -> Listing:
     root = str(path.absolute())
     _check_utf8(str(path), "source")
     try:
-        if not path.is_dir():
-            return Listing(root, [_local_file(path, "", path.stat())], {})
+        found = path.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            if (why := why_not_readable(found)) is not None:
+                raise InputError(f"source {path} cannot be read: {why}")
+            return Listing(root, [_local_file(path, "", found)], {})
     except FileNotFoundError as error:
         if path.is_symlink():
             raise _leads_to_nothing(path) from error
@@ -89,7 +93,7 @@ def list_local(path: Path, pattern: str | None) -> Listing:
     except OSError as error:
         raise InputError(f"source {path} cannot be read: {error.strerror}") from error
     passed_over = PassedOver()
-    files = list(_walk(path, "", pattern, passed_over, [path.stat()]))
+    files = list(_walk(path, "", pattern, passed_over, [found]))
     return Listing(root, sorted(files, key=lambda file: file.name), passed_over.counts())
 
 

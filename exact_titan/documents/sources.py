@@ -17,6 +17,7 @@ import pyarrow
 
 from exact_titan.documents.digests import FileDigest
 from exact_titan.documents.file_kinds import KINDS, kind_of
+from exact_titan.documents.limits import ExpansionError
 from exact_titan.documents.listing import EXTRAS, SourceFile, access, is_url, list_local, list_url
 from exact_titan.documents.readers import READERS, Reader
 from exact_titan.documents.streams import BROKEN, DigestedFile
@@ -189,6 +190,15 @@ class DocumentReader:
         except (*BROKEN, zlib.error) as error:
             raise InputError(
                 f"{self._shown} is broken or cut short ({error}): download or compress it again"
+            ) from error
+        except ExpansionError as error:
+            raise InputError(
+                f"{self._shown} expands too far: {error}: if the file is what you expect, divide it into smaller files"
+            ) from error
+        except MemoryError as error:
+            raise InputError(
+                f"{self._shown}: there is not enough memory to read its documents: divide the largest documents, or "
+                "pack on a machine with more memory"
             ) from error
         except pyarrow.ArrowException as error:
             why = str(error).splitlines()[0]

@@ -27,8 +27,8 @@ from exact_titan.evaluation.model_folder import EvaluatedModel, read_model
 from exact_titan.evaluation.progress import Progress, Work, estimate, works
 from exact_titan.evaluation.prompt_sets import PromptSet, read_prompts
 from exact_titan.evaluation.record_files import RecordAppender
+from exact_titan.file_errors import why
 from exact_titan.folder_lock import locked
-from exact_titan.runs.destinations import why
 from exact_titan.runs.exit_codes import Ended, ExitCode
 
 

@@ -1,10 +1,10 @@
 """The folder of one model in an evaluation: ``model.json``, ``answers/`` and ``scores/``."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 from exact_titan.evaluation.examples import from_record
 
@@ -39,9 +39,7 @@ class EvaluatedModel:
     def write(self, folder: Path) -> None:
         """Write ``folder/model.json`` atomically."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{FILE_NAME}.{os.getpid()}"
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        partial.replace(folder / FILE_NAME)
+        write_atomically(folder / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_model(folder: Path) -> EvaluatedModel:

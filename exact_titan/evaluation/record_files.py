@@ -11,20 +11,21 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from exact_titan.atomic_files import partial_of, publish
 from exact_titan.errors import InputError
+from exact_titan.file_errors import naming
 
 
 def write_records(file: Path, header: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
     """Write a file atomically: the file appears when all records are on the disk. An existing file is replaced."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = partial_of(file)
     try:
-        with partial.open("w", encoding="utf-8") as out:
-            out.write(_line({"header": header}))
-            out.writelines(map(_line, records))
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
+        with naming(file):
+            with partial.open("w", encoding="utf-8") as out:
+                out.write(_line({"header": header}))
+                out.writelines(map(_line, records))
+            publish(partial, file)
     finally:
         partial.unlink(missing_ok=True)
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from exact_titan.dataset.lengths import lengths_file
-from exact_titan.dataset.manifest import SplitRecord, parse_record
+from exact_titan.dataset.manifest import SplitRecord
+from exact_titan.dataset.strict_json import parse_record
 from exact_titan.documents.digests import FileDigest
 from exact_titan.packing.parts import Part
 

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, SftRecord, SourceRecord, SplitRecord
@@ -152,7 +151,8 @@ def append(
     A dataset of instructions takes instructions, with the dataset's template. The present windows do not change. The
     new windows come after the present windows. Files that the dataset already holds are left out and counted. The
     dataset gets a new manifest and a new fingerprint in one step at the end. Until this step, and after an error, the
-    dataset is the old dataset.
+    dataset is the old dataset. A dataset of an older format keeps its format
+    (:mod:`exact_titan.dataset.manifest`): its fingerprint still covers the names of the sources.
 
     Args:
         folder: the dataset.
@@ -197,15 +197,12 @@ def append(
         split_at_eos=split_at_eos,
     )
     with work_folder(folder) as work:
-        new = _Packed(corpus, opened, options, part_bytes, work, execution or Execution())
+        new = _Packed(
+            corpus, opened, options, part_bytes, work, execution or Execution(), covers_names=manifest.covers_names
+        )
         _check_new(folder, manifest, new.sources)
         splits = new.move_to(folder, manifest.splits)
-        manifest = replace(
-            manifest,
-            sources=[*manifest.sources, *new.sources],
-            splits=splits,
-            sft=sft_record(sft, new.results) if sft else None,
-        )
+        manifest = manifest.with_more(new.sources, splits, sft_record(sft, new.results) if sft else None)
         manifest.write(folder)
     return manifest
 
@@ -221,6 +218,8 @@ class _Packed:
         part_bytes: int,
         work: WorkFolder,
         execution: Execution,
+        *,
+        covers_names: bool = False,
     ) -> None:
         parts = divide_into_parts(corpus, opened, options, part_bytes)
         limits = first_limits(corpus) if corpus.is_limited else {}
@@ -238,6 +237,7 @@ class _Packed:
             ],
             self.results,
             [source.passed_over if isinstance(source, Source) else {} for source in opened],
+            covers_names=covers_names,
         )
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:

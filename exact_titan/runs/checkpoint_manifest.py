@@ -12,18 +12,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.errors import InputError
+from exact_titan.runs.checkpoint_reader import DCP_METADATA, stored_bytes
 from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
+from exact_titan.runs.safe_pickle import MetadataError, parse_metadata
 
 MANIFEST = "files.json"
 """The manifest's file name in the folder of a checkpoint. Content: ``{"files": {name: bytes}}``."""
-
-DCP_METADATA = ".metadata"
-"""The file in which PyTorch's distributed checkpoints record the file and offset of every tensor."""
-
 
 OTHER_CHECKPOINT = "copy it again, or resume from an earlier checkpoint with --checkpoint.load_step"
 """The way out, in messages about a checkpoint that cannot be read."""
@@ -38,7 +35,7 @@ def write_manifest(checkpoint: Path) -> None:
     if (checkpoint / DCP_METADATA).is_file():
         # Other nodes have written some of the files. This node may cache the folder's listing, so the files are
         # looked up by name.
-        least = _stored_bytes(checkpoint) | {DCP_METADATA: 1}
+        least = stored_bytes(parse_metadata(checkpoint / DCP_METADATA)) | {DCP_METADATA: 1}
         if (checkpoint / RUN_RECORD).is_file():
             least[RUN_RECORD] = 1
     else:
@@ -92,8 +89,8 @@ def reading_checkpoint(checkpoint: Path, remedy: str = OTHER_CHECKPOINT) -> Iter
     """
     try:
         yield
-    except CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
+    except (CheckpointException, MetadataError) as error:
+        cause = next(iter(error.failures.values()))[0] if isinstance(error, CheckpointException) else error
         why = " ".join(str(cause).split())
         raise InputError(f"{checkpoint} cannot be read ({why:.150}): {remedy}") from error
 
@@ -119,14 +116,6 @@ def _step_folders(folder: Path) -> list[tuple[int, Path]]:
     if not folder.is_dir():
         return []
     return [(int(match[1]), one) for one in folder.iterdir() if (match := re.fullmatch(r"step-(\d+)", one.name))]
-
-
-def _stored_bytes(checkpoint: Path) -> dict[str, int]:
-    """Return the size in bytes of every file that the metadata name."""
-    stored: dict[str, int] = {}
-    for info in FileSystemReader(checkpoint).read_metadata().storage_data.values():
-        stored[info.relative_path] = max(stored.get(info.relative_path, 0), info.offset + info.length)
-    return stored
 
 
 def _size(file: Path) -> int | None:

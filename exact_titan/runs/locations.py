@@ -9,6 +9,7 @@ import json
 import os
 from pathlib import Path
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_manifest import find_checkpoints
 
@@ -102,6 +103,4 @@ def _write(file: Path, folder: Path, *, base: Path) -> None:
     folder, here, base = folder.resolve(), file.parent.resolve(), base.resolve()
     inside = folder.is_relative_to(base) and here.is_relative_to(base)
     path = os.path.relpath(folder, here) if inside else str(folder)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"folder": path}) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_atomically(file, json.dumps({"folder": path}) + "\n")

@@ -157,7 +157,8 @@ class ValidationSet:
     """The windows of a validation. Two validations are comparable if their sets are equal.
 
     Attributes:
-        fingerprint: fingerprint of the packed dataset, or of several datasets (:attr:`Mixture.fingerprint`).
+        fingerprint: fingerprint of the packed dataset, or of several datasets, and of a small dataset also the version
+            of its shuffle (:attr:`RunOrder.fingerprint`).
         split: split of the datasets.
         window: inputs a window.
         windows: number of windows.

@@ -1,29 +1,27 @@
 """The output folder of a training run: the ``model/`` folder and the distributed checkpoints."""
 
-import os
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
 from exact_titan.runs.checkpoint_manifest import (
-    DCP_METADATA,
     OTHER_CHECKPOINT,
     find_checkpoints,
     reading_checkpoint,
     why_incomplete,
 )
+from exact_titan.runs.checkpoint_reader import DCP_METADATA, load_checkpoint, read_metadata
 from exact_titan.runs.locations import MODEL_FOLDER, checkpoints_of
+from exact_titan.runs.safe_pickle import MetadataError
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
@@ -33,15 +31,13 @@ TOKENIZER_FILES = (
 
 def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> None:
     """Write ``run/model``: ``config`` as config.json, and the tokenizer of ``files_from``. Replace an older folder."""
-    folder = run / MODEL_FOLDER
-    partial, old = run / f".{MODEL_FOLDER}.{os.getpid()}", run / f".{MODEL_FOLDER}.old"
-    partial.mkdir(parents=True)
-    hf_config.write_config(partial, config)
-    copy_tokenizer(files_from, partial)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
+    folder, old = run / MODEL_FOLDER, run / f".{MODEL_FOLDER}.old"
+    with unfinished_folder(folder) as partial:
+        hf_config.write_config(partial, config)
+        copy_tokenizer(files_from, partial)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -103,8 +99,8 @@ def stored_names(checkpoint: Path) -> dict[str, Any]:
         InputError: if the metadata cannot be read.
     """
     try:
-        return FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except Exception as error:  # unpickling a damaged file can raise any exception
+        return read_metadata(checkpoint).state_dict_metadata
+    except (MetadataError, OSError) as error:
         raise InputError(f"{checkpoint / DCP_METADATA} cannot be read ({error}): {OTHER_CHECKPOINT}") from None
 
 
@@ -118,10 +114,9 @@ def load_tensors(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
     Raises:
         InputError: if a file is damaged.
     """
-    with reading_checkpoint(checkpoint), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+    with reading_checkpoint(checkpoint):
         # One process reads the files of all ranks. The copy into each tensor converts the dtype.
-        dcp.load(tensors, checkpoint_id=checkpoint, no_dist=True)
+        load_checkpoint(tensors, checkpoint, no_dist=True)
 
 
 def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:

@@ -7,7 +7,6 @@ the copy of its checkpoint. ``compare`` and studies read the file in the run's f
 import dataclasses
 import hashlib
 import json
-import os
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import exact_titan
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 
 FILE_NAME = "run.json"
@@ -57,8 +57,10 @@ class RunRecord:
 
     Attributes:
         config: all options of the last start, as torchtitan writes a config down.
-        data: the training data: ``fingerprint`` of the mixture, ``split``, ``window``, and ``datasets`` with ``path``,
-            ``fingerprint``, ``windows`` and ``weight`` (None: a single dataset without a weight).
+        data: the training data: ``fingerprint`` of the mixture, ``split``, ``window``, ``order_version``
+            (:mod:`exact_titan.sampling.order`; older records lack the key: version 1), and
+            ``datasets`` with ``path``, ``fingerprint``, ``windows`` and ``weight`` (None: a single dataset without a
+            weight).
         validation: the validation data in the same form. None: no validation.
         loss_data: fingerprint of the datasets whose counts give the weights of the loss.
         weights: the first weights of the run: ``kind`` (``scratch``, ``hugging_face`` or ``run``), ``path``, ``step``
@@ -79,9 +81,7 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write ``folder/run.json`` atomically."""
         text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, default=str)
-        partial = folder / f".{FILE_NAME}.{os.getpid()}"
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(folder / FILE_NAME)
+        write_atomically(folder / FILE_NAME, text + "\n")
 
 
 @dataclass(frozen=True)

@@ -1,26 +1,39 @@
 """The shuffled order of a dataset's windows: a keyed permutation, which needs no list of the windows.
 
-The permutation is a Feistel network over the smallest power of two that is at least the number of windows. If a result
-is not a window, the network is applied again until the result is a window (cycle walking: Black and Rogaway, "Ciphers
-with Arbitrary Finite Domains", 2002). The round function is the finaliser of SplitMix64.
+- Up to :data:`SMALL` windows, the permutation sorts the windows by random 64-bit numbers. All permutations are equally
+  likely.
+- For more windows, the permutation is a Feistel network over the smallest power of two that is at least the number of
+  windows. If a result is not a window, the network is applied again until the result is a window (cycle walking: Black
+  and Rogaway, "Ciphers with Arbitrary Finite Domains", 2002). The round function is the finaliser of SplitMix64.
+
+The network is biased for few windows: chi-square tests of neighbouring places over a million keys find the bias up to
+16 windows. Version 1 of the order had the network for every number of windows. A resume of a run of version 1 keeps
+version 1.
 """
 
 import hashlib
 
 import numpy as np
 
+VERSION = 2
+"""Version of the order of new runs."""
+
+SMALL = 64
+"""The versions differ for datasets of at most this number of windows."""
+
 _ROUNDS = 8
 _BLOCK = 1024
 
 
-def _mix(x: np.ndarray) -> np.ndarray:
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
-
-
-def permute(index: np.ndarray, n: int, key: bytes) -> np.ndarray:
+def permute(index: np.ndarray, n: int, key: bytes, version: int = VERSION) -> np.ndarray:
     """Return the images of ``index`` (uint64, each below ``n``) under the permutation of ``0 … n-1`` with ``key``."""
+    if version > 1 and n <= SMALL:
+        random_n = np.frombuffer(hashlib.shake_256(key).digest(8 * n), dtype="<u8")
+        return np.argsort(random_n, kind="stable").astype(np.uint64)[index]
+    return _network(index, n, key)
+
+
+def _network(index: np.ndarray, n: int, key: bytes) -> np.ndarray:
     bits = max(2, (n - 1).bit_length())
     keys = [
         np.uint64(int.from_bytes(hashlib.sha256(key + bytes([round_])).digest()[:8], "little"))
@@ -45,6 +58,12 @@ def permute(index: np.ndarray, n: int, key: bytes) -> np.ndarray:
     return out
 
 
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
 class WindowOrder:
     """The window at every turn of a dataset: a pure function of (fingerprint, seed, turn), O(1) in time and memory.
 
@@ -54,11 +73,13 @@ class WindowOrder:
         n: number of windows of the dataset.
         fingerprint: fingerprint of the packed dataset.
         seed: seed of the run.
+        version: version of the order, 1 or :data:`VERSION`.
     """
 
-    def __init__(self, n: int, fingerprint: str, seed: int) -> None:
+    def __init__(self, n: int, fingerprint: str, seed: int, version: int = VERSION) -> None:
         self.n = n
         self._name = f"{fingerprint}/{seed}/"
+        self._version = version
         self._block: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.uint64))
 
     def __getitem__(self, turn: int) -> int:
@@ -70,5 +91,5 @@ class WindowOrder:
         if self._block[0] != name:
             start = block * _BLOCK
             index_B = np.arange(start, min(start + _BLOCK, self.n), dtype=np.uint64)
-            self._block = (name, permute(index_B, self.n, f"{self._name}{epoch}".encode()))
+            self._block = (name, permute(index_B, self.n, f"{self._name}{epoch}".encode(), self._version))
         return int(self._block[1][offset])

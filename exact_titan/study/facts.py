@@ -12,9 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.dataset import PackedDataset
 from exact_titan.dataset.dataset import NO_LABEL
-from exact_titan.dataset.manifest import parse_record
+from exact_titan.dataset.strict_json import parse_record
 from exact_titan.errors import InputError
 
 FILE_NAME = "facts.json"
@@ -34,7 +35,7 @@ class FactTokens:
 
     def write(self, dataset: Path) -> None:
         """Write ``facts.json`` into the folder of a packed dataset."""
-        (dataset / FILE_NAME).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_atomically(dataset / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, dataset: Path) -> "FactTokens":

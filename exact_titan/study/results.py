@@ -7,10 +7,10 @@
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 from exact_titan.runs.exit_codes import EXIT_CODE_FILE, ExitCode
 from exact_titan.study.spec import Study
@@ -111,6 +111,4 @@ def read_study_file(folder: Path) -> Study:
 def write_study_file(study: Study, folder: Path) -> None:
     """Write ``study.json`` atomically."""
     fields = {"format": FORMAT, "digest": study.digest(), "study": study.as_json()}
-    partial = folder / f".{FILE_NAME}.{os.getpid()}"
-    partial.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / FILE_NAME)
+    write_atomically(folder / FILE_NAME, json.dumps(fields, indent=1) + "\n")

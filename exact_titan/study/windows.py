@@ -43,7 +43,12 @@ def step_windows(record: RunRecord) -> StepWindows:
             f"{options['dataloader.dataset_path']} has changed since {options['dump_folder']} was trained: "
             f"{mixture.difference(record.data['fingerprint'])}: put the old dataset back"
         )
-    order = RunOrder(mixture, seed=options["dataloader.seed"], infinite=options["dataloader.infinite"])
+    order = RunOrder(
+        mixture,
+        seed=options["dataloader.seed"],
+        infinite=options["dataloader.infinite"],
+        version=record.data.get("order_version", 1),
+    )
     steps, batch = options["training.steps"], options["training.global_batch_size"]
     if batch <= 0:
         batch = options["training.local_batch_size"] * record.starts[-1].ranks

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from exact_titan.errors import InputError, print_error
+from exact_titan.file_errors import as_input_errors
 
 T = TypeVar("T")
 
@@ -60,17 +61,19 @@ class Agreement:
 
         Args:
             name: name of the check, used once per run.
-            check: raises :class:`InputError` if this rank has a complaint.
+            check: raises :class:`InputError`, or an OSError about a file, if this rank has a complaint.
 
         Raises:
             InputError: on all ranks, if a rank has a complaint. If only some ranks have the complaint, the message
                 starts with the rank and its machine.
         """
         if self._store is None:
-            return check()
+            with as_input_errors():
+                return check()
         store, mine = dist.PrefixStore(name, self._store), None
         try:
-            result = check()
+            with as_input_errors():
+                result = check()
         except InputError as error:
             mine = error
             store.set(f"complaint/{self._rank}", json.dumps([socket.gethostname(), str(error)]))

@@ -12,13 +12,14 @@ import torch
 import torch.distributed as dist
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
-from torchtitan.components.checkpointer import CheckpointManager
+from torchtitan.components.checkpointer import MODEL, CheckpointManager
 from torchtitan.components.checkpointer.dcp import AsyncMode
 from torchtitan.tools import filesystem
 from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_manifest import find_checkpoints, reading_checkpoint, why_incomplete, write_manifest
+from exact_titan.runs.checkpoint_reader import load_checkpoint
 from exact_titan.runs.run_folder import stored_names
 from exact_titan.runs.run_record import RunRecord
 from exact_titan.titan.ema import KEY as EMA
@@ -160,7 +161,13 @@ class ResumableCheckpoints(CheckpointManager):
         if EMA in state_dict and not any(name.startswith(f"{EMA}.") for name in stored_names(Path(checkpoint_id))):
             state_dict = {name: state for name, state in state_dict.items() if name != EMA}
         with reading_checkpoint(Path(checkpoint_id), **remedy):
-            super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
+            if from_hf:
+                super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
+                return
+            # torchtitan's method, with a reader that runs no code of the checkpoint.
+            load_checkpoint(state_dict, Path(checkpoint_id))
+            if MODEL in self.states:
+                self.states[MODEL].load_state_dict(state_dict)
 
     def _find_load_step(self, folder: str = "") -> int:
         return int(_as_rank_0(lambda: self._last_complete(Path(folder or self.folder))))

@@ -6,11 +6,13 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from torchtitan.components.dataloader import BaseDataLoader
+
 import exact_titan
 from exact_titan.models import hf_config
 from exact_titan.runs.run_record import RunRecord, Start, code_commit, options_of
-from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.changes import config_dict
+from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.model.decoder import DecoderModel
 from exact_titan.titan.run_config import RunConfig
 
@@ -45,8 +47,8 @@ def record_of(config: RunConfig, earlier: RunRecord | None) -> RunRecord:
     model = config.model_spec.model if config.model_spec else None
     return RunRecord(
         config=config_dict(config),
-        data=_data(config.dataloader._mixture) or {},
-        validation=_data(getattr(config.validator.dataloader, "_mixture", None)) if config.validator.enable else None,
+        data=_data(config.dataloader) or {},
+        validation=_data(config.validator.dataloader) if config.validator.enable else None,
         loss_data=config.loss._mixture.fingerprint,
         weights=weights,
         model=hf_config.make_config(model.architecture, eos_token_id=None)
@@ -80,14 +82,15 @@ def shared_values(config: RunConfig) -> dict[str, Any]:
     }
 
 
-def _data(mixture: Mixture | None) -> dict[str, Any] | None:
-    if mixture is None:
+def _data(loader: BaseDataLoader.Config) -> dict[str, Any] | None:
+    if not isinstance(loader, PackedDataLoader.Config) or (mixture := loader._mixture) is None:
         return None
     weights = mixture.shares.weights if mixture.shares is not None else [None] * len(mixture.datasets)
     return {
         "fingerprint": mixture.fingerprint,
         "split": mixture.split,
         "window": mixture.window,
+        "order_version": loader._order_version,
         "datasets": [
             {
                 "path": str(dataset.folder.resolve()),

@@ -16,7 +16,8 @@ from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.sampling.balance import Imbalance, attention_work, deal
 from exact_titan.sampling.mixture import Mixture
-from exact_titan.sampling.run_order import RunOrder
+from exact_titan.sampling.order import VERSION
+from exact_titan.sampling.run_order import RunOrder, split_fingerprint
 
 CHANGES = ("dataset", "seed", "global_batch_size", "seq_len", "loss", "model")
 """Names for ``allow_changed``."""
@@ -78,6 +79,9 @@ class PackedDataLoader(BaseDataLoader):
         _new_order: Annotated[bool, tyro.conf.Suppress] = field(default=False, repr=False, compare=False)
         """The checkpoint of a resume has another split or another value of infinite. Set by preflight."""
 
+        _order_version: Annotated[int, tyro.conf.Suppress] = field(default=VERSION, repr=False, compare=False)
+        """Version of the order of a small dataset. Set by preflight to the version of the run that a start resumes."""
+
     def __init__(
         self,
         config: Config,
@@ -93,7 +97,7 @@ class PackedDataLoader(BaseDataLoader):
         self.dp_world_size = dp_world_size
         self.dp_rank = dp_rank
         self.local_batch_size = local_batch_size
-        self.order = RunOrder(self.mixture, seed=config.seed, infinite=config.infinite)
+        self.order = self._run_order(config._order_version)
         self.consumed = 0
         """Places in the optimizer steps whose last batch has been yielded, over all ranks."""
 
@@ -105,6 +109,9 @@ class PackedDataLoader(BaseDataLoader):
 
         self.last_places: list[int] = []
         """Places of the last batch of this rank."""
+
+    def _run_order(self, version: int) -> RunOrder:
+        return RunOrder(self.mixture, seed=self.config.seed, infinite=self.config.infinite, version=version)
 
     def __iter__(self) -> Iterator[tuple[dict[str, Any], torch.Tensor]]:
         while self.order.places is None or self.consumed < self.order.places:
@@ -173,7 +180,7 @@ class PackedDataLoader(BaseDataLoader):
         rounds = self.rounds_per_step or 0
         return {
             "windows": self.consumed,
-            "fingerprint": self.mixture.fingerprint,
+            "fingerprint": self.order.fingerprint,
             "seed": self.config.seed,
             # 0: unknown, in torchtitan's own trainer.
             "global_batch_size": rounds * self.dp_world_size * self.local_batch_size,
@@ -183,13 +190,17 @@ class PackedDataLoader(BaseDataLoader):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Resume at the saved place. Start at place 0 if ``allow_changed`` permits another dataset or seed.
 
+        A checkpoint with an older version of the order keeps the older version.
+
         Raises:
             InputError: if the checkpoint has other datasets, weights, seed, batch or window, and ``allow_changed`` does
                 not name the difference.
         """
         if not state_dict:
             return
-        changes = order_changes(state_dict, self.state_dict(), self.mixture)
+        data, version = split_fingerprint(state_dict["fingerprint"])
+        now = self.state_dict() | {"fingerprint": self.mixture.fingerprint}
+        changes = order_changes(state_dict | {"fingerprint": data}, now, self.mixture)
         refused = {name: change for name, change in changes.items() if name not in self.config.allow_changed}
         if refused:
             allowed = [*self.config.allow_changed, *refused]
@@ -200,6 +211,8 @@ class PackedDataLoader(BaseDataLoader):
             )
         new_order = self.config._new_order or changes.keys() & {"dataset", "seed"}
         self.consumed = 0 if new_order else state_dict["windows"]
+        if not new_order:
+            self.order = self._run_order(version)
 
 
 def order_changes(saved: dict[str, Any], now: dict[str, Any], mixture: Mixture) -> dict[str, str]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 
 from exact_titan.launch import LOGS_FOLDER
+from exact_titan.terminal import escape, one_line
 from exact_titan.titan.console import Screen
 
 _HELD_MESSAGES = 100_000
@@ -50,7 +51,7 @@ def open_log_file(folder: Path, rank: int) -> Path:
     file = folder / LOGS_FOLDER / f"rank_{rank}.log"
     file.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("NCCL_DEBUG_FILE", str(file.parent.resolve() / f"nccl_rank_{rank}.%p.log"))
-    ranks, command = os.environ.get("WORLD_SIZE", "1"), shlex.join(sys.argv)
+    ranks, command = os.environ.get("WORLD_SIZE", "1"), one_line(shlex.join(sys.argv))
     now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
     with file.open("a", encoding="utf-8") as marker:
         marker.write(
@@ -69,9 +70,12 @@ def open_log_file(folder: Path, rank: int) -> Path:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file whose write errors give one line on standard error, and no traceback for every message."""
+    """A log file that a terminal may show. A write error drops messages and prints one warning."""
 
     _told = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
         error = sys.exc_info()[1]

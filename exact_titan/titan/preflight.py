@@ -13,13 +13,16 @@
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from torchtitan.tools.logging import logger
 
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest
 from exact_titan.errors import InputError
+from exact_titan.runs.run_record import Resume
 from exact_titan.sampling.dataset_path import Entry, join, parse
 from exact_titan.sampling.mixture import Mixture
+from exact_titan.sampling.order import VERSION
 from exact_titan.titan import start
 from exact_titan.titan.changes import permitted_changes
 from exact_titan.titan.console import FILE_ONLY
@@ -54,7 +57,7 @@ def complete(config: RunConfig) -> RunConfig:
     mixture = open_mixture(loader, seq_len)
     _check_supply(config, mixture, ranks)
     loss = _with_counts(config.loss, loader, mixture, seq_len)
-    validator = _with_validation_windows(config.validator, loader, mixture, seq_len)
+    validator = _with_validation_windows(config.validator, loader, mixture, config._resume, seq_len)
 
     tokenizer = packed_tokenizer(config)
     vocabulary = mixture.datasets[0].manifest.tokenizer.vocab_size
@@ -69,7 +72,12 @@ def complete(config: RunConfig) -> RunConfig:
     set_implementation(model_spec.model, config.attention)
     completed = replace(
         config,
-        dataloader=replace(loader, varlen_metadata=True, _mixture=mixture),
+        dataloader=replace(
+            loader,
+            varlen_metadata=True,
+            _mixture=mixture,
+            _order_version=_order_version(config._resume, "data", mixture),
+        ),
         loss=loss,
         validator=validator,
         hf_assets_path=config.hf_assets_path or str(tokenizer),
@@ -94,6 +102,16 @@ def _with_changes(config: RunConfig, ranks: int) -> RunConfig:
             model_changed=any(change.of_model for change in found),
         ),
     )
+
+
+def _order_version(resume: Resume | None, name: Literal["data", "validation"], mixture: Mixture) -> int:
+    """Return the version of the order of the windows: the run's own version on the datasets of the checkpoint."""
+    if resume is None:
+        return VERSION
+    if resume.record is None:  # the run is older than version 2
+        return 1
+    data = getattr(resume.record, name) or {}
+    return data.get("order_version", 1) if data.get("fingerprint") == mixture.fingerprint else VERSION
 
 
 def is_complete(config: RunConfig) -> bool:
@@ -175,7 +193,11 @@ def _with_counts(
 
 
 def _with_validation_windows(
-    validator: ExposureValidator.Config, loader: PackedDataLoader.Config, training: Mixture, seq_len: int
+    validator: ExposureValidator.Config,
+    loader: PackedDataLoader.Config,
+    training: Mixture,
+    resume: Resume | None,
+    seq_len: int,
 ) -> ExposureValidator.Config:
     """Return the validator's config with its dataset paths and open datasets.
 
@@ -200,7 +222,8 @@ def _with_validation_windows(
         named = with_split if dataloader.infinite else [Entry(entry.folder) for entry in with_split]
         dataloader = replace(dataloader, dataset_path=join(named))
     mixture = open_mixture(dataloader, seq_len, manifests=manifests)
-    return replace(validator, dataloader=replace(dataloader, _mixture=mixture))
+    version = _order_version(resume, "validation", mixture)
+    return replace(validator, dataloader=replace(dataloader, _mixture=mixture, _order_version=version))
 
 
 def _check_sizes(config: RunConfig, ranks: int) -> None:

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, find_checkpoints, why_incomplete
+from exact_titan.runs.checkpoint_manifest import find_checkpoints, why_incomplete
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.run_folder import MODEL_FOLDER, stored_names
 from exact_titan.runs.run_record import Resume, read_record
 from exact_titan.titan.run_config import RunConfig

@@ -179,7 +179,7 @@ class ExposureValidator(Validator):
             windows = self.config.steps * self.dp_world_size * self.local_batch_size
         seed = loader.config.seed if loader.order.shuffled else None
         mixture = loader.mixture
-        return ValidationSet(mixture.fingerprint, mixture.split, mixture.window, windows, seed)
+        return ValidationSet(loader.order.fingerprint, mixture.split, mixture.window, windows, seed)
 
     def _figure(self, step: int, sums_2n: torch.Tensor, weights: Weights) -> "Figure":
         ce_n, count_n = sums_2n.tolist()

@@ -178,3 +178,21 @@ def test_reading_a_run_that_still_writes_and_files_that_are_no_records(tmp_path)
         read_records(tmp_path, "train")
     with pytest.raises(InputError, match="no such folder"):
         read_records(tmp_path / "nothing", "train")
+
+
+def test_records_wait_while_the_file_cannot_be_written(tmp_path, caplog):
+    log = MetricsLog(tmp_path)
+    log.begin(0)
+    log.append(train(1))
+    (tmp_path / "metrics.jsonl").rename(tmp_path / "kept")
+    (tmp_path / "metrics.jsonl").mkdir()
+    for step in (2, 3):
+        log.append(train(step))
+    with pytest.raises(OSError, match="Is a directory"):
+        log.flush()  # no checkpoint is saved without its records
+    (tmp_path / "metrics.jsonl").rmdir()
+    (tmp_path / "kept").rename(tmp_path / "metrics.jsonl")
+    log.append(train(4))
+    assert [one["step"] for one in read_records(tmp_path, "train")] == [1, 2, 3, 4]
+    assert len(caplog.records) == 1
+    assert "metrics.jsonl cannot be written" in caplog.text

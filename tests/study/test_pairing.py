@@ -13,7 +13,7 @@ from exact_titan.study import pairing, proof
 from exact_titan.study.plan import plan, representatives
 from exact_titan.study.spec import Study, read_study
 from tests.study import toy
-from tests.support import pack_lengths
+from tests.support import pack_lengths, pack_renamed_copy
 
 
 def records(study: Study, *arms: str) -> dict[tuple[str, str], RunRecord]:
@@ -87,9 +87,9 @@ def test_an_arm_with_other_validation_windows(dataset, tmp_path, baseline):
     assert "changes the validation: its fingerprint is" in refusal(tmp_path, dataset.folder, baseline, options)
 
 
-def test_the_same_data_in_another_folder_is_paired(dataset, tmp_path, baseline):
-    (tmp_path / "link").symlink_to(dataset.folder)
-    options = f"[arms.exact]\nloss.rule = 'exact'\ndataloader.dataset_path = '{tmp_path}/link'\n"
+def test_a_renamed_copy_of_the_data_is_paired(dataset, tmp_path, baseline):
+    copy = pack_renamed_copy(dataset, tmp_path / "copy").folder
+    options = f"[arms.exact]\nloss.rule = 'exact'\ndataloader.dataset_path = '{copy}'\n"
     text = toy.ONE_STAGE.replace('[arms.exact.loss]\nrule = "exact"\nalpha = 0.5\n', options)
     study = read_study(toy.write(tmp_path, dataset.folder, text=text))
     pairing.check_arms(baseline | records(study, "exact"), "standard", where="study.toml")
@@ -105,6 +105,16 @@ def test_arms_with_other_start_weights(baseline):
     assert list(pairing.faults(one, other)) == [
         "model changes the start weights: the architecture is not the architecture of the baseline"
     ]
+
+
+def test_arms_with_another_version_of_the_order(baseline):
+    """Two versions have the same order of a large dataset. Records of version 1 have no version."""
+    (one,) = baseline.values()
+    old = {name: value for name, value in one.data.items() if name != "order_version"}
+    assert list(pairing.faults(one, dataclasses.replace(one, data=old))) == []
+    old["datasets"] = [{**old["datasets"][0], "windows": 64}]
+    (fault,) = pairing.faults(one, dataclasses.replace(one, data=old))
+    assert fault.startswith("the order of the windows has version 1, but 2 in the baseline")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from exact_titan.dataset import PackedDataset
 from exact_titan.errors import InputError
 from exact_titan.exposure import ExposureCounter, effective_context
 from exact_titan.packing import pack
+from exact_titan.sampling.order import WindowOrder
 from exact_titan.titan.loader import PackedDataLoader
 from tests.support import pack_lengths
 from tests.support import word_tokenizer as write_word_tokenizer
@@ -220,6 +221,48 @@ def test_a_loader_without_a_step_size_does_not_compare_step_sizes(dataset):
     one.rounds_per_step = 4
     one.load_state_dict(state | {"windows": 6})
     assert one.consumed == 6
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory) -> PackedDataset:
+    return pack_lengths(tmp_path_factory.mktemp("small"), [100] * 20, seq_len=64)
+
+
+def test_a_state_of_a_small_dataset_keeps_the_version_of_its_order(small):
+    new = loader(small)
+    assert new.order.version == 2
+    state = new.state_dict()
+    assert state["fingerprint"] == f"{small.manifest.fingerprint};order=2"
+    resumed = loader(small)
+    resumed.load_state_dict(state | {"windows": 8})
+    assert (resumed.consumed, resumed.order.version) == (8, 2)
+
+    old_state = state | {"windows": 8, "fingerprint": small.manifest.fingerprint}
+    old = loader(small)
+    old.load_state_dict(old_state)
+    assert old.state_dict() == old_state
+    places = range(8, 8 + 2 * len(small))
+    expected = WindowOrder(len(small), small.manifest.fingerprint, 0, version=1)
+    assert [old.order.window(place) for place in places] == [(0, expected[place]) for place in places]
+    assert [new.order.window(place) for place in places] != [old.order.window(place) for place in places]
+
+
+def test_a_new_order_of_a_small_dataset_has_the_new_version(small):
+    state = loader(small).state_dict() | {"windows": 8, "fingerprint": "other"}
+    one = loader(small, allow_changed=["dataset"])
+    one.load_state_dict(state)
+    assert (one.consumed, one.order.version) == (0, 2)
+
+
+def test_a_state_of_a_later_order_is_refused(small):
+    state = loader(small).state_dict() | {"fingerprint": f"{small.manifest.fingerprint};order=3"}
+    with pytest.raises(InputError, match=r"version 3 of the order of the windows.*resume with the exact_titan that"):
+        loader(small).load_state_dict(state)
+
+
+def test_a_large_or_unshuffled_dataset_has_one_order_only(dataset, small):
+    assert loader(dataset).state_dict()["fingerprint"] == dataset.manifest.fingerprint
+    assert loader(small, infinite=False).state_dict()["fingerprint"] == small.manifest.fingerprint
 
 
 @pytest.fixture(scope="module")
