@@ -204,7 +204,12 @@ def _export(config: "RunConfig") -> None:
     if Path(config.export).exists():  # only a start with nothing to train gets here
         logger.info(f"{config.export} exists already and is not written again")
         return
-    export(Path(config.dump_folder), Path(config.export), checkpoints=config.checkpoint.folder)
+    export(
+        Path(config.dump_folder),
+        Path(config.export),
+        checkpoints=config.checkpoint.folder,
+        verify=config.checkpoint.verify_on_load,
+    )
     logger.info(f"The weights are in {config.export}, in Hugging Face's format")
 
 

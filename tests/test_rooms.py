@@ -21,6 +21,7 @@ ROOMS = [
         "folder_files",
         "folder_lock",
         "hangup",
+        "json_files",
         "processes",
         "slurm_options",
         "terminal",

@@ -7,17 +7,16 @@ import contextlib
 import importlib.util
 import os
 import re
-import tempfile
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import BaseLogger, MetricsProcessor, WandBLogger
-from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import naming
 from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord, Weights
 from exact_titan.titan.step_clock import PARTS
 
@@ -51,18 +50,17 @@ def check_wandb(config: MetricsProcessor.Config) -> None:
 class TensorBoard(BaseLogger):
     """Writes the scalars and figures of a run into ``folder``. All starts of the run write into the same folder.
 
+    After an error of the disk the next call starts another file. The points of the failed call are lost here.
+    ``metrics.jsonl`` has them.
+
     Every start adds a file. The file begins with the step of the start, and TensorBoard then hides older points of
     later steps. The points reach the disk at every record, because a killed run cannot repeat the points of steps
     before its checkpoint.
-
-    An error of the file system does not end the run. The points wait in memory, and the next record writes them.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._writer: SummaryWriter | None = None
-        self._waiting: list[Callable[[SummaryWriter], None]] = []
-        self._failing = False
 
     def begin(self, step: int, buckets: Sequence[str]) -> None:
         """Start a file for a run whose next step is ``step + 1``. ``buckets`` are the names ``<lo>-<hi>``."""
@@ -70,53 +68,39 @@ class TensorBoard(BaseLogger):
         self._writer.add_custom_scalars(_charts(buckets))
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
-        def add(writer: SummaryWriter) -> None:
+        """Add the scalars of a step.
+
+        Raises:
+            OSError: naming the folder, if the file cannot be written.
+        """
+        with self._writing() as writer:
             for tag, value in metrics.items():
                 writer.add_scalar(tag, value, step)
-
-        self._add(add)
+            writer.flush()
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """Add a figure, and close the figure."""
-        self._add(lambda writer: writer.add_figure(tag, figure, step))
+        """Add a figure, and close the figure. The errors are those of :meth:`log`."""
+        with self._writing() as writer:
+            writer.add_figure(tag, figure, step)
+            writer.flush()
 
     def close(self) -> None:
+        """Write the last points. The errors are those of :meth:`log`."""
         if self._writer is not None:
-            with contextlib.suppress(OSError):
-                self._writer.close()
+            with self._writing() as writer:
+                writer.close()
 
-    def _add(self, add: Callable[[SummaryWriter], None]) -> None:
-        """Write what waits, and a new record."""
-        self._waiting.append(add)
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[SummaryWriter]:
         try:
-            # The writer's own thread writes the points, and an error ends that thread. This attempt comes first.
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=self._folder, prefix=".exact-titan-") as attempt:
-                attempt.write(b"0")
-            if self._writer is None:
-                # TensorBoard reads the files of a folder one after another.
-                self._writer = SummaryWriter(str(self._folder))
-            while self._waiting:
-                self._waiting[0](self._writer)
-                self._writer.flush()
-                del self._waiting[0]
-        except OSError as error:
-            if not self._failing:
-                logger.warning(f"{self._folder} cannot be written ({error}): each log step tries again")
-            self._failing = True
-            self._writer = self._writer if _works(self._writer) else None
-        else:
-            self._failing = False
-
-
-def _works(writer: SummaryWriter | None) -> bool:
-    """Return whether the thread of a writer still runs."""
-    try:
-        if writer is not None:
-            writer.flush()
-    except OSError:
-        return False
-    return writer is not None
+            with naming(self._folder):
+                if self._writer is None:
+                    self._writer = SummaryWriter(str(self._folder))
+                yield self._writer
+        except OSError:
+            # The writer's thread has ended with the error, and every further call would raise the error again.
+            self._writer = None
+            raise
 
 
 class WandB(BaseLogger):

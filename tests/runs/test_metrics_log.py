@@ -19,6 +19,7 @@ from exact_titan.runs.records import (
     ValidationSet,
     Weights,
 )
+from tests.support import largest_file
 
 LOSSES = ContextLosses.of([[6.0, 0.0, 8.0], [3, 0, 2]], ["0-7", "8-15", "16-32"], [0, 8, 16], 16)
 MEMORY = Memory(1.0, 10.0, 2.0, 20.0, 0, 0)
@@ -125,6 +126,7 @@ def test_a_run_killed_at_any_moment_has_the_records_of_an_unbroken_run(tmp_path,
                 if step == saved:
                     validated = rng.random() < 0.7  # a kill between the record and its mark in the checkpoint
         ended = step == 40
+        log.close()
         if not ended and rng.random() < 0.5:
             with (tmp_path / "metrics.jsonl").open("a") as out:
                 out.write('{"kind":"train","st')
@@ -138,6 +140,7 @@ def test_the_weights_of_a_validation(tmp_path):
     log.begin(0)
     log.append(validation(5))
     log.append(validation(5, "ema"))
+    log.close()
     (last,), (ema,) = read_validations(tmp_path), read_validations(tmp_path, "ema")
     assert (last["weights"], ema["weights"]) == ("last", "ema")
     assert last["context_gain"] == {
@@ -154,6 +157,7 @@ def test_a_new_run_in_the_folder_of_another_run_says_where_the_old_records_are(t
     log = MetricsLog(tmp_path)
     assert log.begin(0) is None
     log.append(train(2))
+    log.close()
     moved = MetricsLog(tmp_path).begin(0)
     assert moved is not None
     assert "metrics.replaced.jsonl" in moved
@@ -180,19 +184,22 @@ def test_reading_a_run_that_still_writes_and_files_that_are_no_records(tmp_path)
         read_records(tmp_path / "nothing", "train")
 
 
-def test_records_wait_while_the_file_cannot_be_written(tmp_path, caplog):
-    log = MetricsLog(tmp_path)
+def test_a_record_that_a_full_disk_refuses_is_written_later(tmp_path: Path) -> None:
+    log, file = MetricsLog(tmp_path), tmp_path / "metrics.jsonl"
     log.begin(0)
     log.append(train(1))
-    (tmp_path / "metrics.jsonl").rename(tmp_path / "kept")
-    (tmp_path / "metrics.jsonl").mkdir()
-    for step in (2, 3):
-        log.append(train(step))
-    with pytest.raises(OSError, match="Is a directory"):
-        log.flush()  # no checkpoint is saved without its records
-    (tmp_path / "metrics.jsonl").rmdir()
-    (tmp_path / "kept").rename(tmp_path / "metrics.jsonl")
+    with largest_file(file.stat().st_size + 10):
+        for step in (2, 3):
+            with pytest.raises(OSError, match="File too large") as caught:
+                log.append(train(step))
+            assert caught.value.filename == str(file)
+        with pytest.raises(OSError, match="File too large"):
+            log.flush()  # no checkpoint is saved without its records
+    assert [one["step"] for one in read_records(tmp_path, "train")] == [1]
+    assert file.read_bytes().endswith(b"}\n")
     log.append(train(4))
     assert [one["step"] for one in read_records(tmp_path, "train")] == [1, 2, 3, 4]
-    assert len(caplog.records) == 1
-    assert "metrics.jsonl cannot be written" in caplog.text
+    with largest_file(file.stat().st_size + 10), pytest.raises(OSError, match="File too large"):
+        log.append(train(5))
+    log.close()
+    assert [one["step"] for one in read_records(tmp_path, "train")] == [1, 2, 3, 4, 5]
