@@ -46,7 +46,7 @@ class Agent:
 
 
 def find_agent() -> Agent | None:
-    """Return the elastic agent of this rank. None: no agent has started this process.
+    """Return the elastic agent of this rank. None: no agent has started this process, or a container hides the agent.
 
     The agent gives its run id to the processes that it starts, and does not have the run id itself. The agent is
     therefore the first process above this process without the run id. If that process is not a Python program, the
@@ -58,8 +58,9 @@ def find_agent() -> Agent | None:
     process = os.getppid()
     while f"{_RUN_ID}={run}" in processes.environment(process):
         process = processes.parent(process)
-    program = processes.words(process)[:1]
-    is_python = any("python" in Path(word).name for word in program)
+    if process == 0:
+        return None
+    is_python = any("python" in Path(word).name for word in processes.words(process)[:1])
     return Agent(process, processes.started(process) if is_python else None)
 
 

@@ -95,6 +95,8 @@ def test_an_agent_that_ended_before_the_first_look_is_found(monkeypatch):
         found = find_agent()
         assert found is not None
         assert found.has_ended() == ended
+    monkeypatch.setattr(os, "getppid", lambda: 0)  # the parent is outside the container
+    assert find_agent() is None
 
 
 def test_a_zombie_and_a_reused_id_have_ended():
