@@ -368,9 +368,8 @@ def test_broken_files_of_a_run(good: Path, tmp_path: Path) -> None:
             file.write_text("\n".join(lines) + "\n")
         else:
             break_bytes(draw, file)
-        if newest in file.parents:
-            if file.stat().st_size:
-                write_manifest(newest)  # the author of a hostile checkpoint also writes the list of its files
+        if newest in file.parents and file.stat().st_size:
+            write_manifest(newest)  # the author of a hostile checkpoint also writes the list of its files
         tools = [["export", "out", "--out", "exported"], ["compare", "out", "out"], ["plan", "--config", "run.toml"]]
         argv = draw.choice([*tools, None, None, None])
         if argv is None:
