@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import why
 from exact_titan.json_files import DEEPEST, is_deep
 
 LARGEST_BYTES = 2**24
@@ -21,7 +22,9 @@ def read_toml_file(path: Path) -> dict[str, Any]:
         return parse_toml_file(path)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({why(error)})") from error
+    except ValueError as error:
         raise InputError(f"{path}: not a readable TOML file: {error}") from None
 
 

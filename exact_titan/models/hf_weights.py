@@ -116,6 +116,9 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
         check_inside(folder, file)
         if not file.is_file():  # such as a pipe, which never ends
             raise InputError(f"{file} is not a file: download the folder again")
+        # safetensors calls every file missing that it may not read.
+        with file.open("rb"):
+            pass
         try:
             with safe_open(file, framework="pt") as opened:
                 slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
@@ -123,7 +126,7 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
                     if name in tensors:
                         raise InputError(f"{folder}: the tensor {name} is in {tensors[name].file.name} and {file.name}")
                     tensors[name] = _Tensor(file, tuple(one.get_shape()), one.get_dtype())
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise InputError(f"{file} is truncated or is not a safetensors file: {error}") from None
     return tensors
 
@@ -135,7 +138,7 @@ def _check_shards(folder: Path) -> None:
         return
     try:
         shards = read_json(index)["weight_map"].values()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not a safetensors index: {error!r}") from None
     if others := [shard for shard in shards if not is_plain_name(shard)]:
         raise InputError(

@@ -94,8 +94,8 @@ def _read(file: Path) -> Path | None:
         return Path(os.path.normpath(file.parent.resolve() / read_json(file)["folder"]))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{file} is damaged ({error}): write {{"folder": PATH}} into it, or remove it') from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{file} is damaged ({error}): write {{"folder": PATH}} into it') from None
 
 
 def _write(file: Path, folder: Path, *, base: Path) -> None:
