@@ -28,10 +28,11 @@ from typing import Any
 
 from exact_titan.atomic_files import write_atomically
 from exact_titan.dataset.manifest_checks import check_dataset, check_split
+from exact_titan.dataset.parsed_records import AGAIN, parse_record
 from exact_titan.dataset.records import SftRecord, ShardRecord, SourceRecord, SplitRecord
-from exact_titan.dataset.strict_json import AGAIN, parse_json, parse_record
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
+from exact_titan.json_files import parse_json
 
 __all__ = ["Manifest", "SftRecord", "ShardRecord", "SourceRecord", "SplitRecord"]
 
@@ -142,6 +143,8 @@ class Manifest:
         manifest = parse_record(cls, _with_all_keys(content, version), file)
         if fingerprint != _fingerprint(content):
             raise InputError(f"{file}: the fingerprint does not match, so the file was changed: {AGAIN}")
+        if not manifest.splits:
+            raise InputError(f"{file}: splits is empty, a dataset has a split: {AGAIN}")
         check_dataset(
             file,
             window=manifest.window,
@@ -149,7 +152,6 @@ class Manifest:
             val_fraction=manifest.val_fraction,
             token_dtype=manifest.token_dtype,
             tokenizer=manifest.tokenizer,
-            splits=list(manifest.splits),
         )
         for split, record in manifest.splits.items():
             check_split(file, split, record, manifest.window, masked=manifest.sft is not None, has_parts=version > 1)

@@ -8,9 +8,9 @@ by zero, fits int64 in every sum, and has an exact float64. The sizes of the sha
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.dataset.policies import POLICIES
 from exact_titan.dataset.records import ShardRecord, SplitRecord
-from exact_titan.dataset.strict_json import AGAIN
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
@@ -34,7 +34,6 @@ def check_dataset(
     val_fraction: float,
     token_dtype: str,
     tokenizer: TokenizerRecord,
-    splits: Sequence[str],
 ) -> None:
     """Check the numbers and names of a manifest outside its splits.
 
@@ -42,14 +41,12 @@ def check_dataset(
         file: the manifest, for messages.
         window, policy, val_fraction, token_dtype, tokenizer: the values of these keys. Every integer is from 0 to
             2^63 - 1.
-        splits: the names of the splits.
 
     Raises:
         InputError: if a value is impossible. The error names the file and the key.
     """
     ids, eos_id = tokenizer.vocab_size, tokenizer.eos_id
     most = min(MOST_IDS, DTYPES.get(token_dtype, 0))
-    names = ", ".join(splits)
     policies = ", ".join(POLICIES)
     rules = (
         (f"window is {window}", 2 <= window <= MOST_WINDOW, f"a window has from 2 to {MOST_WINDOW} tokens"),
@@ -58,7 +55,6 @@ def check_dataset(
         (f"token_dtype is {token_dtype!r:.60}", token_dtype in DTYPES, f"choose one of {', '.join(DTYPES)}"),
         (f"tokenizer.vocab_size is {ids}", 1 <= ids <= most, f"with {token_dtype} it is from 1 to {most}"),
         (f"tokenizer.eos_id is {eos_id}", eos_id < ids, f"the tokenizer has {ids} ids"),
-        (f"splits has {names!r:.60}", bool(splits) and set(splits) <= {*SPLITS}, f"it has {' and '.join(SPLITS)}"),
     )
     _check(file, rules)
 
@@ -88,6 +84,15 @@ def check_split(
     for what, found, said in _sums(record, window, masked=masked):
         if found != said:
             raise InputError(f"{file}: {what} of {split}: found {found}, the manifest says {said}: {AGAIN}")
+
+
+def check_names(file: Path, split: str, record: SplitRecord) -> None:
+    """Check that the split has a known name, and that its shards have the names of shards of this split.
+
+    Raises:
+        InputError: if a name is another name. A name could lead out of the folder.
+    """
+    _check(file, _name_rules(split, record))
 
 
 def check_shard_numbers(file: Path, shard: ShardRecord, token_bytes: int) -> None:
@@ -135,12 +140,18 @@ def _split_rules(split: str, record: SplitRecord, window: int) -> Iterator[Rule]
     counts, buckets = len(record.bucket_counts), len(Buckets(window))
     needed = f"a window of {window} tokens has {buckets} buckets"
     yield f"{key}.bucket_counts has {counts} numbers", counts == buckets, needed
+    yield from _name_rules(split, record)
     for index, shard in enumerate(record.shards):
-        name = shard_name(split, index)
-        yield f"{key}.shards[{index}].file is {shard.file!r:.60}", shard.file == name, f"it is {name}"
         windows = shard.windows
         is_possible = 0 < windows <= shard.segments
         yield f"{key}.shards[{index}].windows is {windows}", is_possible, f"the shard has {shard.segments} segments"
+
+
+def _name_rules(split: str, record: SplitRecord) -> Iterator[Rule]:
+    yield f"splits has {split!r:.60}", split in SPLITS, f"it has {' and '.join(SPLITS)}"
+    for index, shard in enumerate(record.shards):
+        name = shard_name(split, index)
+        yield f"splits.{split}.shards[{index}].file is {shard.file!r:.60}", shard.file == name, f"it is {name}"
 
 
 def _sums(record: SplitRecord, window: int, *, masked: bool) -> Iterator[tuple[str, int, int]]:

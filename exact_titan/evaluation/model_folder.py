@@ -7,6 +7,7 @@ from pathlib import Path
 from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 from exact_titan.evaluation.examples import from_record
+from exact_titan.json_files import read_json
 
 MODELS_FOLDER = "models"
 """Folder of the models inside the folder of an evaluation."""
@@ -50,11 +51,11 @@ def read_model(folder: Path) -> EvaluatedModel:
     """
     file = folder / FILE_NAME
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
     except FileNotFoundError:
         raise InputError(
             f"{folder} has no {FILE_NAME}: name a folder that `exact-titan eval` or `exact-titan eval generate` made"
         ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): make the answers again") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON ({error}): make the answers again") from None
     return from_record(EvaluatedModel, record, str(file))

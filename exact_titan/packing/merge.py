@@ -141,7 +141,7 @@ def move_parts(
 
 def _join_lengths(split: str, joined: Sequence[tuple[Path, SplitRecord]], dataset: Path, *, masked: bool) -> None:
     """Join the lengths and the masks of the documents of several folders. Replace each file in one step."""
-    lengths = [read_lengths(folder, split, record.documents) for folder, record in joined]
+    lengths = [read_lengths(folder, split, record.documents, inputs=record.tokens) for folder, record in joined]
     _write(lengths, lengths_file(dataset, split))
     if masked:
         masks = [read_unsupervised(folder, split, of) for (folder, _), of in zip(joined, lengths, strict=True)]

@@ -1,6 +1,6 @@
 """Export of a run's weights as a Hugging Face folder, which transformers and vLLM load.
 
-1. Find the checkpoint, and compare its tensors with the architecture in ``<run>/model``.
+1. Find the checkpoint. Compare its tensors with the architecture in ``<run>/model``, and its files with their SHA-256.
 2. Divide the tensors into output shards.
 3. For each output shard, read its tensors from the checkpoint, convert the dtype, and write one safetensors file.
 4. Write the index, ``config.json``, ``generation_config.json`` and the tokenizer, for transformers 4 and 5.
@@ -23,6 +23,7 @@ from exact_titan.file_errors import file_name, why
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import INDEX_NAME, native_name
+from exact_titan.runs.checkpoint_verification import check_contents
 from exact_titan.runs.destinations import check_new, check_room
 from exact_titan.runs.export_tokenizer import why_not_auto, with_special_ids, write_generation_config, write_tokenizer
 from exact_titan.runs.locations import run_of
@@ -46,6 +47,7 @@ def export(
     dtype: Dtype = "bfloat16",
     checkpoints: str | None = None,
     max_shard_size: str = "5GB",
+    verify: bool = True,
 ) -> list[Path]:
     """Write a distributed checkpoint as a Hugging Face folder: config, tokenizer, safetensors files and their index.
 
@@ -59,13 +61,15 @@ def export(
         dtype: the dtype of all exported tensors.
         checkpoints: as in :func:`find_checkpoint`.
         max_shard_size: the largest size of a safetensors file.
+        verify: whether the SHA-256 of every file of the checkpoint is first compared with ``files.json``.
 
     Returns:
         The safetensors files.
 
     Raises:
         InputError: if ``out`` exists or cannot be written, if the disk has too little room for the weights, if the run
-            has no complete checkpoint, or if the run has no config.json.
+            has no complete checkpoint, if a file of the checkpoint has changed since the save, or if the run has no
+            config.json.
     """
     check_out(out)
     checkpoint = find_checkpoint(run, checkpoints=checkpoints, step=step, on_skipped=logger.warning)
@@ -78,6 +82,8 @@ def export(
     architecture = hf_config.read_architecture(model_folder)
     check_checkpoint(checkpoint, architecture)
 
+    if verify:
+        check_contents(checkpoint)
     check_room(out, weights_bytes(architecture, dtype), "the folder of the export")
     try:
         with unfinished_folder(out) as partial:

@@ -90,6 +90,9 @@ def read_target_losses(run: Path, step: int, weights: Weights = "last") -> Targe
     file = target_losses_file(run, step, weights)
     if not file.is_file():
         return None
+    # safetensors calls every file missing that it may not read.
+    with file.open("rb"):
+        pass
     try:
         with safe_open(file, framework="numpy") as stored:
             metadata = stored.metadata()
@@ -104,7 +107,7 @@ def read_target_losses(run: Path, step: int, weights: Weights = "last") -> Targe
         )
         return TargetLosses(int(metadata["step"]), int(metadata["threshold"]), windows, **arrays, weights=weights)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error}): remove the file, or copy the file again") from error
+        raise InputError(f"{file} is damaged ({error}): copy the file again, or validate again") from error
 
 
 def _metadata(losses: TargetLosses) -> dict[str, int | str | None]:

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import reading_checkpoint
+from exact_titan.runs.checkpoint_errors import reading_checkpoint
 from exact_titan.runs.checkpoint_reader import load_checkpoint, read_metadata
 from exact_titan.runs.run_folder import load_tensors, stored_names
 from exact_titan.runs.safe_pickle import MetadataError, parse_metadata
@@ -299,7 +299,7 @@ def test_memory_is_no_reason_to_call_a_checkpoint_damaged(checkpoint, monkeypatc
         raise MemoryError
 
     monkeypatch.setattr("exact_titan.runs.safe_pickle._Builder.metadata", short)
-    with pytest.raises(MemoryError):
+    with pytest.raises(InputError, match=r"there is too little memory to read .*\.metadata"):
         stored_names(checkpoint)
 
 

@@ -1,12 +1,6 @@
-"""Reads JSON that another program or another person may have written, and converts JSON to records.
-
-:func:`parse_json` refuses texts that Python's parser accepts although no JSON file should have them: NaN and infinite
-numbers, a key that appears twice, deep nesting. :func:`parse_record` checks the keys and the types of a record.
-"""
+"""Converts JSON that another person may have written to records, and checks the keys and the types."""
 
 import dataclasses
-import json
-import math
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -14,53 +8,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 from exact_titan.errors import InputError
 
 AGAIN = "copy the dataset again or pack it again"
-DEEPEST = 64
-"""Nested brackets of the deepest JSON text. The deepest file of this package has 6."""
-
-
-def parse_json(data: bytes) -> Any:
-    """Return the value of a JSON text in UTF-8.
-
-    Raises:
-        ValueError: if the bytes are not JSON, are nested too deeply, or have a number that is not finite or a key that
-            appears twice in one object. The message is one line.
-    """
-    try:
-        value = json.loads(
-            data.decode(), parse_constant=_finite, parse_float=_finite, object_pairs_hook=_object_of_pairs
-        )
-    except RecursionError:
-        value = None
-        deep = True
-    else:
-        deep = _is_deep(value)
-    if deep:
-        raise ValueError(f"it has more than {DEEPEST} nested brackets")
-    return value
-
-
-def _is_deep(value: Any) -> bool:
-    """Return whether the value has too many nested objects and lists. The function itself must not be recursive."""
-    level = [value]
-    for _ in range(DEEPEST):
-        nested = (one.values() if isinstance(one, dict) else one for one in level if isinstance(one, dict | list))
-        level = [item for items in nested for item in items if isinstance(item, dict | list)]
-    return bool(level)
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"{text:.40} is not a finite number")
-    return number
-
-
-def _object_of_pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        double = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"the key {double!r:.60} appears twice")
-    return found
 
 
 def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
