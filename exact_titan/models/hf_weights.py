@@ -113,15 +113,12 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
         raise InputError(f"{folder} has no .safetensors weights{pickles}: download or save the model as safetensors")
     tensors: dict[str, _Tensor] = {}
     for file in files:
-<<<<<<< HEAD
-        # safetensors calls every file missing that it may not read.
-        with file.open("rb"):
-            pass
-=======
         check_inside(folder, file)
         if not file.is_file():  # such as a pipe, which never ends
             raise InputError(f"{file} is not a file: download the folder again")
->>>>>>> main
+        # safetensors calls every file missing that it may not read.
+        with file.open("rb"):
+            pass
         try:
             with safe_open(file, framework="pt") as opened:
                 slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
@@ -140,13 +137,8 @@ def _check_shards(folder: Path) -> None:
     if not index.is_file():
         return
     try:
-<<<<<<< HEAD
-        shards = set(read_json(index)["weight_map"].values())
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-=======
         shards = read_json(index)["weight_map"].values()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
->>>>>>> main
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not a safetensors index: {error!r}") from None
     if others := [shard for shard in shards if not is_plain_name(shard)]:
         raise InputError(
