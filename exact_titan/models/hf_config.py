@@ -44,7 +44,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         config = read_json(file)
     except FileNotFoundError:
         raise InputError(f"{folder} has no {FILE_NAME}: it is not a Hugging Face model folder") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{file} is not a readable JSON file: {error}") from None
     if not isinstance(config, dict):
         raise InputError(f"{file} is not a JSON object")

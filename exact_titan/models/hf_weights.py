@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import check_readable
 from exact_titan.json_files import read_json
 from exact_titan.models.architecture import Architecture
 
@@ -112,6 +113,7 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
         raise InputError(f"{folder} has no .safetensors weights{pickles}: download or save the model as safetensors")
     tensors: dict[str, _Tensor] = {}
     for file in files:
+        check_readable(file)
         try:
             with safe_open(file, framework="pt") as opened:
                 slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
@@ -119,7 +121,7 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
                     if name in tensors:
                         raise InputError(f"{folder}: the tensor {name} is in {tensors[name].file.name} and {file.name}")
                     tensors[name] = _Tensor(file, tuple(one.get_shape()), one.get_dtype())
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise InputError(f"{file} is truncated or is not a safetensors file: {error}") from None
     return tensors
 
@@ -131,7 +133,7 @@ def _check_shards(folder: Path) -> None:
         return
     try:
         shards = set(read_json(index)["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not a safetensors index: {error!r}") from None
     for shard in sorted(shards):
         if not (folder / shard).is_file():

@@ -296,7 +296,7 @@ def _check(
             f"--policy is {policy!r}, and --sft packs with {SFT_POLICY} only: a sample of instructions is never cut"
         )
     if os.path.lexists(out):
-        raise InputError(f"--out {out} exists: give a new folder, or remove it")
+        raise InputError(f"--out {out} exists: give a new folder")
 
 
 def _check_new(folder: Path, manifest: Manifest, sources: Sequence[SourceRecord]) -> None:

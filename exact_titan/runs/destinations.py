@@ -41,7 +41,7 @@ def check_new(folder: Path, name: str) -> None:
         InputError: naming the folder.
     """
     if os.path.lexists(folder):
-        raise InputError(f"{folder} exists already: choose another folder, or remove it")
+        raise InputError(f"{folder} exists already: choose another folder")
     check_writable(folder, name)
 
 

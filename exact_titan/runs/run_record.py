@@ -121,7 +121,7 @@ def read_record(folder: Path) -> RunRecord | None:
         fields = read_json(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{file} cannot be read: {error}: restore the file from a copy") from None
     if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
         raise InputError(f"{file} is not a record of format {FORMAT}: another version of exact_titan wrote the file")

@@ -135,7 +135,7 @@ def plant_facts(
 
 def _check(out: Path, short_len: int, long_len: int, tokens: int, val_tokens: int) -> None:
     if out.exists():
-        raise InputError(f"--out {out} exists: give a new folder, or remove it")
+        raise InputError(f"--out {out} exists: give a new folder")
     if not 8 <= short_len < long_len:
         raise InputError(
             f"--short-len is {short_len} and --long-len is {long_len}: "
