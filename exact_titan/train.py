@@ -11,6 +11,7 @@ from exact_titan import entry
 from exact_titan.errors import InputError, print_error
 from exact_titan.file_errors import as_input_errors
 from exact_titan.launch import arguments, help_pages
+from exact_titan.runs.destinations import check_writable
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
 from exact_titan.terminal import drop_output_errors
 from exact_titan.titan.logs import start_logging
@@ -106,6 +107,7 @@ def _train(
             raise given
         config = with_rule(config_of(given))
         if os.environ["RANK"] == "0":
+            check_writable(Path(config.dump_folder), "dump_folder")
             remove_exit_code(Path(config.dump_folder))
         return config
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -59,6 +60,17 @@ def pack_texts(folder: Path, texts: Sequence[str], *, seq_len: int, val_fraction
         val_fraction=val_fraction,
     )
     return PackedDataset(out_folder)
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no file beyond ``size`` bytes. A write fails then, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def pack_renamed_copy(dataset: PackedDataset, folder: Path) -> PackedDataset:

@@ -347,6 +347,42 @@ def test_broken_checkpoints(good: Path, tmp_path: Path) -> None:
     check(cases, run(tmp_path, cases))
 
 
+@pytest.mark.slow
+def test_broken_files_of_a_run(good: Path, tmp_path: Path) -> None:
+    """Files besides the checkpoints: the record, the metrics, TensorBoard's events, and the folder of the model."""
+
+    def make(draw: random.Random, here: Path) -> dict[str, Any]:
+        copy_of(good, here, "packed", "run.toml", "out")
+        newest = here / "out/checkpoint/step-2"
+        (events,) = (here / "out").rglob("events.out.tfevents.*")
+        names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+        model = [file for name in names if (file := here / "out/model" / name).is_file()]
+        file = draw.choice([newest / "run.json", newest / "run.json", here / "out/metrics.jsonl", events, *model])
+        if file.suffix == ".json" and draw.random() < 0.7:
+            file.write_text(json.dumps(break_json(draw, json.loads(file.read_text()))))
+        elif file.suffix == ".jsonl" and draw.random() < 0.7:
+            lines = file.read_text().splitlines()
+            number = draw.randrange(len(lines))
+            lines[number] = json.dumps(break_json(draw, json.loads(lines[number])))
+            file.write_text("\n".join(lines) + "\n")
+        else:
+            break_bytes(draw, file)
+        if newest in file.parents:
+            # The size of the file is no reason to skip the checkpoint.
+            listed = json.loads((newest / "files.json").read_text())
+            listed["files"][file.name] = file.stat().st_size
+            (newest / "files.json").write_text(json.dumps(listed))
+            shutil.copy(file, here / "out" / file.name)
+        tools = [["export", "out", "--out", "exported"], ["compare", "out", "out"], ["plan", "--config", "run.toml"]]
+        argv = draw.choice([*tools, None, None, None])
+        if argv is None:
+            return {"program": "exact_titan.train", "argv": ["--config", "run.toml", "--training.steps", "3"]}
+        return {"program": "exact-titan", "argv": argv}
+
+    cases = cases_of(tmp_path, int(os.environ.get("COUNT", "16")), 5, make)
+    check(cases, run(tmp_path, cases))
+
+
 @pytest.mark.parametrize(
     ("file", "content", "argv"),
     [

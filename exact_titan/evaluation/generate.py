@@ -123,7 +123,7 @@ def _has_line(file: Path) -> bool:
 
 def _check_same(file: Path, was: AnswersHeader, now: AnswersHeader) -> None:
     """Refuse to append to answers of another prompt set, of other weights or of other settings."""
-    way_out = "give the model another --name, or move the file to another folder"
+    way_out = "give the model another --name"
     if was.prompts_sha256 != now.prompts_sha256:
         raise InputError(f"{file} has the answers to another prompt set of this name: {way_out}")
     if was.weights != now.weights:

@@ -130,10 +130,15 @@ def unfinished_of(checkpoint: Path) -> Path:
 
 def remains(folder: Path) -> list[Path]:
     """Return the folders of interrupted saves and removals, and of saves that a later save of the step replaces."""
+    return [*unfinished(folder), *folder.glob(f"{REMOVED}*")]
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return the folders of interrupted saves, and of saves that a later save of the step replaces."""
     used = find_checkpoints(folder)
     hidden = [one for _, one in _step_folders(folder) if _is_hidden(one)]
     kept = {*used.complete.values(), *used.unreadable}
-    return [*(one for one in hidden if one not in kept), *folder.glob(f"{REMOVED}*")]
+    return [one for one in hidden if one not in kept]
 
 
 def publish(unfinished: Path) -> Path:

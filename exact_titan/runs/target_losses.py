@@ -106,7 +106,7 @@ def read_target_losses(run: Path, step: int, weights: Weights = "last") -> Targe
         )
         return TargetLosses(int(metadata["step"]), int(metadata["threshold"]), windows, **arrays, weights=weights)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error}): copy the file again") from error
+        raise InputError(f"{file} is damaged ({error}): copy the file again, or validate again") from error
 
 
 def _metadata(losses: TargetLosses) -> dict[str, int | str | None]:

@@ -8,7 +8,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
 from exact_titan.file_errors import why
-from exact_titan.runs.checkpoint_folders import REMOVED, find_checkpoints, remains, removed_name, step_of
+from exact_titan.runs.checkpoint_folders import REMOVED, find_checkpoints, remains, removed_name, step_of, unfinished
 
 
 class Removal:
@@ -47,6 +47,16 @@ class Removal:
             # The new checkpoint may have a lower step than the kept ones, after a resume from an earlier step.
             if one != saved:
                 self._remove(one)
+
+    def failed(self, step: int) -> None:
+        """Remove the files of the save of ``step``, which has failed. The next save needs the room."""
+        try:
+            found = [one for one in unfinished(self._folder) if step_of(one) == step]
+        except OSError as error:
+            logger.warning(f"The files of the failed save of step {step} stay on the disk: {why(error)}")
+            return
+        for one in found:
+            self._remove(one)
 
     def _remove(self, path: Path) -> None:
         if path in self._handled:  # the thread is at work on it, or could not delete it

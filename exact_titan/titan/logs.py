@@ -12,6 +12,7 @@ import os
 import shlex
 import socket
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -96,3 +97,13 @@ def _log_crashes() -> None:
         shown(kind, error, traceback)
 
     sys.excepthook = hook
+    shown_of_thread = threading.excepthook
+
+    def thread_hook(ended: threading.ExceptHookArgs) -> None:
+        error = ended.exc_type, ended.exc_value, ended.exc_traceback
+        logging.getLogger().log(logging.INFO, f"crash of {ended.thread}", exc_info=error)  # type: ignore[arg-type]
+        # The thread of TensorBoard's writer hands an error of the disk to the next call, which warns.
+        if not isinstance(ended.exc_value, OSError):
+            shown_of_thread(ended)
+
+    threading.excepthook = thread_hook

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from exact_titan.errors import InputError
-from exact_titan.packing import Execution, executors, pack, part
+from exact_titan.packing import Execution, executors, pack, part, tasks
 from tests.packing.conftest import Documents, contents, finished, packing
 
 
@@ -119,7 +119,7 @@ def test_a_part_that_another_task_finished_first(
         original(*arguments, **options)
 
     original = part.pack_part
-    monkeypatch.setattr(executors, "pack_part", twice)
+    monkeypatch.setattr(tasks, "pack_part", twice)
     pack_here(documents)
     monkeypatch.undo()
     pack_here(documents, out=documents.folder / "once")
