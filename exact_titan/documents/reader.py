@@ -3,7 +3,7 @@
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ class Reader(ABC):
         shown: name of the file in messages.
         text_key: key or column of the text.
         progress: share of the file that has been read, from 0 to 1.
+        left_out: number of documents without a value that :meth:`values` did not yield.
         unit: the unit of the numbers of :meth:`rows` and :meth:`values`.
     """
 
@@ -31,6 +32,7 @@ class Reader(ABC):
     kind: FileKind
     shown: str
     text_key: str
+    left_out: int = field(default=0, init=False)
     unit: ClassVar[str] = "line"
 
     @abstractmethod
@@ -43,6 +45,8 @@ class Reader(ABC):
 
     def values(self) -> Iterator[tuple[int, Any]]:
         """Yield (number from 1, value of the text column) of every document. The value may be no text.
+
+        Runs of documents without a value may be left out, and :attr:`left_out` counts these documents.
 
         Raises:
             InputError: in the cases of :meth:`rows`; also if a table has no text column.

@@ -40,7 +40,12 @@ class TableReader(Reader):
 
     def values(self) -> Iterator[tuple[int, Any]]:
         for batch in self._batches(self.text_key):
-            yield from self._converted(batch.column(self.text_key))
+            column = batch.column(self.text_key)
+            if column.null_count == len(column):
+                self.left_out += len(column)
+                self._row += len(column)
+            else:
+                yield from self._converted(column)
 
     def _converted(self, batch: pyarrow.RecordBatch | pyarrow.Array) -> Iterator[tuple[int, Any]]:
         """Convert rows to Python. Large rows and rows of a dictionary are converted one by one."""

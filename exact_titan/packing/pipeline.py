@@ -19,7 +19,7 @@ from exact_titan.packing.executors import Execution, PackingJob, pack_parts
 from exact_titan.packing.merge import move_parts, sft_record, source_records
 from exact_titan.packing.parts import PART_BYTES, PackOptions, divide_into_parts
 from exact_titan.packing.selection import first_limits, select
-from exact_titan.packing.work_folder import WorkFolder, work_folder
+from exact_titan.packing.work_folder import WorkFolder, remove_left_over, work_folder
 
 SHARD_TOKENS = 2**25
 SFT_POLICY = "best_fit"
@@ -136,7 +136,8 @@ def pack(
             sft=sft_record(sft, new.results) if sft else None,
         )
         manifest.write(work.dataset)
-        work.dataset.rename(out)
+        work.announce(manifest.fingerprint)
+        work.publish(out)
     return manifest
 
 
@@ -172,6 +173,7 @@ def append(
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
+    remove_left_over(folder)
     sft = manifest.sft
     opened = _open(corpus, text_key, sft.template if sft else None, special_tokens)
     check_places(corpus, opened)
@@ -208,6 +210,7 @@ def append(
         _check_new(folder, manifest, new.sources)
         splits = new.move_to(folder, manifest.splits)
         manifest = manifest.with_more(new.sources, splits, sft_record(sft, new.results) if sft else None)
+        work.announce(manifest.fingerprint)
         manifest.write(folder)
     return manifest
 
@@ -301,7 +304,8 @@ def _check(
             f"--policy is {policy!r}, and --sft packs with {SFT_POLICY} only: a sample of instructions is never cut"
         )
     if os.path.lexists(out):
-        raise InputError(f"--out {out} exists: give a new folder, or remove it")
+        remove_left_over(out)
+        raise InputError(f"--out {out} exists: give a new folder")
 
 
 def _check_new(folder: Path, manifest: Manifest, sources: Sequence[SourceRecord]) -> None:

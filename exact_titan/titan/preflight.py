@@ -27,7 +27,7 @@ from exact_titan.titan import start
 from exact_titan.titan.changes import permitted_changes
 from exact_titan.titan.console import FILE_ONLY
 from exact_titan.titan.context_gain import check_pieces
-from exact_titan.titan.destinations import check_destinations
+from exact_titan.titan.destinations import check_destinations, check_disks
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.titan.loss import ExactLoss, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
@@ -69,6 +69,7 @@ def complete(config: RunConfig) -> RunConfig:
         config = start.with_initial_weights(config, architecture)
         model_spec = decoder_spec(architecture)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
+    check_disks(config, model_spec.model.architecture.num_parameters())
     set_implementation(model_spec.model, config.attention)
     completed = replace(
         config,
