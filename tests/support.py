@@ -105,7 +105,7 @@ def run_benchmark(module: str, *arguments: object) -> str:
 def torchrun_command(nproc: int, *arguments: str) -> list[str]:
     """Return ``torchrun --nproc_per_node=nproc arguments…``, with the signal options of docs/operations.md."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={nproc}"]
-    command += ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout=600"]
+    command += ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1,SIGHUP", "--shutdown-timeout=600"]
     return [*command, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", *arguments]
 
 

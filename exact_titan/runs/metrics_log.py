@@ -4,7 +4,7 @@ A run with an exponential moving average of its weights writes two objects a val
 
 - Rank 0 appends a line, and syncs the line to the disk, before the run saves a checkpoint of the step. A checkpoint of
   step k therefore means that all records up to step k are in the file. While a full disk refuses the records, they stay
-  in memory, and the next append writes them.
+  in memory, and the next append writes them. Without the records, no checkpoint is saved.
 - A run that starts after step k (:meth:`MetricsLog.begin`) moves the records of later steps out of the file. The run
   writes these records again. The file therefore has no gap and no step twice. A new run in the folder of another run
   starts after step 0, and moves all records.
@@ -89,6 +89,15 @@ class MetricsLog:
         self._waiting.append(line.encode() + b"\n")
         self._write()
 
+    def flush(self) -> None:
+        """Write the records in memory. A run calls this method before it saves a checkpoint.
+
+        Raises:
+            OSError: if records cannot be written.
+        """
+        if self._waiting:
+            self._write()
+
     def close(self) -> None:
         """Write the records in memory, and close the file.
 
@@ -98,8 +107,7 @@ class MetricsLog:
         if self._out is None:
             return
         try:
-            if self._waiting:
-                self._write()
+            self.flush()
         finally:
             self._out.close()
 
@@ -146,7 +154,7 @@ def read_records(run: Path, kind: str) -> list[dict[str, Any]]:
         record = _record(line)
         if record is None:
             if line.endswith(b"\n"):
-                raise InputError(f"{file}, line {number} is not a record: remove the line, or copy the file again")
+                raise InputError(f"{file}, line {number} is not a record: copy the file again, or correct the line")
             continue  # the run is writing this line
         if record["kind"] == kind:
             records.append(_numbers(record))

@@ -206,6 +206,15 @@ class ExposureMetrics(MetricsProcessor):
                 with self._surviving():
                     tracker.figure(tag, draw(), step)
 
+    def flush(self) -> None:
+        """Write all records to ``metrics.jsonl``: a checkpoint means that the records up to its step are on the disk.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        if self._first:
+            self._metrics_log.flush()
+
     def close(self) -> None:
         with self._surviving():
             self._metrics_log.close()
