@@ -93,7 +93,7 @@ def test_an_ignored_hangup_stays_ignored() -> None:
     ],
 )
 def test_standard_output_that_cannot_be_written(shell: str, code: int, message: str) -> None:
-    act = "print('…\\n' * 100_000, end=''); '--help' in sys.argv and sys.exit()"
+    act = "[print('…') for _ in range(100_000)]; '--help' in sys.argv and sys.exit()"
     program = f"import sys, exact_titan.entry as e; sys.exit(e.run('program', lambda: exec({act!r})))"
     command = shlex.join([sys.executable, "-c", program])
     done = subprocess.run(["bash", "-c", shell.format(command=command)], cwd=ROOT, capture_output=True, text=True)

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from exact_titan.dataset.manifest import _fingerprint
+from exact_titan.runs.checkpoint_manifest import write_manifest
 from tests import warm_ranks
 from tests.support import ROOT, pack_lengths
 
@@ -367,19 +368,15 @@ def test_broken_files_of_a_run(good: Path, tmp_path: Path) -> None:
             file.write_text("\n".join(lines) + "\n")
         else:
             break_bytes(draw, file)
-        if newest in file.parents:
-            # The size of the file is no reason to skip the checkpoint.
-            listed = json.loads((newest / "files.json").read_text())
-            listed["files"][file.name] = file.stat().st_size
-            (newest / "files.json").write_text(json.dumps(listed))
-            shutil.copy(file, here / "out" / file.name)
+        if newest in file.parents and file.stat().st_size:
+            write_manifest(newest)  # the author of a hostile checkpoint also writes the list of its files
         tools = [["export", "out", "--out", "exported"], ["compare", "out", "out"], ["plan", "--config", "run.toml"]]
         argv = draw.choice([*tools, None, None, None])
         if argv is None:
             return {"program": "exact_titan.train", "argv": ["--config", "run.toml", "--training.steps", "3"]}
         return {"program": "exact-titan", "argv": argv}
 
-    cases = cases_of(tmp_path, int(os.environ.get("COUNT", "16")), 5, make)
+    cases = cases_of(tmp_path, 16, 5, make)
     check(cases, run(tmp_path, cases))
 
 

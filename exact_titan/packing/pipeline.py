@@ -136,6 +136,7 @@ def pack(
             sft=sft_record(sft, new.results) if sft else None,
         )
         manifest.write(work.dataset)
+        work.announce(manifest.fingerprint)
         work.publish(out)
     return manifest
 
@@ -172,6 +173,7 @@ def append(
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
+    remove_left_over(folder)
     sft = manifest.sft
     opened = _open(corpus, text_key, sft.template if sft else None, special_tokens)
     check_places(corpus, opened)
@@ -208,6 +210,7 @@ def append(
         _check_new(folder, manifest, new.sources)
         splits = new.move_to(folder, manifest.splits)
         manifest = manifest.with_more(new.sources, splits, sft_record(sft, new.results) if sft else None)
+        work.announce(manifest.fingerprint)
         manifest.write(folder)
     return manifest
 

@@ -9,7 +9,7 @@
     runs/         jobs, logs and scripts of the executors
     dataset/      the dataset until it is complete
     slurm-job     number of the Slurm job that packs the parts
-    published     exists when the dataset is complete
+    published     fingerprint of the dataset that is about to be complete
     lock          lock of the packing process (:mod:`exact_titan.folder_lock`)
 """
 
@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from exact_titan.atomic_files import publish
+from exact_titan.atomic_files import publish, write_atomically
+from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.folder_lock import HeldError, locked
 from exact_titan.packing.part_result import RESULT
@@ -61,14 +62,20 @@ class WorkFolder:
             if not _is_finished(folder):
                 shutil.rmtree(folder, ignore_errors=True)
 
+    def announce(self, fingerprint: str) -> None:
+        """Record the fingerprint of the dataset that is about to be complete."""
+        write_atomically(self._published, fingerprint)
+
     def publish(self, out: Path) -> None:
         """Write the dataset through to the disk, and rename it to ``out``."""
-        self._published.touch()
         publish(self.dataset, out)
 
-    def is_left_over(self) -> bool:
-        """Return whether the dataset is complete, and a kill left this folder. The dataset must exist."""
-        return self._published.exists() and not self.dataset.exists()
+    def is_left_over(self, out: Path) -> bool:
+        """Return whether the work is complete: the dataset ``out`` has the announced fingerprint."""
+        try:
+            return self._published.read_text(encoding="utf-8") == Manifest.read(out).fingerprint
+        except (OSError, InputError):
+            return False
 
     def error(self) -> str | None:
         """Return the error message of the first part that failed, or None."""
@@ -124,10 +131,10 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
 
 
 def remove_left_over(out: Path) -> None:
-    """Remove the work folder of a complete dataset ``out``, if a kill left the folder."""
+    """Remove the work folder of the dataset ``out``, if a kill after the last step of the work left the folder."""
     work = WorkFolder(_path(out))
     with suppress(HeldError, OSError):
-        if work.is_left_over():
+        if work.is_left_over(out):
             with _locked(work, out):
                 shutil.rmtree(work.path, ignore_errors=True)
 

@@ -101,9 +101,7 @@ def test_two_commands_at_one_time(documents: Documents, corpus: list[str]) -> No
     process = packing(documents.folder, execution={"workers": 1}, **options)
     while not finished(documents.folder):
         time.sleep(0.01)
-    with pytest.raises(
-        InputError, match="out: another process is packing it: wait for that process, or give another folder"
-    ):
+    with pytest.raises(InputError, match=r"out: another process is packing it \(process \d+ on .*\): wait for that"):
         pack_here(documents)
     assert process.wait(timeout=120) == 0
     assert (documents.folder / "out" / "manifest.json").is_file()

@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,42 +13,9 @@ from tokenizers import Tokenizer
 from exact_titan.documents import tokenizer as tokenizers
 from exact_titan.errors import InputError
 from exact_titan.packing import Execution, executors, pack, tasks
-from tests.packing.conftest import Documents, contents, finished, packing
+from tests.packing.conftest import Documents, contents, finished, kill_the_reader, packing, until
 
 OPTIONS = {"seq_len": 64, "val_fraction": 0.1, "part_bytes": 4000}
-SECONDS = 60.0
-
-
-@pytest.fixture
-def pipe(documents: Documents) -> Iterator[Path]:
-    """Two parts: the folder ``a``, and a pipe. The worker of the pipe waits for a writer."""
-    documents.write("a", files=1, documents=60, longest=60)
-    file = documents.folder / "pipe.jsonl"
-    os.mkfifo(file)
-    return file
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + SECONDS
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def reader_of(pipe: Path) -> int:
-    """Return the process that waits for a writer of the pipe, or 0. The writer is this process."""
-    try:
-        os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
-    except OSError:
-        return 0
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit() and int(process.name) != os.getpid():
-            try:
-                if any(os.readlink(file) == str(pipe) for file in (process / "fd").iterdir()):
-                    return int(process.name)
-            except OSError:
-                continue  # the process has ended
-    return 0
 
 
 def is_alive(process: int) -> bool:
@@ -102,15 +69,6 @@ def test_a_killed_worker_ends_the_command_and_names_its_part(
     pack_here(documents, "a", "pipe.jsonl", out=documents.folder / "whole", workers=1)
     assert contents(documents.folder / "whole") == contents(documents.folder / "out")
     assert not list(documents.folder.glob(".out*"))
-
-
-def kill_the_reader(pipe: Path, number: signal.Signals, documents: Documents) -> tuple[int, float]:
-    """Kill the worker that reads the pipe when the other part is finished. Return its number and the time."""
-    until(lambda: finished(documents.folder))
-    found: list[int] = []
-    until(lambda: found.append(reader_of(pipe)) or found[-1])
-    os.kill(found[-1], number)
-    return found[-1], time.monotonic()
 
 
 @pytest.mark.slow
