@@ -85,6 +85,16 @@ def as_input_errors() -> Iterator[None]:
         raise InputError(f"{error}: {_WAYS_OUT[errno.ELOOP]}") from error
 
 
+def check_readable(file: os.PathLike[str]) -> None:
+    """Raise the error of the system about a file that cannot be opened. safetensors calls every such file missing.
+
+    Raises:
+        OSError: naming the file.
+    """
+    with open(file, "rb"):
+        pass
+
+
 @contextlib.contextmanager
 def naming(file: str | os.PathLike[str]) -> Iterator[None]:
     """Name the file in errors of a disk that have no file name: a write to an open file does not name its file."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import check_readable
 from exact_titan.folder_files import check_inside, is_plain_name
 from exact_titan.json_files import read_json
 from exact_titan.models.architecture import Architecture
@@ -116,9 +117,7 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
         check_inside(folder, file)
         if not file.is_file():  # such as a pipe, which never ends
             raise InputError(f"{file} is not a file: download the folder again")
-        # safetensors calls every file missing that it may not read.
-        with file.open("rb"):
-            pass
+        check_readable(file)
         try:
             with safe_open(file, framework="pt") as opened:
                 slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118

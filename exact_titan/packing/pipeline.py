@@ -305,7 +305,7 @@ def _check(
         )
     if os.path.lexists(out):
         remove_left_over(out)
-        raise InputError(f"--out {out} exists: give a new folder, or remove it")
+        raise InputError(f"--out {out} exists: give a new folder")
 
 
 def _check_new(folder: Path, manifest: Manifest, sources: Sequence[SourceRecord]) -> None:

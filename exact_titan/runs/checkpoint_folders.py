@@ -112,9 +112,14 @@ def cannot_be_read(checkpoint: Path, cause: str, other: str = "") -> InputError:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step of a checkpoint's folder, published or not."""
+    """Return the step of a checkpoint's folder, published or not.
+
+    Raises:
+        InputError: if the folder has another name.
+    """
     match = _STEP.fullmatch(checkpoint.name.removeprefix(_UNFINISHED))
-    assert match is not None, checkpoint
+    if match is None:
+        raise InputError(f"{checkpoint}: the name of this checkpoint is not step-N: give the folder its step as name")
     return int(match[2])
 
 
@@ -135,9 +140,11 @@ def remains(folder: Path) -> list[Path]:
 
 def unfinished(folder: Path) -> list[Path]:
     """Return the folders of interrupted saves, and of saves that a later save of the step replaces."""
-    used = find_checkpoints(folder)
     hidden = [one for _, one in _step_folders(folder) if _is_hidden(one)]
-    kept = {*used.complete.values(), *used.unreadable}
+    if not hidden:
+        return []
+    found = find_checkpoints(folder)
+    kept = {*found.complete.values(), *found.unreadable}
     return [one for one in hidden if one not in kept]
 
 

@@ -154,7 +154,7 @@ def read_records(run: Path, kind: str) -> list[dict[str, Any]]:
         record = _record(line)
         if record is None:
             if line.endswith(b"\n"):
-                raise InputError(f"{file}, line {number} is not a record: remove the line, or copy the file again")
+                raise InputError(f"{file}, line {number} is not a record: copy the file again, or correct the line")
             continue  # the run is writing this line
         if record["kind"] == kind:
             records.append(_numbers(record))

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from exact_titan.atomic_files import partial_of, publish
 from exact_titan.errors import InputError
+from exact_titan.file_errors import check_readable
 from exact_titan.runs.records import ValidationSet, Weights
 
 FOLDER = "validation"
@@ -90,9 +91,7 @@ def read_target_losses(run: Path, step: int, weights: Weights = "last") -> Targe
     file = target_losses_file(run, step, weights)
     if not file.is_file():
         return None
-    # safetensors calls every file missing that it may not read.
-    with file.open("rb"):
-        pass
+    check_readable(file)
     try:
         with safe_open(file, framework="numpy") as stored:
             metadata = stored.metadata()

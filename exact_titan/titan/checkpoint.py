@@ -255,7 +255,7 @@ class ResumableCheckpoints(CheckpointManager):
 
     def _load(self, step: int = -1) -> bool:
         # torchtitan loads a checkpoint by the name of its step.
-        as_rank_0(lambda: self._publish_all() if step == -1 else self._publish_step(step))
+        as_rank_0(lambda: self._publish_hidden(step))
         return super()._load(step)
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
@@ -294,27 +294,24 @@ class ResumableCheckpoints(CheckpointManager):
             logger.warning(f"The last complete checkpoint is {found.complete[last] if found.complete else 'none'}")
         return last
 
-    def _publish_all(self) -> None:
-        for step in find_checkpoints(Path(self.folder)).complete:
-            self._publish_step(step)
-
-    def _publish_step(self, step: int) -> None:
-        """Give the checkpoint of a step its name if a kill has prevented it.
+    def _publish_hidden(self, wanted: int) -> None:
+        """Give checkpoints their names if a kill has prevented it: the checkpoint of step ``wanted``, or all for -1.
 
         Raises:
-            InputError: if the step has no complete checkpoint, or if its folder cannot be renamed.
+            InputError: if the wanted step has no complete checkpoint, or if a folder cannot be renamed.
         """
-        found, checkpoint = find_checkpoints(Path(self.folder)), self._folder_of(step)
-        if step not in found.complete:
+        found, checkpoint = find_checkpoints(Path(self.folder)), self._folder_of(wanted)
+        if wanted != -1 and wanted not in found.complete:
             reason = found.incomplete.get(checkpoint) or found.unreadable.get(checkpoint) or "there is no such folder"
-            raise InputError(f"checkpoint.load_step is {step}, but {checkpoint} is not complete: {reason}")
-        if found.complete[step] != checkpoint:
-            try:
-                publish(found.complete[step])
-            except OSError as error:
-                raise InputError(
-                    f"{found.complete[step]} cannot be renamed to {checkpoint.name} ({why(error)}): rename the folder"
-                ) from None
+            raise InputError(f"checkpoint.load_step is {wanted}, but {checkpoint} is not complete: {reason}")
+        for step, one in found.complete.items():
+            if wanted in (-1, step) and one != self._folder_of(step):
+                try:
+                    publish(one)
+                except OSError as error:
+                    raise InputError(
+                        f"{one} cannot be renamed to step-{step} ({why(error)}): rename the folder"
+                    ) from None
 
     def _completed(self, saving: Future, checkpoint: Path) -> Future:
         """Return a future that is done when the checkpoint of ``saving`` is complete. The call does not wait."""

@@ -42,7 +42,7 @@ def write(file: Path, *texts: str) -> None:
         (["corpus/a.jsonl", "hard.jsonl"], r"hard\.jsonl belongs to two sources, corpus/a\.jsonl"),
         (["corpus", "file://{}/corpus/a.jsonl"], r"a\.jsonl belongs to two sources, corpus"),
         (["t.ds", "hard.ds"], r"hard\.ds belongs to two sources, t\.ds"),
-        (["twice"], r"twice/(a|c)\.jsonl and twice/(a|c)\.jsonl are the same file: remove one of the names"),
+        (["twice"], r"twice/(a|c)\.jsonl and twice/(a|c)\.jsonl are the same file: name the file once"),
     ],
 )
 def test_two_names_of_one_file(folder: Path, word_tokenizer: Path, sources: list[str], message: str) -> None:
