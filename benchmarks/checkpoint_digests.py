@@ -15,6 +15,7 @@ import statistics
 import tempfile
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -35,7 +36,7 @@ def main() -> None:
     args = parser.parse_args()
     warnings.filterwarnings("ignore", message="torch.distributed is disabled")
     state = {str(n): torch.randn(int(args.gib * 2**28 / _TENSORS)) for n in range(_TENSORS)}
-    seconds: dict[str, list[float]] = {"PyTorch's writer": [], "with SHA-256": [], "comparison": []}
+    seconds: dict[str, list[tuple[float, float]]] = {"PyTorch's writer": [], "with SHA-256": [], "comparison": []}
     with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
         folder = Path(temporary) / "step-1"
         for turn in range(args.repeats):
@@ -49,17 +50,20 @@ def main() -> None:
                     if side == "with SHA-256"
                     else FileSystemWriter(folder)
                 )
-                begin = time.perf_counter()
-                dcp.save(state, storage_writer=writer, no_dist=True)
-                seconds[side].append(time.perf_counter() - begin)
+                seconds[side].append(timed(lambda writer=writer: dcp.save(state, storage_writer=writer, no_dist=True)))
                 if side == "with SHA-256":
-                    begin = time.perf_counter()
-                    check_contents(folder)
-                    seconds["comparison"].append(time.perf_counter() - begin)
+                    seconds["comparison"].append(timed(lambda: check_contents(folder)))
     print(f"{args.gib:g} GiB, {args.repeats} turns, medians, {len(os.sched_getaffinity(0))} cores")
     for side, values in seconds.items():
-        median = statistics.median(values)
-        print(f"{side:<17} {median:6.2f} s  {args.gib / median:5.2f} GiB/s  ({min(values):.2f} to {max(values):.2f} s)")
+        wall, cpu = (statistics.median(column) for column in zip(*values, strict=True))
+        print(f"{side:<17} {wall:6.2f} s, {cpu / args.gib:5.2f} s of a core per GiB")
+
+
+def timed(act: Callable[[], object]) -> tuple[float, float]:
+    """Return the seconds of ``act``, and the seconds of CPU time over all threads."""
+    begin, cpu = time.perf_counter(), time.process_time()
+    act()
+    return time.perf_counter() - begin, time.process_time() - cpu
 
 
 if __name__ == "__main__":

@@ -27,9 +27,12 @@ def run(program: str, command: Callable[[], int | None]) -> int:
     with guarded():
         try:
             with as_input_errors(), _ended_by_signals(program):
-                code = command() or 0
-                if sys.stdout is not None:
-                    sys.stdout.flush()
+                try:
+                    code = command() or 0
+                except SystemExit:  # the parser exits after --help
+                    _flush()
+                    raise
+                _flush()
             return code
         except KeyboardInterrupt:
             print(f"{program}: interrupted", file=sys.stderr)
@@ -42,6 +45,11 @@ def run(program: str, command: Callable[[], int | None]) -> int:
                     return 128 + signal.SIGPIPE
             print_error(program, error)
             return INPUT_ERROR
+
+
+def _flush() -> None:
+    if sys.stdout is not None:
+        sys.stdout.flush()
 
 
 @contextlib.contextmanager

@@ -78,6 +78,21 @@ def as_input_errors() -> Iterator[None]:
         if (found := input_error(error)) is None:
             raise
         raise found from error
+    except RuntimeError as error:
+        # Path.resolve of Python 3.11 and 3.12 raises this error for links in a loop.
+        if not str(error).startswith("Symlink loop from "):
+            raise
+        raise InputError(f"{error}: {_WAYS_OUT[errno.ELOOP]}") from error
+
+
+def check_readable(file: os.PathLike[str]) -> None:
+    """Raise the error of the system about a file that cannot be opened. safetensors calls every such file missing.
+
+    Raises:
+        OSError: naming the file.
+    """
+    with open(file, "rb"):
+        pass
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ def parse_json(data: bytes) -> Any:
     except RecursionError:
         pass
     else:
-        if not _is_deep(value):
+        if not is_deep(value):
             return value
     raise ValueError(f"it has more than {DEEPEST} brackets inside each other")
 
@@ -50,7 +50,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def is_deep(value: Any) -> bool:
     """Return whether the value has too many brackets inside each other. The function itself must not be recursive."""
     level = [value]
     for _ in range(DEEPEST + 1):

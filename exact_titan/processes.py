@@ -11,12 +11,24 @@ def started(process: int) -> int | None:
 
     A process that its parent has not collected yet (a zombie) has ended.
     """
-    try:
-        # The name of the program is in parentheses and may contain spaces and parentheses.
-        fields = Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
-    except OSError:
-        return None
-    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+    fields = _stat(process)
+    return None if not fields or fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+def parent(process: int) -> int:
+    """Return the id of the parent of a process. 0: the process has ended, or has no parent here."""
+    fields = _stat(process)
+    return int(fields[1]) if fields else 0
+
+
+def words(process: int) -> list[str]:
+    """Return the command line of a process. Empty: the process has ended, or cannot be seen."""
+    return _strings(process, "cmdline")
+
+
+def environment(process: int) -> list[str]:
+    """Return the environment with which a process started, as ``NAME=VALUE``. Empty: as :func:`words`."""
+    return _strings(process, "environ")
 
 
 def machine() -> str:
@@ -30,3 +42,20 @@ def machine() -> str:
     with contextlib.suppress(OSError):
         parts.append(os.readlink("/proc/self/ns/pid"))
     return " ".join(parts)
+
+
+def _stat(process: int) -> list[bytes]:
+    """Return the fields of ``/proc/PID/stat`` after the name, from the state on."""
+    try:
+        # The name of the program is in parentheses and may contain spaces and parentheses.
+        return Path(f"/proc/{process}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
+
+
+def _strings(process: int, file: str) -> list[str]:
+    try:
+        text = Path(f"/proc/{process}/{file}").read_bytes()
+    except OSError:
+        return []
+    return text.decode(errors="replace").split("\0")[:-1]

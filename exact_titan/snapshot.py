@@ -44,12 +44,14 @@ def _snapshot(options: list[str], name: str, *, ranks: int) -> None:
     torch_versions.install()
     cpu.install()
     from exact_titan.config import config_of
+    from exact_titan.runs.run_lock import check_no_run
     from exact_titan.titan.preflight import complete
 
     os.environ["WORLD_SIZE"] = str(ranks)
     # Other code may print. The standard output of this command contains only the folder's name.
     with contextlib.redirect_stdout(sys.stderr):
         config = complete(config_of(given))
+        check_no_run(Path(config.dump_folder))
         write_snapshot(config, options, Path(config.dump_folder) / FOLDER / name)
     print(config.dump_folder)
 

@@ -12,7 +12,9 @@ from exact_titan.errors import InputError, print_error
 from exact_titan.file_errors import as_input_errors
 from exact_titan.launch import arguments, help_pages
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
+from exact_titan.runs.run_lock import has_files, lock_run
 from exact_titan.terminal import drop_output_errors
+from exact_titan.titan.agent_watch import watch_agent
 from exact_titan.titan.logs import start_logging
 from exact_titan.titan.signals import StopSignals
 
@@ -38,9 +40,10 @@ def _main(argv: list[str]) -> int:
     """Train, and return the exit code.
 
     1. Check the arguments, and handle stop signals, before the import of torch.
-    2. Read the config, and complete and check it (:func:`exact_titan.titan.preflight.complete`).
-    3. Build the trainer and train to the last step, or to the step where the run is stopped.
-    4. Export the weights, if ``export`` is set, and write the exit code into the run's folder.
+    2. Read the config, and lock the run's folder (:mod:`exact_titan.runs.run_lock`).
+    3. Complete and check the config (:func:`exact_titan.titan.preflight.complete`).
+    4. Build the trainer and train to the last step, or to the step where the run is stopped.
+    5. Export the weights, if ``export`` is set, and write the exit code into the run's folder.
 
     Without torchrun the run has one process.
     """
@@ -48,7 +51,14 @@ def _main(argv: list[str]) -> int:
         os.environ.setdefault(name, value)
 
     start_logging(int(os.environ["RANK"]))
+    with contextlib.ExitStack() as lock:
+        return _start(argv, lock)
+
+
+def _start(argv: list[str], lock: contextlib.ExitStack) -> int:
+    """Do the steps of :func:`_main`. ``lock`` receives the lock of the run's folder."""
     with StopSignals() as signals:
+        watch_agent(signals)
         given = _arguments(argv)
         if not isinstance(given, InputError):
             if os.environ["RANK"] == "0":
@@ -69,10 +79,10 @@ def _main(argv: list[str]) -> int:
         agreement = Agreement.of_environment()
         try:
             with as_input_errors():
-                config, code = _train(given, signals, agreement)
+                config, code = _train(given, signals, agreement, lock)
         except InputError as error:
             agreement.report(error)
-            code = ExitCode.INPUT_ERROR
+            return ExitCode.INPUT_ERROR
     if code == ExitCode.FINISHED and os.environ["RANK"] == "0":
         code = _export_at_end(config) if config.export else ExitCode.FINISHED
         write_exit_code(Path(config.dump_folder), code)
@@ -95,22 +105,27 @@ def _arguments(argv: list[str]) -> arguments.Arguments | InputError:
 
 
 def _train(
-    given: arguments.Arguments | InputError, signals: StopSignals, agreement: "Agreement"
+    given: arguments.Arguments | InputError, signals: StopSignals, agreement: "Agreement", lock: contextlib.ExitStack
 ) -> "tuple[RunConfig, int]":
-    """Train to the end, or until the run is stopped. Return the config and the exit code."""
+    """Lock the run's folder, and train to the end, or until the run is stopped. Return the config and the exit code."""
     from exact_titan.config import config_of
     from exact_titan.titan.preflight import with_rule
 
     def options() -> "RunConfig":
         if isinstance(given, InputError):
             raise given
-        config = with_rule(config_of(given))
-        if os.environ["RANK"] == "0":
-            remove_exit_code(Path(config.dump_folder))
-        return config
+        return with_rule(config_of(given))
 
     config = agreement.check("options", options)
     folder = Path(config.dump_folder)
+
+    def hold_folder() -> None:
+        with as_input_errors():
+            lock.enter_context(lock_run(folder))
+            remove_exit_code(folder)
+
+    # A refused start changes nothing in the folder of the other start.
+    agreement.on_rank_0("lock", hold_folder)
     try:
         with as_input_errors():
             code = _run(config, signals, agreement)
@@ -121,7 +136,7 @@ def _train(
         with contextlib.suppress(OSError):
             if agreement.is_disputed:
                 folder.mkdir(parents=True, exist_ok=True)
-            if folder.is_dir():
+            if agreement.is_disputed or has_files(folder):
                 write_exit_code(folder, ExitCode.INPUT_ERROR)
         raise
     return config, code

@@ -1,5 +1,6 @@
 import errno
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,14 +74,16 @@ def test_an_ignored_hangup_stays_ignored() -> None:
     [
         ("{command} > /dev/full", 2, "standard output: No space left on device"),
         ("{command} > /dev/full 2> /dev/full", 2, ""),
+        ("{command} --help > /dev/full", 2, "standard output: No space left on device"),
         ("{command} >&-", 0, ""),
         ("{command} | head -n 1 > /dev/null; exit ${{PIPESTATUS[0]}}", 141, ""),
         ("PYTHONIOENCODING=ascii {command} > /dev/null", 0, ""),
     ],
 )
 def test_standard_output_that_cannot_be_written(shell: str, code: int, message: str) -> None:
-    program = "import sys, exact_titan.entry as e; sys.exit(e.run('program', lambda: print('…\\n' * 100_000)))"
-    command = f'"{sys.executable}" -c "{program}"'
+    act = "[print('…') for _ in range(100_000)]; '--help' in sys.argv and sys.exit()"
+    program = f"import sys, exact_titan.entry as e; sys.exit(e.run('program', lambda: exec({act!r})))"
+    command = shlex.join([sys.executable, "-c", program])
     done = subprocess.run(["bash", "-c", shell.format(command=command)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
     assert done.stderr.count("\n") == bool(message)

@@ -20,6 +20,7 @@ ROOMS = [
         "file_errors",
         "folder_files",
         "folder_lock",
+        "hangup",
         "json_files",
         "processes",
         "slurm_options",

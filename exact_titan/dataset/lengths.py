@@ -119,16 +119,23 @@ def unsupervised_of_segments(unsupervised_D: np.ndarray, segments_S3: np.ndarray
 
 
 def _read(file: Path, documents: int) -> np.ndarray:
-    check_file(file)
+    size = check_file(file)
     try:
-        # Not np.load: numpy would also open an archive or a pickle.
-        lengths_D = np.lib.format.open_memmap(file, mode="r")
-    except PermissionError as error:
+        # Not np.load: numpy would also open an archive or a pickle, and multiplies the shape before it looks at the
+        # size of the file.
+        with file.open("rb") as stream:
+            if (version := np.lib.format.read_magic(stream)) != (1, 0):
+                raise ValueError(f"its version is {version}")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            begin = stream.tell()
+        if dtype != np.int64 or len(shape) != 1 or shape[0] < documents:
+            raise InputError(f"{file} is {dtype} {list(shape)}, the manifest wants int64 [{documents}]: {AGAIN}")
+        if begin + 8 * shape[0] > size:
+            raise ValueError(f"its {shape[0]} numbers do not fit {size} bytes")
+        return np.memmap(file, np.int64, mode="r", offset=begin, shape=(documents,))
+    except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
-    except (ValueError, EOFError, OSError, OverflowError, TypeError, RecursionError, MemoryError) as error:
+    except InputError:
+        raise
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
         raise InputError(f"{file} is not a .npy file ({error!s:.100}): {AGAIN}") from error
-    if lengths_D.dtype != np.int64 or lengths_D.ndim != 1 or len(lengths_D) < documents:
-        raise InputError(
-            f"{file} is {lengths_D.dtype} {list(lengths_D.shape)}, the manifest wants int64 [{documents}]: {AGAIN}"
-        )
-    return lengths_D[:documents]

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exact_titan import hangup
 from exact_titan.errors import InputError
 from exact_titan.evaluation.answers import ANSWERS_FOLDER, Answer, AnswersHeader, read_answers, read_answers_header
 from exact_titan.evaluation.engines import Engine
@@ -58,7 +59,7 @@ def generate(prompts: Sequence[Path], *, folder: Path, engine: Engine, weights: 
     Raises:
         InputError: before the first answer, if a prompt set does not fit the model, if a file has other answers, or if
             another process writes to a file.
-        Ended: with the exit code 75 after Ctrl-C or SIGTERM. All complete answers are on the disk.
+        Ended: with the exit code 75 after Ctrl-C, SIGTERM or SIGHUP. All complete answers are on the disk.
     """
     model = read_model(folder)
     sets = [read_prompts(file) for file in prompts]
@@ -123,7 +124,7 @@ def _has_line(file: Path) -> bool:
 
 def _check_same(file: Path, was: AnswersHeader, now: AnswersHeader) -> None:
     """Refuse to append to answers of another prompt set, of other weights or of other settings."""
-    way_out = "give the model another --name, or remove the file"
+    way_out = "give the model another --name"
     if was.prompts_sha256 != now.prompts_sha256:
         raise InputError(f"{file} has the answers to another prompt set of this name: {way_out}")
     if was.weights != now.weights:
@@ -189,13 +190,18 @@ class _Stopped(BaseException):
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """End cleanly after SIGTERM and Ctrl-C: the answer that is being computed is lost, and all others are kept."""
+    """End cleanly after SIGTERM, SIGHUP and Ctrl-C. The answer that is being computed is lost. All others are kept."""
+
+    terminals = hangup.Terminals()
 
     def stop(number: int, frame: Any) -> None:
+        if number == signal.SIGHUP:
+            terminals.leave()
         raise _Stopped
 
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT) if main}
+    handled = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hangup.is_handled() else []))
+    before = {number: signal.signal(number, stop) for number in handled if main}
     try:
         yield
     except _Stopped:

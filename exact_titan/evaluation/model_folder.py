@@ -56,6 +56,6 @@ def read_model(folder: Path) -> EvaluatedModel:
         raise InputError(
             f"{folder} has no {FILE_NAME}: name a folder that `exact-titan eval` or `exact-titan eval generate` made"
         ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): make the answers again") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON ({error}): make the answers again") from None
     return from_record(EvaluatedModel, record, str(file))

@@ -145,9 +145,14 @@ def _of_folder(folder: Path) -> _Found:
     from exact_titan.runs.weights_digest import weights_digest  # this import loads torch
 
     config = hf_config.read_config(folder)
-    files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    files = [file for file in sorted(folder.glob("*.safetensors")) if file.is_file()]
     if not files:
-        raise InputError(f"{folder} has no weights (*.safetensors): name a run, a checkpoint or a Hugging Face folder")
+        pickled = next(iter(sorted(folder.glob("pytorch_model*.bin"))), None)
+        because = f"; {pickled.name} is not read, because a pickle can run code" if pickled else ""
+        raise InputError(
+            f"{folder} has no weights (*.safetensors){because}: name a run, a checkpoint or a Hugging Face folder with "
+            f"safetensors"
+        )
     try:
         digest = weights_digest(folder) or sampled_digest(files)
     except SafetensorError as error:

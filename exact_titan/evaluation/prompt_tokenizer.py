@@ -121,6 +121,6 @@ class PromptTokenizer:
             return None
         try:
             token = read_json(file).get("bos_token")
-        except (OSError, ValueError, AttributeError) as error:
+        except (ValueError, AttributeError) as error:
             raise InputError(f"{file} is not a JSON object ({error}): copy the file again") from None
         return token.get("content") if isinstance(token, dict) else token

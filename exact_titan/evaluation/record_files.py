@@ -43,7 +43,7 @@ def read_header(file: Path) -> dict[str, Any]:
         header = parse_json(first)["header"]
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: the first line is not a header ({error}): make the file again") from None
     if not isinstance(header, dict):
         raise InputError(f"{file}: the first line is not a header: make the file again")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from exact_titan.atomic_files import partial_of, publish
 from exact_titan.dataset.lengths import (
     LengthWriter,
     lengths_file,
@@ -96,6 +97,9 @@ def move_parts(
 ) -> dict[str, SplitRecord]:
     """Move the parts' shards into a dataset, after the dataset's present shards.
 
+    All files are on the disk when the function returns. A manifest that names the files may then be written. The shards
+    were written through to the disk when their parts were finished.
+
     Args:
         parts: finished parts with their results.
         folder: folder of all parts.
@@ -145,10 +149,12 @@ def _join_lengths(split: str, joined: Sequence[tuple[Path, SplitRecord]], datase
 
 
 def _write(numbers: Sequence[np.ndarray], file: Path) -> None:
-    new = file.with_name(f".{file.stem}.new")
-    new.unlink(missing_ok=True)
-    writer = LengthWriter(new)
-    for numbers_D in numbers:
-        writer.extend(numbers_D)
-    writer.flush()
-    os.replace(new, file)
+    new = partial_of(file)
+    try:
+        writer = LengthWriter(new)
+        for numbers_D in numbers:
+            writer.extend(numbers_D)
+        writer.flush()
+        publish(new, file)
+    finally:
+        new.unlink(missing_ok=True)

@@ -251,7 +251,7 @@ def _proof(folder: Path) -> dict[str, Any] | None:
         problem = f"has the format {proof['format']}, not {PROOF_FORMAT}"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         problem = f"is damaged ({error})"
     raise InputError(f"{file} {problem}: `exact-titan study run` writes the file again")
 

@@ -5,7 +5,8 @@
    ``.removed-``.
 3. The run deletes folders whose names start with ``.removed-``.
 
-A kill between steps 1 and 2 leaves a complete checkpoint under its hidden name. :func:`find_checkpoints` finds it.
+A kill between steps 1 and 2 leaves a complete checkpoint under its hidden name. :func:`find_checkpoints` finds it. Of
+several complete checkpoints of a step, the one that was completed last counts.
 A folder ``step-N`` that is not complete is therefore no remains of a save of this version. Such a folder is an
 unfinished copy, or an older version has written the folder. Its data may be whole.
 """
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from exact_titan.errors import InputError
 from exact_titan.file_errors import why
-from exact_titan.runs.checkpoint_manifest import NOT_THERE, CannotRead, why_incomplete
+from exact_titan.runs.checkpoint_manifest import MANIFEST, NOT_THERE, CannotRead, why_incomplete
 
 REMOVED = ".removed-"
 SET_ASIDE = "set-aside-"
@@ -89,17 +90,17 @@ def find_checkpoints(folder: Path) -> Checkpoints:
     complete: dict[int, Path] = {}
     incomplete, unreadable = {}, {}
     for step, checkpoint in sorted(_step_folders(folder)):
-        hidden = checkpoint.name.startswith(_UNFINISHED)
         try:
             reason = why_incomplete(checkpoint)
         except CannotRead as error:
             unreadable[checkpoint] = str(error)
             continue
         if reason is None:
-            # A hidden name sorts before the name of the same step, and a complete hidden checkpoint is the newer one.
-            complete.setdefault(step, checkpoint)
-        elif not hidden and step not in complete:
+            complete[step] = max(complete.get(step, checkpoint), checkpoint, key=_completed)
+        elif not _is_hidden(checkpoint):
             incomplete[checkpoint] = reason
+    # A save that could not get its name stands for the incomplete folder of this name.
+    incomplete = {one: reason for one, reason in incomplete.items() if step_of(one) not in complete}
     return Checkpoints(complete, incomplete, unreadable)
 
 
@@ -111,9 +112,14 @@ def cannot_be_read(checkpoint: Path, cause: str, other: str = "") -> InputError:
 
 
 def step_of(checkpoint: Path) -> int:
-    """Return the step of a checkpoint's folder, published or not."""
+    """Return the step of a checkpoint's folder, published or not.
+
+    Raises:
+        InputError: if the folder has another name.
+    """
     match = _STEP.fullmatch(checkpoint.name.removeprefix(_UNFINISHED))
-    assert match is not None, checkpoint
+    if match is None:
+        raise InputError(f"{checkpoint}: the name of this checkpoint is not step-N: give the folder its step as name")
     return int(match[2])
 
 
@@ -128,10 +134,18 @@ def unfinished_of(checkpoint: Path) -> Path:
 
 
 def remains(folder: Path) -> list[Path]:
-    """Return the folders of interrupted saves and interrupted removals."""
-    found = [one for _, one in _step_folders(folder) if one.name.startswith(_UNFINISHED)]
-    interrupted = [one for one in found if _is_incomplete(one)]
-    return [*interrupted, *folder.glob(f"{REMOVED}*")]
+    """Return the folders of interrupted saves and removals, and of saves that a later save of the step replaces."""
+    return [*unfinished(folder), *folder.glob(f"{REMOVED}*")]
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return the folders of interrupted saves, and of saves that a later save of the step replaces."""
+    hidden = [one for _, one in _step_folders(folder) if _is_hidden(one)]
+    if not hidden:
+        return []
+    found = find_checkpoints(folder)
+    kept = {*found.complete.values(), *found.unreadable}
+    return [one for one in hidden if one not in kept]
 
 
 def publish(unfinished: Path) -> Path:
@@ -181,11 +195,16 @@ def set_aside(folder: Path) -> list[Path]:
     return aside
 
 
-def _is_incomplete(checkpoint: Path) -> bool:
+def _is_hidden(checkpoint: Path) -> bool:
+    return checkpoint.name.startswith(_UNFINISHED)
+
+
+def _completed(checkpoint: Path) -> int:
+    """Return the time at which the last file of a checkpoint was written."""
     try:
-        return why_incomplete(checkpoint) is not None
-    except CannotRead:
-        return False
+        return (checkpoint / MANIFEST).stat().st_mtime_ns
+    except OSError:  # another process has renamed the folder
+        return 0
 
 
 def _step_folders(folder: Path) -> list[tuple[int, Path]]:

@@ -112,7 +112,8 @@ def read_manifest(checkpoint: Path) -> tuple[dict[str, int], dict[str, str]]:
         raise ValueError("no sizes")
     if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
         raise ValueError("no digests")
-    if not all(name and not os.path.isabs(name) and ".." not in name.split("/") for name in [*files, *digests]):
+    names = [*files, *digests]
+    if not all(name and "\0" not in name and not os.path.isabs(name) and ".." not in name.split("/") for name in names):
         raise ValueError("a name that leads out of the folder")
     return files, digests
 

@@ -22,6 +22,9 @@ def check_writable(folder: Path, name: str) -> None:
     Raises:
         InputError: naming the option, the folder and the cause.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
+        # JSON, TensorBoard and the tokenizers take no other names.
+        raise InputError(f"{name} is {folder}: the name is not UTF-8: choose another name")
     try:
         nearest = _nearest(folder)
         if not nearest.is_dir():
@@ -41,7 +44,7 @@ def check_new(folder: Path, name: str) -> None:
         InputError: naming the folder.
     """
     if os.path.lexists(folder):
-        raise InputError(f"{folder} exists already: choose another folder, or remove it")
+        raise InputError(f"{folder} exists already: choose another folder")
     check_writable(folder, name)
 
 

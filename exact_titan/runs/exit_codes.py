@@ -4,6 +4,9 @@ torchrun exits with 1 for every nonzero exit code of its workers. A run therefor
 ``<dump_folder>/exit_code``. A run that crashed or was killed leaves no such file.
 """
 
+import contextlib
+import sys
+import time
 from enum import IntEnum
 from pathlib import Path
 
@@ -11,6 +14,9 @@ from exact_titan.atomic_files import write_atomically
 
 EXIT_CODE_FILE = "exit_code"
 """The file in the run's folder. Content: the number of the exit code and a line break."""
+
+_TRIES = 5
+_TRY_AGAIN_SECONDS = 1.0
 
 
 class ExitCode(IntEnum):
@@ -44,8 +50,21 @@ class Ended(SystemExit):
 
 
 def write_exit_code(run: Path, code: int) -> None:
-    """Write the exit code into the run's folder atomically."""
-    write_atomically(run / EXIT_CODE_FILE, f"{code:d}\n")
+    """Write the exit code into the run's folder atomically.
+
+    An error of the file system does not change the end of the run. The function tries again for some seconds, and then
+    prints a warning.
+    """
+    file = run / EXIT_CODE_FILE
+    for left in reversed(range(_TRIES)):
+        try:
+            return write_atomically(file, f"{code:d}\n")
+        except OSError as error:
+            why = error
+        if left:
+            time.sleep(_TRY_AGAIN_SECONDS)
+    with contextlib.suppress(OSError):
+        print(f"warning: {file} cannot be written ({why}): the exit code is {code:d}", file=sys.stderr, flush=True)
 
 
 def remove_exit_code(run: Path) -> None:

@@ -64,7 +64,7 @@ def check_locations(run: Path, checkpoints: Path) -> None:
     if owner is not None and owner.is_dir() and not _same(owner, run):
         raise InputError(
             f"checkpoint.folder is {checkpoints}, but this folder has the checkpoints of the run {owner}: choose "
-            f"another folder, or remove {checkpoints / RUN_FILE} if {run} continues that run"
+            f"another folder; if {run} continues that run, write its path into {checkpoints / RUN_FILE}"
         )
     before = checkpoints_of(run)
     if not _same(before, checkpoints) and any(find_checkpoints(before)) and not any(find_checkpoints(checkpoints)):
@@ -94,8 +94,8 @@ def _read(file: Path) -> Path | None:
         return Path(os.path.normpath(file.parent.resolve() / read_json(file)["folder"]))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{file} is damaged ({error}): write {{"folder": PATH}} into it, or remove it') from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{file} is damaged ({error}): write {{"folder": PATH}} into it') from None
 
 
 def _write(file: Path, folder: Path, *, base: Path) -> None:

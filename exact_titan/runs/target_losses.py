@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from exact_titan.atomic_files import partial_of, publish
 from exact_titan.errors import InputError
+from exact_titan.file_errors import check_readable
 from exact_titan.runs.records import ValidationSet, Weights
 
 FOLDER = "validation"
@@ -90,6 +91,7 @@ def read_target_losses(run: Path, step: int, weights: Weights = "last") -> Targe
     file = target_losses_file(run, step, weights)
     if not file.is_file():
         return None
+    check_readable(file)
     try:
         with safe_open(file, framework="numpy") as stored:
             metadata = stored.metadata()
@@ -104,7 +106,7 @@ def read_target_losses(run: Path, step: int, weights: Weights = "last") -> Targe
         )
         return TargetLosses(int(metadata["step"]), int(metadata["threshold"]), windows, **arrays, weights=weights)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error}): remove the file, or copy the file again") from error
+        raise InputError(f"{file} is damaged ({error}): copy the file again, or validate again") from error
 
 
 def _metadata(losses: TargetLosses) -> dict[str, int | str | None]:

@@ -92,6 +92,30 @@ class Agreement:
         others = f" and {complaints - 1} more" if complaints > 1 else ""
         raise InputError(f"rank {first} on {host}{others}: {text}") from mine
 
+    def on_rank_0(self, name: str, function: Callable[[], object]) -> None:
+        """Call a function on rank 0 alone. The other ranks wait for its end. Every rank calls this method.
+
+        Args:
+            name: name of the call, used once per run.
+            function: raises :class:`InputError` if rank 0 has a complaint.
+
+        Raises:
+            InputError: on all ranks, with the complaint of rank 0.
+        """
+        if self._rank == 0:
+            try:
+                function()
+            except InputError as error:
+                if self._store is not None:
+                    self._store.set(name, str(error))
+                raise
+            if self._store is not None:
+                self._store.set(name, "")
+        elif self._store is not None:
+            self._store.wait([name], _SLOWEST_RANK)
+            if complaint := self._store.get(name).decode():
+                raise InputError(complaint)
+
     def same(self, name: str, values: dict[str, Any]) -> None:
         """Check that every rank has the same values as rank 0. Every rank calls this method.
 

@@ -6,7 +6,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -31,6 +31,7 @@ from exact_titan.titan.checkpoint_removal import Removal
 from exact_titan.titan.checkpoint_verification import verify_files
 from exact_titan.titan.checkpoint_writer import CheckpointWriter
 from exact_titan.titan.ema import KEY as EMA
+from exact_titan.titan.failed_saves import disk_error, not_saved, skipped
 from exact_titan.titan.rank_0 import as_rank_0
 from exact_titan.titan.step_clock import StepClock
 
@@ -48,6 +49,7 @@ class ResumableCheckpoints(CheckpointManager):
       then.
     - ``keep_latest_k`` counts complete checkpoints. No checkpoint is removed before a newer one is complete. The files
       of interrupted saves are removed at the same time (:mod:`exact_titan.titan.checkpoint_removal`).
+    - A periodic save that the disk refuses is a warning, and the run goes on (:mod:`exact_titan.titan.failed_saves`).
     - :meth:`save_now` saves the full state for a resume, at any step.
     """
 
@@ -77,6 +79,9 @@ class ResumableCheckpoints(CheckpointManager):
     saved_step: int = 0
     """Step of the last checkpoint that this process has saved or loaded. 0: no checkpoint yet."""
 
+    _saved_before: int = 0
+    """``saved_step`` before the save that is being written."""
+
     _validated_step: int = 0
 
     before_save: Callable[[], None] | None = None
@@ -100,6 +105,9 @@ class ResumableCheckpoints(CheckpointManager):
 
         Returns:
             Whether a checkpoint of this step exists now. False if checkpointing is off.
+
+        Raises:
+            InputError: on all ranks, if the disk refuses the save.
         """
         if not self.enable or self.load_only:
             return False
@@ -109,11 +117,34 @@ class ResumableCheckpoints(CheckpointManager):
         except (Exception, CheckpointException) as error:  # a signal may also have ended the saving process
             logger.warning(f"The asynchronous save has failed and is repeated now: {error}")
             self.staging_future = self.save_future = None
-            self.saved_step = 0
-        if step != self.saved_step:
-            self.dcp_save(self._flattened_model_states_sd(), self._create_checkpoint_id(step), AsyncMode.DISABLED)
-            self.saved_step = step
+            self.saved_step = self._saved_before
+        # A failed save reaches every rank or rank 0 alone. All ranks must save again, or none.
+        if as_rank_0(lambda: self.saved_step) != step:
+            try:
+                self.dcp_save(self._flattened_model_states_sd(), self._create_checkpoint_id(step), AsyncMode.DISABLED)
+            except (OSError, CheckpointException) as error:
+                self._refuse(step, error)
+        self.saved_step = step
         return True
+
+    def _refuse(self, step: int, error: BaseException) -> NoReturn:
+        """Raise an error of the disk as one line, and any other error as it is."""
+        if (cause := disk_error(error)) is None:
+            raise error
+        self._remove_failed(step)
+        raise not_saved(step, self.saved_step, cause) from error
+
+    def _skip(self, step: int, error: BaseException) -> None:
+        """Warn about a save that the disk refuses, and make room for the next save. Raise any other error."""
+        if (cause := disk_error(error)) is None:
+            raise error
+        logger.warning(skipped(step, self.saved_step, cause))
+        self._remove_failed(step)
+
+    def _remove_failed(self, step: int) -> None:
+        """Remove the files of a failed save. All ranks have stopped to write: PyTorch has told them the failure."""
+        if dist.get_rank() == 0:
+            self._removal.failed(step)
 
     def mark_validated(self, step: int) -> None:
         """Record in the checkpoint of ``step`` that the validation of the step has finished.
@@ -195,16 +226,36 @@ class ResumableCheckpoints(CheckpointManager):
         with self._timed():
             super()._maybe_wait_for_staging()
 
+    def _wait_for_saving(self) -> None:
+        """Wait for the asynchronous save. A save that the disk refuses is a warning."""
+        try:
+            super()._wait_for_saving()
+        except (OSError, CheckpointException) as error:
+            failed, self.saved_step = self.saved_step, self._saved_before
+            self._skip(failed, error)
+            self.save_future = None
+
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        with self._timed():
-            saved = super()._save(curr_step, last_step)
+        """Save as torchtitan does.
+
+        Raises:
+            InputError: on all ranks, if the disk refuses the last save.
+        """
+        try:
+            with self._timed():
+                saved = super()._save(curr_step, last_step)
+        except (OSError, CheckpointException) as error:
+            if last_step:
+                self._refuse(curr_step, error)
+            self._skip(curr_step, error)
+            return False
         if saved:
-            self.saved_step = curr_step
+            self._saved_before, self.saved_step = self.saved_step, curr_step
         return saved
 
     def _load(self, step: int = -1) -> bool:
         # torchtitan loads a checkpoint by the name of its step.
-        as_rank_0(lambda: self._publish_all() if step == -1 else self._publish_step(step))
+        as_rank_0(lambda: self._publish_hidden(step))
         return super()._load(step)
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
@@ -243,27 +294,24 @@ class ResumableCheckpoints(CheckpointManager):
             logger.warning(f"The last complete checkpoint is {found.complete[last] if found.complete else 'none'}")
         return last
 
-    def _publish_all(self) -> None:
-        for step in find_checkpoints(Path(self.folder)).complete:
-            self._publish_step(step)
-
-    def _publish_step(self, step: int) -> None:
-        """Give the checkpoint of a step its name if a kill has prevented it.
+    def _publish_hidden(self, wanted: int) -> None:
+        """Give checkpoints their names if a kill has prevented it: the checkpoint of step ``wanted``, or all for -1.
 
         Raises:
-            InputError: if the step has no complete checkpoint, or if its folder cannot be renamed.
+            InputError: if the wanted step has no complete checkpoint, or if a folder cannot be renamed.
         """
-        found, checkpoint = find_checkpoints(Path(self.folder)), self._folder_of(step)
-        if step not in found.complete:
+        found, checkpoint = find_checkpoints(Path(self.folder)), self._folder_of(wanted)
+        if wanted != -1 and wanted not in found.complete:
             reason = found.incomplete.get(checkpoint) or found.unreadable.get(checkpoint) or "there is no such folder"
-            raise InputError(f"checkpoint.load_step is {step}, but {checkpoint} is not complete: {reason}")
-        if found.complete[step] != checkpoint:
-            try:
-                publish(found.complete[step])
-            except OSError as error:
-                raise InputError(
-                    f"{found.complete[step]} cannot be renamed to {checkpoint.name} ({why(error)}): rename the folder"
-                ) from None
+            raise InputError(f"checkpoint.load_step is {wanted}, but {checkpoint} is not complete: {reason}")
+        for step, one in found.complete.items():
+            if wanted in (-1, step) and one != self._folder_of(step):
+                try:
+                    publish(one)
+                except OSError as error:
+                    raise InputError(
+                        f"{one} cannot be renamed to step-{step} ({why(error)}): rename the folder"
+                    ) from None
 
     def _completed(self, saving: Future, checkpoint: Path) -> Future:
         """Return a future that is done when the checkpoint of ``saving`` is complete. The call does not wait."""

@@ -8,7 +8,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
 from exact_titan.file_errors import why
-from exact_titan.runs.checkpoint_folders import REMOVED, find_checkpoints, remains, removed_name, step_of
+from exact_titan.runs.checkpoint_folders import REMOVED, find_checkpoints, remains, removed_name, step_of, unfinished
 
 
 class Removal:
@@ -30,16 +30,17 @@ class Removal:
     def __init__(self, folder: Path, *, keep: int) -> None:
         self._folder, self._keep = folder, keep
         self._handled: set[Path] = set()
+        self._refused: set[Path] = set()
         self._thread = ThreadPoolExecutor(1, "removal of checkpoints")
 
     def after(self, saved: Path) -> None:
         """Remove what the complete checkpoint ``saved`` replaces."""
         try:
-            found = find_checkpoints(self._folder)
-            replaced = list(found.complete.values())[: -self._keep] if self._keep else []
-            if self._keep and found.complete:
-                replaced += [one for one in found.incomplete if step_of(one) < max(found.complete)]
-            replaced += remains(self._folder)
+            replaced = remains(self._folder)
+            if self._keep:
+                found = find_checkpoints(self._folder)
+                replaced += list(found.complete.values())[: -self._keep]
+                replaced += [one for one in found.incomplete if step_of(one) < max(found.complete, default=0)]
         except (OSError, InputError) as error:
             logger.warning(f"The checkpoints before {saved} stay on the disk: {error}")
             return
@@ -48,20 +49,31 @@ class Removal:
             if one != saved:
                 self._remove(one)
 
-    def _remove(self, path: Path) -> None:
-        if path in self._handled:  # the thread is at work on it, or could not delete it
+    def failed(self, step: int) -> None:
+        """Remove the files of the save of ``step``, which has failed. The next save needs the room."""
+        try:
+            found = [one for one in unfinished(self._folder) if step_of(one) == step]
+        except (OSError, InputError) as error:
+            logger.warning(f"The files of the failed save of step {step} stay on the disk: {error}")
             return
-        self._handled.add(path)
+        for one in found:
+            self._remove(one)
+
+    def _remove(self, path: Path) -> None:
         try:
             if path.is_symlink():  # the linked folder is not in the folder of the run
                 path.unlink()
                 return
             if not path.name.startswith(REMOVED):
                 path = path.rename(removed_name(path))
-                self._handled.add(path)
-            self._thread.submit(_delete, path)
         except OSError as error:
-            logger.warning(f"{path} cannot be removed and stays on the disk: {why(error)}")
+            if path not in self._refused:
+                logger.warning(f"{path} cannot be removed and stays on the disk: {why(error)}")
+            self._refused.add(path)
+            return
+        if path not in self._handled:  # the thread may be at work on it, or could not delete it
+            self._handled.add(path)
+            self._thread.submit(_delete, path)
 
     def close(self) -> None:
         """Wait for the removals."""

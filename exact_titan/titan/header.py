@@ -24,7 +24,7 @@ from exact_titan.titan.model.attention import DocumentAttention, describe
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.validate import ExposureValidator
 
-_TORCHRUN = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1 --shutdown-timeout=600"
+_TORCHRUN = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1,SIGHUP --shutdown-timeout=600"
 
 
 class Run(Protocol):

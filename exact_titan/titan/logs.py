@@ -6,12 +6,14 @@
 The module imports no torch. Warnings at the import of torch are collected, too.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import shlex
 import socket
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -69,14 +71,21 @@ def open_log_file(folder: Path, rank: int) -> Path:
 
 
 class _LogFile(logging.FileHandler):
-    """A log file that a terminal may show. A full disk drops messages and does not end the run here."""
+    """A log file that a terminal may show. A write error drops messages and prints one warning."""
+
+    _told = False
 
     def format(self, record: logging.LogRecord) -> str:
         return escape(super().format(record))
 
     def handleError(self, record: logging.LogRecord) -> None:
-        if not isinstance(sys.exc_info()[1], OSError):
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
             super().handleError(record)
+        elif not self._told:
+            self._told = True
+            with contextlib.suppress(OSError):
+                print(f"warning: {self.baseFilename} cannot be written ({error})", file=sys.stderr, flush=True)
 
 
 def _take_over_libraries() -> None:
@@ -96,3 +105,13 @@ def _log_crashes() -> None:
         shown(kind, error, traceback)
 
     sys.excepthook = hook
+    shown_of_thread = threading.excepthook
+
+    def thread_hook(ended: threading.ExceptHookArgs) -> None:
+        error = ended.exc_type, ended.exc_value, ended.exc_traceback
+        logging.getLogger().log(logging.INFO, f"crash of {ended.thread}", exc_info=error)  # type: ignore[arg-type]
+        # The thread of TensorBoard's writer hands an error of the disk to the next call, which warns.
+        if not isinstance(ended.exc_value, OSError):
+            shown_of_thread(ended)
+
+    threading.excepthook = thread_hook

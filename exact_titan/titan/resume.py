@@ -6,6 +6,7 @@ from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_folders import Checkpoints, cannot_be_read, find_checkpoints
 from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.run_folder import MODEL_FOLDER, stored_names
+from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
 from exact_titan.runs.run_record import Resume, read_record
 from exact_titan.titan.run_config import RunConfig
 
@@ -45,7 +46,10 @@ def find_resume(config: RunConfig) -> Resume | None:
             f"training.steps is {config.training.steps}, but {complete[step]} has {step} steps: set training.steps to "
             f"{step} or more, or start from an earlier checkpoint with --checkpoint.load_step"
         )
-    return Resume(complete[step], step, read_record(complete[step]))
+    record = read_record(complete[step])
+    if record is not None:
+        record.check_resumable(complete[step] / RUN_RECORD)
+    return Resume(complete[step], step, record)
 
 
 def is_finished(config: RunConfig) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_errors import reading_checkpoint
@@ -70,6 +70,15 @@ def stock(checkpoint: Path) -> Metadata:
     return pickle.loads((checkpoint / ".metadata").read_bytes())
 
 
+def content(metadata: Metadata) -> tuple[dict, dict]:
+    """Return what a reader uses. torch 2.15 stores one property of a tensor more than torch 2.13."""
+    values = {
+        name: (value.properties.dtype, value.size, value.chunks) if isinstance(value, TensorStorageMetadata) else None
+        for name, value in metadata.state_dict_metadata.items()
+    }
+    return values, metadata.storage_data
+
+
 def change(checkpoint: Path, name: str, **values: object) -> None:
     """Change where a value is stored, in ``.metadata``."""
     metadata = stock(checkpoint)
@@ -100,13 +109,10 @@ def test_the_reader_reads_what_pytorch_reads(checkpoint):
     assert ours["plain"]["step"] == 7
     for name in ("weight", "bits", "scalar"):
         assert torch.equal(ours[name], theirs[name])
-    metadata = read_metadata(checkpoint)
-    assert metadata.state_dict_metadata == stock(checkpoint).state_dict_metadata
-    assert metadata.storage_data == stock(checkpoint).storage_data
+    assert content(read_metadata(checkpoint)) == content(stock(checkpoint))
 
 
 def test_the_metadata_of_many_ranks_are_those_of_pytorch(tmp_path, saved):
-    # torch 2.15 stores one property of a tensor more than torch 2.13.
     metadata = pickle.loads(saved[".metadata"])
     tensor = metadata.state_dict_metadata["weight"]
     chunk = tensor.chunks[0]
@@ -118,18 +124,17 @@ def test_the_metadata_of_many_ranks_are_those_of_pytorch(tmp_path, saved):
         metadata.storage_data[MetadataIndex("weight", half.offsets, rank)] = where
     file = tmp_path / ".metadata"
     file.write_bytes(pickle.dumps(metadata))
-    read = parse_metadata(file)
-    assert (read.state_dict_metadata, read.storage_data) == (metadata.state_dict_metadata, metadata.storage_data)
+    assert content(parse_metadata(file)) == content(metadata)
 
 
 @pytest.mark.parametrize("protocol", [2, 4, 5])
 @pytest.mark.parametrize("place", ["root", "value", "key"])
 def test_no_code_of_the_metadata_runs(checkpoint, tmp_path, protocol, place):
     evil, metadata = Evil(tmp_path / "ran"), stock(checkpoint)
-    content = {"root": evil, "value": metadata, "key": {evil: 1}}[place]
+    root = {"root": evil, "value": metadata, "key": {evil: 1}}[place]
     if place == "value":
         metadata.planner_data = evil
-    (checkpoint / ".metadata").write_bytes(pickle.dumps(content, protocol))
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(root, protocol))
     with pytest.raises(InputError, match=r"\.metadata cannot be read \(it (names|is damaged)"):
         stored_names(checkpoint)
     with pytest.raises(MetadataError):

@@ -18,6 +18,7 @@ from exact_titan.runs.export import export
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.preflight import complete
 from tests import warm_ranks
+from tests.support import largest_file
 from tests.titan.test_training import RUNNER, argv, losses, record
 
 
@@ -62,16 +63,48 @@ def test_save_now_repeats_a_failed_asynchronous_save(checkpoints, tmp_path, capl
         manager.save_future.result()
     (tmp_path / "checkpoint").unlink()
     assert manager.save_now(1)
-    assert "has failed and is repeated now" in caplog.text
+    assert "The checkpoint of step 1 cannot be saved" in caplog.text
     assert why_incomplete(tmp_path / "checkpoint/step-1") is None
 
 
-def test_a_failed_asynchronous_save_ends_the_run_at_the_next_save(checkpoints, tmp_path):
-    manager = checkpoints(async_mode="async")
-    (tmp_path / "checkpoint").write_text("in the way")
+@pytest.mark.parametrize("mode", ["disabled", "async"])
+def test_a_periodic_save_that_the_disk_refuses_is_a_warning_and_the_last_save_an_error(
+    checkpoints, tmp_path, caplog, mode
+):
+    folder = tmp_path / "checkpoint"
+    manager = checkpoints(async_mode=mode)
     manager.save(1)
-    with pytest.raises(CheckpointException):
+    manager.maybe_wait_for_saving()
+    with largest_file(300):
         manager.save(2)
+        manager.maybe_wait_for_saving()
+    assert "The checkpoint of step 2 cannot be saved: " in caplog.text
+    assert "File too large: raise the limit" in caplog.text
+    assert "A resume starts from step 1" in caplog.text
+    manager.save(3)
+    manager.maybe_wait_for_saving()
+    assert list(find_checkpoints(folder).complete) == [1, 3]
+    for save in (lambda: manager.save(4, last_step=True), lambda: manager.save_now(5)):
+        message = (
+            r"the checkpoint of step [45] cannot be saved: .*File too large.*; the same command resumes from step 3"
+        )
+        with largest_file(300), pytest.raises(InputError, match=message):
+            save()
+    assert manager.save_now(5)
+    manager.close()
+    # The files of the failed saves are removed at once, because the next save needs the room.
+    assert sorted(one.name for one in folder.iterdir()) == ["step-1", "step-3", "step-5"]
+
+
+def test_a_bug_in_a_save_ends_the_run(checkpoints):
+    class Broken:
+        def write(self, folder: Path) -> None:
+            raise RuntimeError("a bug")
+
+    manager = checkpoints()
+    manager.record = Broken()
+    with pytest.raises(CheckpointException):
+        manager.save(1)
 
 
 def test_an_error_in_before_save_prevents_the_save(checkpoints, tmp_path):

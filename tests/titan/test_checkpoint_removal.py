@@ -137,6 +137,17 @@ def test_a_checkpoint_that_cannot_be_read_stays(checkpoints, tmp_path, monkeypat
     assert not list(folder.glob(f"{REMOVED}*"))
 
 
+def test_the_files_of_every_failed_save_of_a_step_are_removed(checkpoints, tmp_path):  # noqa: F811
+    manager, folder = checkpoints(keep_latest_k=2), tmp_path / "checkpoint"
+    for _ in range(2):
+        manager.save(1)
+        (folder / "step-1/files.json").unlink()
+        (folder / "step-1").rename(folder / ".unfinished-step-1")
+        manager._removal.failed(1)
+    manager.close()
+    assert list(folder.iterdir()) == []
+
+
 def test_start_over_keeps_the_incomplete_checkpoints(checkpoints, tmp_path):  # noqa: F811
     manager, folder = checkpoints(keep_latest_k=2), tmp_path / "checkpoint"
     manager.save(3)

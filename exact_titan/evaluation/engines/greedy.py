@@ -20,9 +20,12 @@ def end_tokens(folder: Path) -> frozenset[int]:
         if file.is_file():
             try:
                 ids = read_json(file).get("eos_token_id")
-            except (OSError, ValueError, AttributeError) as error:
+            except (ValueError, AttributeError) as error:
                 raise InputError(f"{file} is not a JSON object ({error}): copy the file again") from None
-            found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+            ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+            if not all(isinstance(one, int) for one in ids):
+                raise InputError(f"{file}: eos_token_id is {ids!r:.60}: it must be a number or a list of numbers")
+            found.update(ids)
     return frozenset(found)
 
 

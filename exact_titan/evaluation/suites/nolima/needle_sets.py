@@ -95,7 +95,7 @@ def read_needle_set(file: Path, rules: NeedleSetRules, default_template: str | N
         entries = read_json(file)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file: copy the needle set into the folder") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{file} cannot be read as JSON ({error}): copy the needle set again") from None
     if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
         raise InputError(f"{file} is not a list of JSON objects: copy the needle set again")

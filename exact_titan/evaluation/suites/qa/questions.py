@@ -139,6 +139,8 @@ def _read(folder: Path, split: str) -> Iterable[Row]:
                 with file.open("rb") as lines:
                     yield from (parse_json(line) for line in lines if line.strip())
         except (OSError, ValueError) as error:  # JSONDecodeError, UnicodeDecodeError and ArrowInvalid are ValueErrors
+            if isinstance(error, OSError) and error.errno is not None:  # pyarrow's errors about the content have none
+                raise
             raise InputError(f"{file} cannot be read ({error}): copy the file again") from None
 
 
