@@ -1,8 +1,8 @@
 """Peak memory and time of one document of 10 million tokens, for several scripts.
 
-A separate process tokenizes every document with the tokenizer of ``exact-titan pack``. The figures are the peak memory of
-the process (VmHWM) and the time of the tokenizing. tests/documents/test_long_texts.py compares the ids with the ids of
-the whole text.
+A separate process tokenizes every document with the tokenizer of ``exact-titan pack``. The figures are the peak memory
+of the process (VmHWM) and the time of the tokenizing. tests/documents/test_long_texts.py compares the ids with the ids
+of the whole text.
 
 Example: python -m benchmarks.long_documents --tokenizer Llama-3.1-8B
 """

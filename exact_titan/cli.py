@@ -6,7 +6,6 @@ import io
 import itertools
 import os
 import re
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
@@ -15,10 +14,11 @@ from typing import Any
 
 import tyro
 
-from exact_titan import evaluation_commands, study_commands, version
+from exact_titan import entry, evaluation_commands, study_commands, version
 from exact_titan.commands import COMMANDS
-from exact_titan.errors import InputError, did_you_mean, print_error
+from exact_titan.errors import InputError, did_you_mean
 from exact_titan.launch import command
+from exact_titan.terminal import unguarded
 
 GROUPS = {"study": study_commands.COMMANDS, "eval": evaluation_commands.COMMANDS}
 """Commands of two words, such as ``exact-titan study run``."""
@@ -41,21 +41,9 @@ _PLAN_OPTIONS = ("--config", "--nproc", "--memory", "--mfu", "--peak-tflops")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command. The exit code is 2 for wrong input and 130 after Ctrl-C."""
+    """Run one command, and return its exit code (:func:`exact_titan.entry.run`)."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        code = _run(given)
-        sys.stdout.flush()
-    except InputError as error:
-        print_error("exact-titan", error)
-        return 2
-    except KeyboardInterrupt:
-        print("exact-titan: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # head and less close the pipe early
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
-    return code
+    return entry.run("exact-titan", lambda: _run(given))
 
 
 def _run(given: list[str]) -> int:
@@ -159,7 +147,7 @@ def _parse(group: str, commands: Mapping[str, Callable], given: list[str]) -> Ca
     """
     errors = io.StringIO()
     try:
-        with contextlib.redirect_stderr(errors):
+        with contextlib.redirect_stderr(errors), unguarded():
             return tyro.extras.subcommand_cli_from_dict(
                 {name: _deferred(function) for name, function in commands.items()},
                 prog=f"exact-titan {group}".strip(),

@@ -11,6 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from exact_titan.errors import InputError
 from exact_titan.launch import arguments, configs
 from exact_titan.slurm_options import SlurmOptions
+from exact_titan.terminal import one_line
 
 if TYPE_CHECKING:
     from exact_titan.dataset import Manifest
@@ -183,36 +184,43 @@ def _show_packed(manifest: "Manifest", folder: Path, seconds: float, tokens: int
     total = sum(source.tokens for source in manifest.sources)
     for reason in dict.fromkeys(reason for source in manifest.sources for reason in source.passed_over):
         files = sum(source.passed_over.get(reason, 0) for source in manifest.sources)
-        print(f"passed over  {files:,} file{'s' if files > 1 else ''} ({reason})")
-    print(f"documents    {sum(source.documents for source in manifest.sources):,}")
+        _print_line(f"passed over  {files:,} file{'s' if files > 1 else ''} ({reason})")
+    _print_line(f"documents    {sum(source.documents for source in manifest.sources):,}")
     reasons = dict.fromkeys(reason for source in manifest.sources for reason in source.dropped)
     for reason in reasons:
-        print(f"  dropped    {sum(source.dropped.get(reason, 0) for source in manifest.sources):,} ({reason})")
+        _print_line(f"  dropped    {sum(source.dropped.get(reason, 0) for source in manifest.sources):,} ({reason})")
     remarks = dict.fromkeys(remark for source in manifest.sources for remark in source.remarks)
     for remark in remarks:
-        print(f"  with       {sum(source.remarks.get(remark, 0) for source in manifest.sources):,} ({remark})")
+        _print_line(f"  with       {sum(source.remarks.get(remark, 0) for source in manifest.sources):,} ({remark})")
     if manifest.sft is not None:
         for name in manifest.sft.too_long:
-            print(f"  too long   {name}")
-        print(f"rows         {manifest.sft.rows:,}, template {manifest.sft.template}")
-    print(f"tokens       {total:,}")
+            _print_line(f"  too long   {name}")
+        _print_line(f"rows         {manifest.sft.rows:,}, template {manifest.sft.template}")
+    _print_line(f"tokens       {total:,}")
     if by_source:
         for source in manifest.sources:
             share = 100 * source.tokens / max(1, total)
-            print(f"  {share:6.2f} %   {source.name}: {source.tokens:,} tokens, {source.documents:,} documents")
-    print(f"end of text  {manifest.tokenizer.eos_token} ({manifest.tokenizer.eos_id})")
+            _print_line(f"  {share:6.2f} %   {source.name}: {source.tokens:,} tokens, {source.documents:,} documents")
+    _print_line(f"end of text  {manifest.tokenizer.eos_token} ({manifest.tokenizer.eos_id})")
     for split, record in manifest.splits.items():
         padding = 100 * record.padding / (record.windows * manifest.window)
         windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
         loss = (
             "" if manifest.sft is None else f", {100 * record.targets / record.tokens:.2f} % of the inputs with a loss"
         )
-        print(f"{split:<12} {windows}, {padding:.2f} % padding{loss}")
+        _print_line(f"{split:<12} {windows}, {padding:.2f} % padding{loss}")
     report = ExposureReport.of(folder, manifest, "train", threshold=default_threshold(manifest.window))
-    print(f"tail share   {report.tail_percent:.1f} % of the targets have a context of {report.tail_start} or more")
-    print(f"folder       {folder}")
-    print(f"fingerprint  {manifest.fingerprint[:12]}")
-    print(f"time         {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
+    _print_line(
+        f"tail share   {report.tail_percent:.1f} % of the targets have a context of {report.tail_start} or more"
+    )
+    _print_line(f"folder       {folder}")
+    _print_line(f"fingerprint  {manifest.fingerprint[:12]}")
+    _print_line(f"time         {seconds:.1f} s, {tokens / seconds:,.0f} tokens/s")
+
+
+def _print_line(line: str) -> None:
+    """Print one line of a table. A name with a line break stays on its line."""
+    print(one_line(line), flush=True)
 
 
 def inspect(
@@ -252,7 +260,7 @@ def inspect(
     policies = measure_policies(folder, manifest, split) if compare else []
     if png is not None:
         save_png(report.figure(title), png)
-    print(f"{title}, fingerprint {manifest.fingerprint[:12]}")
+    _print_line(f"{title}, fingerprint {manifest.fingerprint[:12]}")
     print(report.table())
     if policies:
         print(f"\npolicies on the same documents; this dataset is packed with {manifest.policy}")
@@ -277,18 +285,24 @@ def window(
 
 
 def verify(folder: Positional[Path]) -> None:
-    """Check every byte of a packed dataset: digests, segments, counts.
+    """Check every byte of a packed dataset (digests, segments, counts), or of the checkpoints of a run (digests).
 
     Example: exact-titan verify packed/books-16k
 
+    Example: exact-titan verify outputs/exact
+
     Args:
-        folder: The packed dataset.
+        folder: The packed dataset, the dump folder of a run, or one checkpoint.
     """
     from exact_titan.dataset.verify import verify as verify_dataset
+    from exact_titan.runs.run_verification import is_run, verify_run
 
+    if is_run(folder):
+        verify_run(folder, print)
+        return
     for line in verify_dataset(folder):
-        print(f"ok  {line}", flush=True)
-    print(f"{folder} is whole")
+        _print_line(f"ok  {line}")
+    _print_line(f"{folder} is whole")
 
 
 def compare(
@@ -328,6 +342,7 @@ def export(
     out: Path,
     step: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: the last)")] = None,
     dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16",
+    verify: bool = True,
 ) -> None:
     """Write the weights of a run as a Hugging Face folder for transformers and vLLM.
 
@@ -338,10 +353,11 @@ def export(
         out: New folder for config.json, the tokenizer and the safetensors.
         step: Step of the checkpoint.
         dtype: Data type of all weights.
+        verify: First compare the SHA-256 of every file of the checkpoint with files.json.
     """
     from exact_titan.runs.export import export as export_run
 
-    files = export_run(run, out, step=step, dtype=dtype)
+    files = export_run(run, out, step=step, dtype=dtype, verify=verify)
     print(f"{out}: {len(files)} file{'s' if len(files) > 1 else ''}, {sum(f.stat().st_size for f in files):,} bytes")
 
 

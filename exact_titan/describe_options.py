@@ -9,12 +9,15 @@ import contextlib
 import json
 import logging
 import re
+import sys
 import warnings
 from dataclasses import fields, is_dataclass
 from typing import Any
 
 import tyro
 
+from exact_titan import entry
+from exact_titan.atomic_files import write_atomically
 from exact_titan.config import recipes, registry
 from exact_titan.launch import options
 from exact_titan.titan import preflight
@@ -147,6 +150,11 @@ def _policy(config: RunConfig) -> str:
     ]
 
 
-if __name__ == "__main__":
-    options.FILE.write_text(text(), encoding="utf-8")
+def main() -> None:
+    """Write the description, and print its file."""
+    write_atomically(options.FILE, text())
     print(options.FILE)
+
+
+if __name__ == "__main__":
+    sys.exit(entry.run("exact_titan.describe_options", main))

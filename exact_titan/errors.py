@@ -4,6 +4,8 @@ import difflib
 import sys
 from collections.abc import Iterable
 
+from exact_titan.terminal import escape
+
 
 class InputError(ValueError):
     """A file, a key or a value from the user is wrong.
@@ -16,7 +18,7 @@ class InputError(ValueError):
 
 def print_error(program: str, error: InputError | str) -> None:
     """Print ``PROGRAM: error: MESSAGE`` on standard error, as one line."""
-    print(f"{program}: error: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+    print(f"{program}: error: {escape(' '.join(str(error).split()))}", file=sys.stderr, flush=True)
 
 
 def did_you_mean(word: str, known: Iterable[str], *, cutoff: float = 0.6) -> str:

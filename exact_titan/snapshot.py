@@ -16,7 +16,8 @@ from importlib.metadata import distributions
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from exact_titan.errors import InputError, print_error
+from exact_titan import entry
+from exact_titan.errors import InputError
 from exact_titan.launch import arguments
 
 if TYPE_CHECKING:
@@ -32,26 +33,27 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--ranks", required=True, type=int, help="number of processes of the run")
     parser.add_argument("options", nargs="+", help="options of exact_titan.train")
     args = parser.parse_args(argv)
-    try:
-        # A wrong argument is refused before the import of torch.
-        given = arguments.read(args.options)
-        from exact_titan.titan import cpu, torch_versions
+    return entry.run("exact_titan.train", lambda: _snapshot(args.options, args.name, ranks=args.ranks))
 
-        torch_versions.install()
-        cpu.install()
-        from exact_titan.config import config_of
-        from exact_titan.titan.preflight import complete
 
-        os.environ["WORLD_SIZE"] = str(args.ranks)
-        # Other code may print. The standard output of this command contains only the folder's name.
-        with contextlib.redirect_stdout(sys.stderr):
-            config = complete(config_of(given))
-            write_snapshot(config, args.options, Path(config.dump_folder) / FOLDER / args.name)
-    except InputError as error:
-        print_error("exact_titan.train", error)
-        return 2
+def _snapshot(options: list[str], name: str, *, ranks: int) -> None:
+    # A wrong argument is refused before the import of torch.
+    given = arguments.read(options)
+    from exact_titan.titan import cpu, torch_versions
+
+    torch_versions.install()
+    cpu.install()
+    from exact_titan.config import config_of
+    from exact_titan.runs.run_lock import check_no_run
+    from exact_titan.titan.preflight import complete
+
+    os.environ["WORLD_SIZE"] = str(ranks)
+    # Other code may print. The standard output of this command contains only the folder's name.
+    with contextlib.redirect_stdout(sys.stderr):
+        config = complete(config_of(given))
+        check_no_run(Path(config.dump_folder))
+        write_snapshot(config, options, Path(config.dump_folder) / FOLDER / name)
     print(config.dump_folder)
-    return 0
 
 
 def write_snapshot(config: "RunConfig", options: list[str], folder: Path) -> None:

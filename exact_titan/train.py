@@ -1,14 +1,20 @@
 """The command ``torchrun --nproc_per_node=N -m exact_titan.train --config CONFIG [--section.option value …]``."""
 
+import contextlib
 import logging
 import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from exact_titan import entry
 from exact_titan.errors import InputError, print_error
+from exact_titan.file_errors import as_input_errors
 from exact_titan.launch import arguments, help_pages
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
+from exact_titan.runs.run_lock import has_files, lock_run
+from exact_titan.terminal import drop_output_errors
+from exact_titan.titan.agent_watch import watch_agent
 from exact_titan.titan.logs import start_logging
 from exact_titan.titan.signals import StopSignals
 
@@ -24,10 +30,20 @@ _ONE_PROCESS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR"
 def main(argv: list[str] | None = None) -> None:
     """Train, and exit with an :class:`~exact_titan.runs.exit_codes.ExitCode`. Wrong input prints one line.
 
+    :func:`exact_titan.entry.run` is the frame for errors and for the text on the terminal.
+    """
+    if code := entry.run("exact_titan.train", lambda: _main(sys.argv[1:] if argv is None else argv)):
+        sys.exit(code)
+
+
+def _main(argv: list[str]) -> int:
+    """Train, and return the exit code.
+
     1. Check the arguments, and handle stop signals, before the import of torch.
-    2. Read the config, and complete and check it (:func:`exact_titan.titan.preflight.complete`).
-    3. Build the trainer and train to the last step, or to the step where the run is stopped.
-    4. Export the weights, if ``export`` is set, and write the exit code into the run's folder.
+    2. Read the config, and lock the run's folder (:mod:`exact_titan.runs.run_lock`).
+    3. Complete and check the config (:func:`exact_titan.titan.preflight.complete`).
+    4. Build the trainer and train to the last step, or to the step where the run is stopped.
+    5. Export the weights, if ``export`` is set, and write the exit code into the run's folder.
 
     Without torchrun the run has one process.
     """
@@ -35,15 +51,22 @@ def main(argv: list[str] | None = None) -> None:
         os.environ.setdefault(name, value)
 
     start_logging(int(os.environ["RANK"]))
+    with contextlib.ExitStack() as lock:
+        return _start(argv, lock)
+
+
+def _start(argv: list[str], lock: contextlib.ExitStack) -> int:
+    """Do the steps of :func:`_main`. ``lock`` receives the lock of the run's folder."""
     with StopSignals() as signals:
-        given = _arguments(sys.argv[1:] if argv is None else argv)
+        watch_agent(signals)
+        given = _arguments(argv)
         if not isinstance(given, InputError):
             if os.environ["RANK"] == "0":
                 print(
                     help_pages.page(given, help_pages.MODULE) if given.help else f"Config: {given.source}", flush=True
                 )
             if given.help:
-                return
+                return ExitCode.FINISHED
         if os.environ["RANK"] == "0":
             print("Loading torch and torchtitan", flush=True)
 
@@ -55,22 +78,15 @@ def main(argv: list[str] | None = None) -> None:
 
         agreement = Agreement.of_environment()
         try:
-            config, code = _train(given, signals, agreement)
+            with as_input_errors():
+                config, code = _train(given, signals, agreement, lock)
         except InputError as error:
             agreement.report(error)
-            code = ExitCode.INPUT_ERROR
-    if code != ExitCode.FINISHED:
-        sys.exit(code)
-    if os.environ["RANK"] == "0":
-        try:
-            if config.export:
-                _export(config)
-        except InputError as error:
-            print_error("exact_titan.train", error)
-            code = ExitCode.INPUT_ERROR
+            return ExitCode.INPUT_ERROR
+    if code == ExitCode.FINISHED and os.environ["RANK"] == "0":
+        code = _export_at_end(config) if config.export else ExitCode.FINISHED
         write_exit_code(Path(config.dump_folder), code)
-        if code != ExitCode.FINISHED:
-            sys.exit(code)
+    return code
 
 
 def _arguments(argv: list[str]) -> arguments.Arguments | InputError:
@@ -79,7 +95,8 @@ def _arguments(argv: list[str]) -> arguments.Arguments | InputError:
     Another rank returns the mistake for the agreement of the ranks: only this machine may lack the config.
     """
     try:
-        return arguments.read(argv)
+        with as_input_errors():
+            return arguments.read(argv)
     except InputError as error:
         if os.environ["RANK"] != "0":
             return error
@@ -88,9 +105,9 @@ def _arguments(argv: list[str]) -> arguments.Arguments | InputError:
 
 
 def _train(
-    given: arguments.Arguments | InputError, signals: StopSignals, agreement: "Agreement"
+    given: arguments.Arguments | InputError, signals: StopSignals, agreement: "Agreement", lock: contextlib.ExitStack
 ) -> "tuple[RunConfig, int]":
-    """Train to the end, or until the run is stopped. Return the config and the exit code."""
+    """Lock the run's folder, and train to the end, or until the run is stopped. Return the config and the exit code."""
     from exact_titan.config import config_of
     from exact_titan.titan.preflight import with_rule
 
@@ -101,17 +118,26 @@ def _train(
 
     config = agreement.check("options", options)
     folder = Path(config.dump_folder)
-    if os.environ["RANK"] == "0":
-        remove_exit_code(folder)
+
+    def hold_folder() -> None:
+        with as_input_errors():
+            lock.enter_context(lock_run(folder))
+            remove_exit_code(folder)
+
+    # A refused start changes nothing in the folder of the other start.
+    agreement.on_rank_0("lock", hold_folder)
     try:
-        code = _run(config, signals, agreement)
+        with as_input_errors():
+            code = _run(config, signals, agreement)
     except InputError:
         # Any rank writes the code: rank 0 may wait in a collective call until torchrun ends rank 0. Bad input makes no
         # new folder. A batch system that looks for the code of a large job must find a complaint of a single rank.
-        if agreement.is_disputed:
-            folder.mkdir(parents=True, exist_ok=True)
-        if folder.is_dir():
-            write_exit_code(folder, ExitCode.INPUT_ERROR)
+        # The message about the bad input matters more than a folder that cannot be written.
+        with contextlib.suppress(OSError):
+            if agreement.is_disputed:
+                folder.mkdir(parents=True, exist_ok=True)
+            if agreement.is_disputed or has_files(folder):
+                write_exit_code(folder, ExitCode.INPUT_ERROR)
         raise
     return config, code
 
@@ -131,6 +157,7 @@ def _run(config: "RunConfig", signals: StopSignals, agreement: "Agreement") -> i
         logger.info(f"{completed.training.steps} of {completed.training.steps} steps are done: nothing to train")
         return ExitCode.FINISHED
     open_log_file(Path(completed.dump_folder), int(os.environ["RANK"]))
+    drop_output_errors()
     structured_logger.init_structured_logger(
         source="training", output_dir=completed.dump_folder, enable=completed.debug.enable_structured_logging
     )
@@ -157,13 +184,32 @@ def _run(config: "RunConfig", signals: StopSignals, agreement: "Agreement") -> i
     return code
 
 
+def _export_at_end(config: "RunConfig") -> ExitCode:
+    """Export the last checkpoint. Return the exit code of the run: after a signal, the same command exports again."""
+    try:
+        with as_input_errors():
+            _export(config)
+    except InputError as error:
+        print_error("exact_titan.train", error)
+        return ExitCode.INPUT_ERROR
+    except (KeyboardInterrupt, SystemExit):
+        logger.info(f"the export to {config.export} is stopped; the same command exports the saved run")
+        return ExitCode.SAVED
+    return ExitCode.FINISHED
+
+
 def _export(config: "RunConfig") -> None:
     from exact_titan.runs.export import export
 
     if Path(config.export).exists():  # only a start with nothing to train gets here
         logger.info(f"{config.export} exists already and is not written again")
         return
-    export(Path(config.dump_folder), Path(config.export), checkpoints=config.checkpoint.folder)
+    export(
+        Path(config.dump_folder),
+        Path(config.export),
+        checkpoints=config.checkpoint.folder,
+        verify=config.checkpoint.verify_on_load,
+    )
     logger.info(f"The weights are in {config.export}, in Hugging Face's format")
 
 

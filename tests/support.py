@@ -4,6 +4,8 @@ import contextlib
 import json
 import os
 import random
+import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,6 +62,33 @@ def pack_texts(folder: Path, texts: Sequence[str], *, seq_len: int, val_fraction
     return PackedDataset(out_folder)
 
 
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """Let this process write no file beyond ``size`` bytes. A write fails then, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def pack_renamed_copy(dataset: PackedDataset, folder: Path) -> PackedDataset:
+    """Pack the corpus of :func:`pack_texts` again, with other names and places of the corpus and of the tokenizer."""
+    before = dataset.folder.parent
+    (folder / "other tokenizer").mkdir(parents=True)
+    shutil.copy(before / "tokenizer.json", folder / "other tokenizer")
+    shutil.copy(before / "documents.jsonl", folder / "copy.ndjson")
+    pack(
+        [folder / "copy.ndjson"],
+        tokenizer=folder / "other tokenizer",
+        seq_len=dataset.window,
+        out=folder / "renamed",
+        val_fraction=dataset.manifest.val_fraction,
+    )
+    return PackedDataset(folder / "renamed")
+
+
 def run_benchmark(module: str, *arguments: object) -> str:
     """Run ``python -m module arguments…`` on the CPU in a fresh process, and return its standard output.
 
@@ -75,7 +104,7 @@ def run_benchmark(module: str, *arguments: object) -> str:
 def torchrun_command(nproc: int, *arguments: str) -> list[str]:
     """Return ``torchrun --nproc_per_node=nproc arguments…``, with the signal options of docs/operations.md."""
     command = [sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={nproc}"]
-    command += ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1", "--shutdown-timeout=600"]
+    command += ["--signals-to-handle=SIGTERM,SIGINT,SIGUSR1,SIGHUP", "--shutdown-timeout=600"]
     return [*command, "--rdzv_backend=c10d", "--rdzv_endpoint=localhost:0", *arguments]
 
 

@@ -1,4 +1,4 @@
-"""A run with random stops, kills and changes of the number of ranks ends like an uninterrupted run."""
+"""A run with random stops, kills, second starts and changes of the number of ranks ends like an uninterrupted run."""
 
 import json
 import os
@@ -9,12 +9,18 @@ from pathlib import Path
 
 import pytest
 
+from exact_titan import processes
 from tests import warm_ranks
-from tests.support import ROOT, torchrun
+from tests.support import ROOT, background_torchrun, torchrun
 from tests.test_stopping import arguments
+from tests.warm_ranks import Run
 
 RUNNER = "tests.titan.traced_train"
-ROUNDS, STEPS, BATCH = 20, 140, 4
+ROUNDS, STEPS, BATCH = 19, 140, 4
+TORCHRUN_KILLED = 7
+"""The round under real torchrun. SIGKILL ends torchrun, and its workers save and end by themselves."""
+SECOND_START = (5, 13)
+"""Rounds in which a second start in the same folder is refused before the signal."""
 
 
 def options(dataset, folder: Path) -> list[str]:
@@ -44,14 +50,19 @@ def steps_of(folder: Path) -> list[tuple[int, dict[int, set[int]], dict[int, str
     return sorted(found, key=lambda launch: launch[0])
 
 
-def disturb(run: warm_ranks.Launch, rng: random.Random, folder: Path) -> str:
-    """Stop or kill the run at a random moment of training, validation or a save. Return the signal."""
-    how = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGUSR1"])
+def wait_for_a_moment(run: Run, rng: random.Random, folder: Path) -> None:
+    """Wait for a random moment of training, validation or a save."""
     what, within = rng.choice([("Staging the checkpoint", 0.15), ("Validating", 0.15), ("  loss ", 2.0)])
     log = folder / "out/logs/rank_0.log"
     earlier = log.stat().st_size if log.exists() else 0
     run.wait_until(lambda: log.exists() and what in log.read_bytes()[earlier:].decode(), what, timeout=200)
     time.sleep(rng.random() * within)
+
+
+def disturb(run: warm_ranks.Launch, rng: random.Random, folder: Path) -> str:
+    """Stop or kill the run at a random moment. Return the signal."""
+    how = rng.choice(["SIGKILL", "SIGKILL", "SIGTERM", "SIGUSR1", "SIGHUP"])
+    wait_for_a_moment(run, rng, folder)
     whom = rng.choice([run.pids, [rng.choice(run.pids)]])
     if how != "SIGKILL":
         for pid in whom:
@@ -69,6 +80,28 @@ def disturb(run: warm_ranks.Launch, rng: random.Random, folder: Path) -> str:
     return how
 
 
+def kill_torchrun(folder: Path, argv: list[str], rng: random.Random, cwd: Path) -> None:
+    """Kill torchrun at a random moment. Its two workers save and end."""
+    with background_torchrun(2, str(ROOT / "tests/titan/traced_train.py"), *argv, cwd=cwd) as run:
+        wait_for_a_moment(run, rng, folder)
+        workers = run.workers()
+        run.agent.kill()
+        run.agent.wait()
+        end = time.monotonic() + 60
+        while any(processes.started(worker) is not None for worker in workers):
+            assert time.monotonic() < end, run.output()
+            time.sleep(0.05)
+    assert (folder / "out/exit_code").read_text() == "75\n", run.output()
+
+
+def start_again(argv: list[str], cwd: Path) -> None:
+    """Start a second run in the folder of a run that trains. The second run changes nothing."""
+    done = warm_ranks.run(2, RUNNER, *argv, cwd=cwd)
+    assert done.codes == [2, 2], done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert "another start of a run works in this folder (process " in line
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [0])
 def test_twenty_disturbed_launches_train_like_an_uninterrupted_run(dataset, tmp_path, seed):
@@ -81,8 +114,14 @@ def test_twenty_disturbed_launches_train_like_an_uninterrupted_run(dataset, tmp_
     rng = random.Random(seed)
     told = []
     for number in range(ROUNDS):
+        if number == TORCHRUN_KILLED:
+            kill_torchrun(broken, options(dataset, broken), rng, tmp_path)
+            continue
         ranks = rng.choices([1, 2, 4], weights=[5, 4, 1])[0] if number not in (3, 11) else 4
         with warm_ranks.background(ranks, RUNNER, *options(dataset, broken), cwd=tmp_path) as run:
+            if number in SECOND_START:
+                run.wait_for("  loss ")
+                start_again(options(dataset, broken), tmp_path)
             how = disturb(run, rng, broken)
             told.append(f"{number}: {ranks} ranks, {how}: {run.output().count('  loss ')} steps")
             print(told[-1], flush=True)
@@ -90,6 +129,7 @@ def test_twenty_disturbed_launches_train_like_an_uninterrupted_run(dataset, tmp_
     done = torchrun(2, str(ROOT / "tests/titan/traced_train.py"), *options(dataset, broken), cwd=tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     assert (broken / "out/exit_code").read_text() == "0\n"
+    assert not (broken / "out/.lock").exists()
 
     (_, expected, expected_losses) = steps_of(unbroken)[0]
     assert sorted(expected) == list(range(1, STEPS + 1))

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from exact_titan.dataset.manifest import _fingerprint
+from exact_titan.runs.checkpoint_manifest import write_manifest
 from tests import warm_ranks
 from tests.support import ROOT, pack_lengths
 
@@ -344,6 +345,38 @@ def test_broken_checkpoints(good: Path, tmp_path: Path) -> None:
         return {"program": "exact_titan.train", "argv": ["--config", "run.toml", "--training.steps", "3"]}
 
     cases = cases_of(tmp_path, 40, 4, make)
+    check(cases, run(tmp_path, cases))
+
+
+@pytest.mark.slow
+def test_broken_files_of_a_run(good: Path, tmp_path: Path) -> None:
+    """Files besides the checkpoints: the record, the metrics, TensorBoard's events, and the folder of the model."""
+
+    def make(draw: random.Random, here: Path) -> dict[str, Any]:
+        copy_of(good, here, "packed", "run.toml", "out")
+        newest = here / "out/checkpoint/step-2"
+        (events,) = (here / "out").rglob("events.out.tfevents.*")
+        names = ("config.json", "tokenizer.json", "tokenizer_config.json")
+        model = [file for name in names if (file := here / "out/model" / name).is_file()]
+        file = draw.choice([newest / "run.json", newest / "run.json", here / "out/metrics.jsonl", events, *model])
+        if file.suffix == ".json" and draw.random() < 0.7:
+            file.write_text(json.dumps(break_json(draw, json.loads(file.read_text()))))
+        elif file.suffix == ".jsonl" and draw.random() < 0.7:
+            lines = file.read_text().splitlines()
+            number = draw.randrange(len(lines))
+            lines[number] = json.dumps(break_json(draw, json.loads(lines[number])))
+            file.write_text("\n".join(lines) + "\n")
+        else:
+            break_bytes(draw, file)
+        if newest in file.parents and file.stat().st_size:
+            write_manifest(newest)  # the author of a hostile checkpoint also writes the list of its files
+        tools = [["export", "out", "--out", "exported"], ["compare", "out", "out"], ["plan", "--config", "run.toml"]]
+        argv = draw.choice([*tools, None, None, None])
+        if argv is None:
+            return {"program": "exact_titan.train", "argv": ["--config", "run.toml", "--training.steps", "3"]}
+        return {"program": "exact-titan", "argv": argv}
+
+    cases = cases_of(tmp_path, 16, 5, make)
     check(cases, run(tmp_path, cases))
 
 

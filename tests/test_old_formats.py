@@ -1,4 +1,8 @@
-"""This version reads a packed dataset and a run from before the package had rooms: the disk formats are unchanged.
+"""This version opens, trains and extends the packed datasets and the runs of older versions.
+
+Before format 4, version ce639ba made ``fixtures/old_formats.tar.gz``: ``first`` (format 1), ``documents`` (format 2, of
+the folder ``corpus``) and ``instructions`` (format 3), and the sources ``more`` and ``rows2.jsonl`` to append.
+``expected.json`` has the fingerprints, and the fingerprints and formats after ``append`` by the same version.
 
 Commit 4f33dcf made ``fixtures/before_rooms.tar.gz`` with torch 2.13.0 and two ranks: ``packed`` (30 documents of
 ``tests.support.pack_lengths``, windows of 64), ``run`` (the checkpoint of step 4, ``model/``) and ``expected.json``
@@ -13,13 +17,16 @@ from pathlib import Path
 import pytest
 
 from exact_titan.cli import main
-from exact_titan.dataset import PackedDataset
+from exact_titan.dataset import Manifest, PackedDataset
 from exact_titan.dataset.verify import verify
+from exact_titan.errors import InputError
+from exact_titan.packing import append
 from exact_titan.runs.metrics_log import read_validations
 from exact_titan.runs.run_record import read_record
 from tests.titan.test_training import losses, record
 
 FIXTURE = Path(__file__).parent / "fixtures/before_rooms.tar.gz"
+OLD_FORMATS = Path(__file__).parent / "fixtures/old_formats.tar.gz"
 SIZES = {"dim": 16, "n_layers": 1, "n_heads": 2, "n_kv_heads": 1, "ffn_dim": 16}
 
 
@@ -40,6 +47,38 @@ def test_an_old_dataset_has_the_same_windows(old):
         found.append(hashlib.sha256(b"".join(tensors)).hexdigest())
     assert found == expected["window_sha256"]
     assert len(list(verify(old / "packed"))) == 6
+
+
+@pytest.fixture
+def formats(tmp_path: Path) -> Path:
+    with tarfile.open(OLD_FORMATS) as archive:
+        archive.extractall(tmp_path, filter="data")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("name", "more", "version"), [("first", "more", 1), ("documents", "more", 2), ("instructions", "rows2.jsonl", 3)]
+)
+def test_a_dataset_of_an_older_format_keeps_its_fingerprint_and_its_format(formats, name, more, version):
+    expected = json.loads((formats / "expected.json").read_text())[name]
+    folder = formats / name
+    manifest = Manifest.read(folder)
+    assert (manifest.format_version, manifest.fingerprint) == (version, expected["fingerprint"])
+    windows = [PackedDataset(folder)[k]["input"].tolist() for k in range(len(PackedDataset(folder)))]
+    list(verify(folder))
+    append(folder, [formats / more])
+    grown = Manifest.read(folder)
+    assert (grown.format_version, grown.fingerprint) == (expected["appended_format"], expected["appended"])
+    assert [PackedDataset(folder)[k]["input"].tolist() for k in range(len(windows))] == windows
+    list(verify(folder))
+
+
+def test_append_knows_the_files_of_an_older_dataset(formats):
+    # A dataset without digests of the files of a folder: the digest of the folder has the names of the files.
+    with pytest.raises(InputError, match=r"first holds source corpus already \(as corpus\): leave it out"):
+        append(formats / "first", [formats / "corpus"])
+    with pytest.raises(InputError, match=r"documents holds source renamed already \(as corpus\): leave it out"):
+        append(formats / "documents", [(formats / "corpus").rename(formats / "renamed")])
 
 
 def test_an_old_checkpoint_is_resumed(old, tmp_path):

@@ -14,7 +14,19 @@ from tests.support import ROOT
 PACKAGE = ROOT / "exact_titan"
 
 ROOMS = [
-    ("errors", "slurm_options", "toml_file"),
+    (
+        "atomic_files",
+        "errors",
+        "file_errors",
+        "folder_files",
+        "folder_lock",
+        "hangup",
+        "json_files",
+        "processes",
+        "slurm_options",
+        "terminal",
+        "toml_file",
+    ),
     ("exposure",),
     ("documents",),
     ("dataset",),
@@ -42,6 +54,7 @@ ROOMS = [
         "train",
         "snapshot",
         "cli",
+        "entry",
         "__main__",
     ),
 ]

@@ -61,7 +61,7 @@ def test_sigterm_to_torchrun_saves_on_all_ranks(dataset, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
 def test_other_signals_to_torchrun_save_on_all_ranks(dataset, tmp_path, name):
     with torchrun_train(dataset, tmp_path) as run:
         run.wait_for("step 2/")
@@ -140,6 +140,19 @@ def test_a_second_signal_ends_a_rank_inside_a_collective(dataset, tmp_path):
         # Rank 1 has lost rank 0. An error ends rank 1, or the SIGTERM that follows the failure of a rank.
         assert codes[1] in (1, -signal.SIGTERM), run.output()
     assert not (tmp_path / "out/exit_code").exists()
+
+
+@pytest.mark.slow
+def test_a_collective_that_hangs_ends_with_an_error(dataset, tmp_path):
+    with warm_train(dataset, tmp_path, "--comm.train_timeout_seconds", "2") as run:
+        run.wait_for("step 2/")
+        first, second = run.workers()
+        os.kill(second, signal.SIGSTOP)
+        run.wait_until(lambda: first not in run.workers(), "end of the rank that waits", timeout=30)
+        os.kill(second, signal.SIGCONT)
+        assert run.end()[0] == 1, run.output()
+    assert not (tmp_path / "out/exit_code").exists()
+    assert not (tmp_path / "out/.lock").exists()
 
 
 @pytest.mark.slow

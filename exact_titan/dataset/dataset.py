@@ -1,6 +1,5 @@
 """Read the windows of a packed dataset in any order."""
 
-import stat
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +11,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exact_titan.dataset.manifest import Manifest, SplitRecord
+from exact_titan.dataset.files import check_size
+from exact_titan.dataset.manifest import Manifest
+from exact_titan.dataset.manifest_checks import check_shard_numbers
+from exact_titan.dataset.records import SplitRecord
 from exact_titan.dataset.shards import Shard
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
@@ -40,17 +42,19 @@ class PackedDataset:
         counts: the split's supervised targets per bucket, int64 ``[len(buckets)]``.
 
     Raises:
-        InputError: if the folder is not a packed dataset, the dataset has no such split, a shard is missing, or the
-            size of a shard is not the size in the manifest. The class does not check the contents of the shards:
-            ``exact-titan verify`` checks the contents.
+        InputError: if the folder is not a packed dataset, the dataset has no such split, a shard is missing or lies
+            outside the folder, or the size of a shard is not the size in the manifest or is too small for its windows.
+            The class does not check the contents of the shards: ``exact-titan verify`` checks the contents.
     """
 
     def __init__(self, folder: str | PathLike[str], split: str = "train", *, manifest: Manifest | None = None) -> None:
         self.folder = Path(folder)
         self.manifest = manifest or Manifest.read(self.folder)
         self.record = split_record(self.manifest, split, self.folder)
+        token_bytes = np.dtype(self.manifest.token_dtype).itemsize
         for shard in self.record.shards:
             check_size(self.folder / shard.file, shard.bytes)
+            check_shard_numbers(self.folder / shard.file, shard, token_bytes)
         self.window = self.manifest.window
         self.buckets = Buckets(self.window)
         self.counts = torch.tensor(self.record.bucket_counts, dtype=torch.int64)
@@ -145,6 +149,7 @@ class PackedDataset:
         try:
             for entry in self.record.shards:
                 shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
+                shard.check_segments(self.window)
                 length_S = np.asarray(shard.segment_length, dtype=np.int64)
                 start_S = np.cumsum(length_S) - length_S
                 first_N = shard.window_segments[:-1]
@@ -173,14 +178,7 @@ class PackedDataset:
         number = int(np.searchsorted(self._first_windows, k, side="right")) - 1
         entry = self.record.shards[number]
         shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
-        local = k - self._first_windows[number]
-        first, last = shard.window_segments[local : local + 2]
-        length_S = shard.segment_length[first:last]
-        # The check comes before any array is allocated with a broken length.
-        if not len(length_S) or length_S.min() < 1 or length_S.sum(dtype=np.int64) > self.window:
-            raise ValueError(f"its shard has segments that do not fit into a window of {self.window}")
-        unsupervised_S = None if shard.segment_unsupervised is None else shard.segment_unsupervised[first:last]
-        return shard, shard.segment_start[first:last], length_S, unsupervised_S
+        return shard, *shard.segments(k - int(self._first_windows[number]), self.window)
 
     @cached_property
     def _arange_L(self) -> np.ndarray:
@@ -223,22 +221,6 @@ def split_record(manifest: Manifest, split: str, folder: Path) -> SplitRecord:
     if split not in manifest.splits:
         raise InputError(f"{folder} has no split {split!r}: choose one of {', '.join(sorted(manifest.splits))}")
     return manifest.splits[split]
-
-
-def check_size(file: Path, size: int) -> None:
-    """Raise an :class:`InputError` if the shard is missing or its size is not the size in the manifest."""
-    # One stat a file: a dataset may have many thousands of shards on a network file system.
-    try:
-        found = file.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        found = None
-    if found is None or not stat.S_ISREG(found.st_mode):
-        raise InputError(f"shard {file} is missing: copy the dataset again or pack it again")
-    if found.st_size != size:
-        raise InputError(
-            f"shard {file} is cut short or changed: it has {found.st_size} bytes, the manifest says {size}; "
-            "copy the dataset again or pack it again"
-        )
 
 
 @contextmanager

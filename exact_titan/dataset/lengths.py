@@ -13,6 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
+from exact_titan.dataset.files import check_file
+from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.errors import InputError
 
 BLOCK = 2**16
@@ -62,22 +64,28 @@ class LengthWriter:
         self._lengths = array("q")
 
 
-def read_lengths(folder: Path, split: str, documents: int) -> np.ndarray:
+def read_lengths(folder: Path, split: str, documents: int, *, inputs: int | None = None) -> np.ndarray:
     """Map the lengths of a split's documents into memory: int64 ``[documents]``.
 
     Args:
         folder: the packed dataset.
         split: name of the split.
-        documents: number of the split's documents in the manifest.
+        documents: number of the split's documents in the manifest, at least 1.
+        inputs: number of inputs of the split's windows in the manifest. The documents must have the same number. A
+            caller that lays out the documents gives the number: a policy does not end with a length of 2^62.
 
     Raises:
-        InputError: if the file is missing, has another format, has fewer documents than the manifest, or has a
-            document of less than two tokens.
+        InputError: if the file is missing, has another format, has fewer documents than the manifest, has a document of
+            less than two tokens, or the documents have another number of inputs.
     """
     file = lengths_file(folder, split)
     lengths_D = _read(file, documents)
-    if documents and int(lengths_D.min()) < 2:
-        raise InputError(f"{file} has a document of less than two tokens: copy the dataset again or pack it again")
+    if int(lengths_D.min()) < 2:
+        raise InputError(f"{file} has a document of less than two tokens: {AGAIN}")
+    # A sum of int64 could overflow. A float64 is exact for the inputs of every possible split.
+    found = float(lengths_D.sum(dtype=np.float64)) - documents
+    if inputs is not None and found != inputs:
+        raise InputError(f"{file}: its documents have {found:.0f} inputs, and the windows have {inputs}: {AGAIN}")
     return lengths_D
 
 
@@ -95,7 +103,7 @@ def read_unsupervised(folder: Path, split: str, lengths_D: np.ndarray) -> np.nda
     file = unsupervised_file(folder, split)
     unsupervised_D = _read(file, len(lengths_D))
     if len(lengths_D) and not bool(((unsupervised_D >= 0) & (unsupervised_D < lengths_D - 1)).all()):
-        raise InputError(f"{file} has a document without a supervised label: copy the dataset again or pack it again")
+        raise InputError(f"{file} has a document without a supervised label: {AGAIN}")
     return unsupervised_D
 
 
@@ -111,15 +119,23 @@ def unsupervised_of_segments(unsupervised_D: np.ndarray, segments_S3: np.ndarray
 
 
 def _read(file: Path, documents: int) -> np.ndarray:
-    if not file.is_file():
-        raise InputError(f"{file} is missing: copy the dataset again or pack it again")
+    size = check_file(file)
     try:
-        lengths_D = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"{file} is not a .npy file ({error}): copy the dataset again or pack it again") from error
-    if lengths_D.dtype != np.int64 or lengths_D.ndim != 1 or len(lengths_D) < documents:
-        raise InputError(
-            f"{file} is {lengths_D.dtype} {list(lengths_D.shape)}, the manifest wants int64 [{documents}]: "
-            "copy the dataset again or pack it again"
-        )
-    return lengths_D[:documents]
+        # Not np.load: numpy would also open an archive or a pickle, and multiplies the shape before it looks at the
+        # size of the file.
+        with file.open("rb") as stream:
+            if (version := np.lib.format.read_magic(stream)) != (1, 0):
+                raise ValueError(f"its version is {version}")
+            shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+            begin = stream.tell()
+        if dtype != np.int64 or len(shape) != 1 or shape[0] < documents:
+            raise InputError(f"{file} is {dtype} {list(shape)}, the manifest wants int64 [{documents}]: {AGAIN}")
+        if begin + 8 * shape[0] > size:
+            raise ValueError(f"its {shape[0]} numbers do not fit {size} bytes")
+        return np.memmap(file, np.int64, mode="r", offset=begin, shape=(documents,))
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}") from error
+    except InputError:
+        raise
+    except (ValueError, TypeError, RecursionError, MemoryError) as error:
+        raise InputError(f"{file} is not a .npy file ({error!s:.100}): {AGAIN}") from error

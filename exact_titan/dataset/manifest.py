@@ -1,130 +1,60 @@
-"""The contents of a packed dataset: ``manifest.json``, its fingerprint and its checks.
+"""The contents of a packed dataset: ``manifest.json`` and its fingerprint.
 
-The manifest is written last. A folder without a manifest is therefore not a dataset. The manifest depends neither on
-the time nor on paths. The same sources, tokenizer and options give the same fingerprint on any machine.
+The manifest is written last. A folder without a manifest is therefore not a dataset. The same content in the same
+order, the same tokenizer and the same options give the same fingerprint, on any machine and at any time.
 
-Three formats exist, and this version reads all three:
+The fingerprint of format 4 covers no name of a file or folder. The manifest keeps the names of the sources and of the
+tokenizer's folder for the reader. A renamed copy of a corpus or of a tokenizer gives the same fingerprint.
+
+Four formats exist. This version reads all four, and writes format 4:
 
 1. A dataset from before datasets had parts. Its splits have no key ``parts``: all documents are one part.
-2. A dataset of documents. All labels have a loss.
+2. A dataset of documents. All labels have a loss. The fingerprint covers the names.
 3. A dataset of instructions. The key ``sft`` says how the instructions were packed. The shards and a file for each
-   split say which labels have no loss (:mod:`shards`, :mod:`lengths`).
+   split say which labels have no loss (:mod:`shards`, :mod:`lengths`). The fingerprint covers the names.
+4. A dataset of documents (``sft`` is null) or of instructions. The fingerprint covers no names.
+
+A dataset keeps its format when documents are appended. Only format 1 becomes format 2, because the appended documents
+are parts.
 """
 
 import dataclasses
 import hashlib
 import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import NoneType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
+from exact_titan.atomic_files import write_atomically
+from exact_titan.dataset.manifest_checks import check_dataset, check_split
+from exact_titan.dataset.parsed_records import AGAIN, parse_record
+from exact_titan.dataset.records import SftRecord, ShardRecord, SourceRecord, SplitRecord
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
+from exact_titan.json_files import parse_json
 
-FORMAT_VERSIONS = (1, 2, 3)
+__all__ = ["Manifest", "SftRecord", "ShardRecord", "SourceRecord", "SplitRecord"]
+
+FORMAT_VERSIONS = (1, 2, 3, 4)
 FILE_NAME = "manifest.json"
 TOKENIZER_FOLDER = "tokenizer"
+MOST_BYTES = 2**30
+"""Bytes of the largest manifest. A source file takes about 85 bytes, a shard about 200."""
 OPTIONAL_KEYS = ("remarks", "contents", "passed_over")
 """Keys of a source that older datasets do not have."""
-
-
-@dataclass(frozen=True)
-class SourceRecord:
-    """A packed file or folder.
-
-    Attributes:
-        name: name of the source.
-        files: number of files that were read.
-        bytes: bytes of these files.
-        sha256: digest of the file. For a folder, and for the two files of a token file, the digest over the sorted
-            relative names and the digests of the files.
-        documents: number of packed documents.
-        tokens: tokens of the packed documents, with the end-of-text tokens.
-        dropped: number of documents that were not packed, by reason.
-        remarks: number of packed documents or of files with a remark, by remark.
-        contents: size of every file that was read, by the sha256 (hex) of its content.
-        passed_over: number of the other files of the folder, by reason. The fingerprint does not cover this key: the
-            key does not change the content of the dataset.
-
-    Datasets of older versions have no remarks, contents and passed_over.
-    """
-
-    name: str
-    files: int
-    bytes: int
-    sha256: str
-    documents: int
-    tokens: int
-    dropped: dict[str, int]
-    remarks: dict[str, int] = field(default_factory=dict)
-    contents: dict[str, int] = field(default_factory=dict)
-    passed_over: dict[str, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class ShardRecord:
-    """One safetensors file.
-
-    ``bytes`` and ``sha256`` are its size and digest. ``windows`` is the number of windows. ``tokens`` and ``segments``
-    are the lengths of its ``tokens`` tensor and of its two segment tensors.
-    """
-
-    file: str
-    bytes: int
-    sha256: str
-    windows: int
-    tokens: int
-    segments: int
-
-
-@dataclass(frozen=True)
-class SplitRecord:
-    """The windows of one split.
-
-    Attributes:
-        windows: number of windows.
-        tokens: number of inputs of all windows, without padding.
-        targets: number of inputs with a supervised label.
-        padding: number of padding inputs of all windows.
-        documents: number of documents.
-        bucket_counts: number of targets per bucket of ``Buckets(window)``.
-        shards: the shards, in the order of their windows.
-        parts: number of documents of each part. The policy lays out every part separately, one after another. No window
-            and no shard has documents of two parts. Empty in format 1: all documents are one part.
-    """
-
-    windows: int
-    tokens: int
-    targets: int
-    padding: int
-    documents: int
-    bucket_counts: list[int]
-    shards: list[ShardRecord]
-    parts: list[int]
-
-
-@dataclass(frozen=True)
-class SftRecord:
-    """How instructions were packed.
-
-    Attributes:
-        template: name of the template, ``dolly`` or ``chat``.
-        template_sha256: digest of the template's text.
-        rows: number of rows that were read. A conversation has one document for every assistant message.
-        too_long: the first samples that were left out because they are longer than the window, by name. The key
-            ``dropped`` of the sources has the number of all these samples.
-    """
-
-    template: str
-    template_sha256: str
-    rows: int
-    too_long: list[str]
+NOT_COVERED = {
+    "sources": ("name", "dropped", "remarks", "passed_over"),
+    "tokenizer": ("name",),
+    "sft": ("too_long",),
+}
+"""Keys that the fingerprint of format 4 does not cover: names, and notes about documents for the reader."""
+NOT_COVERED_BEFORE_4 = {"sources": ("passed_over",)}
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """The contents of ``manifest.json``. The format version and the fingerprint are added when the file is written.
+    """The contents of ``manifest.json``. The fingerprint is added when the file is written.
 
     ``sft`` is None for a dataset of documents.
     """
@@ -137,65 +67,98 @@ class Manifest:
     val_fraction: float
     splits: dict[str, SplitRecord]
     sft: SftRecord | None = None
+    format_version: int = FORMAT_VERSIONS[-1]
 
     @property
-    def format_version(self) -> int:
-        """The lowest format that holds the dataset."""
-        if self.sft is not None:
-            return 3
-        return 2 if any(record.parts for record in self.splits.values()) else 1
+    def covers_names(self) -> bool:
+        """Whether the fingerprint covers the names of the sources and of the tokenizer's folder."""
+        return _covers_names(self.format_version)
 
     @property
     def fingerprint(self) -> str:
-        """sha256 (hex) over the canonical JSON of all other keys of the file, except ``passed_over``."""
+        """sha256 (hex) over the canonical JSON of all keys of the file, except the keys of :data:`NOT_COVERED`."""
         return _fingerprint(self._content())
 
+    def with_more(
+        self, sources: Sequence[SourceRecord], splits: dict[str, SplitRecord], sft: SftRecord | None
+    ) -> "Manifest":
+        """Return the manifest of the dataset with appended documents, in the format of the dataset.
+
+        Args:
+            sources: the records of the new sources.
+            splits: the records of all splits of the larger dataset.
+            sft: the record of all instructions of the larger dataset.
+        """
+        # The appended documents are parts, and format 1 has no parts.
+        version = max(self.format_version, 2)
+        return dataclasses.replace(
+            self, sources=[*self.sources, *sources], splits=splits, sft=sft, format_version=version
+        )
+
     def write(self, folder: Path) -> None:
-        """Write ``folder/manifest.json`` in one step. At any moment the file is complete: the old file or the new."""
+        """Write ``folder/manifest.json`` in one step. At any moment the file is complete: the old file or the new.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
         content = self._content() | {"fingerprint": self.fingerprint}
-        new = folder / f".{FILE_NAME}.new"
-        new.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        new.replace(folder / FILE_NAME)
+        write_atomically(folder / FILE_NAME, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> "Manifest":
         """Read and check ``folder/manifest.json``.
 
         Raises:
-            InputError: if the folder or the manifest is missing, the manifest is not JSON or has another format
-                version, a key is missing or has the wrong type, or the fingerprint or the numbers do not match.
+            InputError: if the folder or the manifest is missing or cannot be read, the manifest is not JSON or has
+                another format version, a key is missing or has the wrong type, the fingerprint does not match, or a
+                number or a name is impossible (:mod:`manifest_checks`).
         """
         file = folder / FILE_NAME
-        if not folder.is_dir():
-            raise InputError(f"{folder}: no such folder: `exact-titan pack … --out {folder}` makes the folder")
-        if not file.is_file():
-            raise InputError(f"{folder} is not a packed dataset: it has no {FILE_NAME}, `exact-titan pack` writes one")
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            if not folder.is_dir():
+                raise InputError(f"{folder}: no such folder: `exact-titan pack … --out {folder}` makes the folder")
+            if not file.is_file():
+                raise InputError(
+                    f"{folder} is not a packed dataset: it has no {FILE_NAME}, `exact-titan pack` writes one"
+                )
+            if (size := file.stat().st_size) > MOST_BYTES:
+                raise InputError(f"{file} has {size} bytes: a manifest has at most {MOST_BYTES}: {AGAIN}")
+            content = parse_json(file.read_bytes())
+        except OSError as error:
+            raise InputError(f"{file} cannot be read: {error.strerror}") from error
+        except InputError:
+            raise
         except ValueError as error:
-            raise InputError(f"{file} is not JSON ({error}): pack the dataset again") from error
+            raise InputError(f"{file} is not JSON ({error}): {AGAIN}") from error
         if not isinstance(content, dict):
-            raise InputError(f"{file} is not a JSON object: pack the dataset again")
-        version = content.pop("format_version", None)
+            raise InputError(f"{file} is not a JSON object: {AGAIN}")
+        version = content.get("format_version")
         if type(version) is not int or version not in FORMAT_VERSIONS:
             raise InputError(
-                f"{file}: format_version is {version!r}, this version of exact_titan reads "
-                f"{', '.join(map(str, FORMAT_VERSIONS))}: pack the dataset again"
+                f"{file}: format_version is {version!r:.60}, this version of exact_titan reads "
+                f"{', '.join(map(str, FORMAT_VERSIONS))}: use the version of exact_titan that packed the dataset, or "
+                "pack the dataset again"
             )
         fingerprint = content.pop("fingerprint", None)
         manifest = parse_record(cls, _with_all_keys(content, version), file)
-        if fingerprint != _fingerprint({"format_version": version} | content):
-            raise InputError(f"{file}: the fingerprint does not match, so the file was changed: pack the dataset again")
+        if fingerprint != _fingerprint(content):
+            raise InputError(f"{file}: the fingerprint does not match, so the file was changed: {AGAIN}")
+        if not manifest.splits:
+            raise InputError(f"{file}: splits is empty, a dataset has a split: {AGAIN}")
+        check_dataset(
+            file,
+            window=manifest.window,
+            policy=manifest.policy,
+            val_fraction=manifest.val_fraction,
+            token_dtype=manifest.token_dtype,
+            tokenizer=manifest.tokenizer,
+        )
         for split, record in manifest.splits.items():
-            if version > 1 and sum(record.parts) != record.documents:
-                raise InputError(
-                    f"{file}: the parts of {split} have {sum(record.parts)} documents, and the split "
-                    f"has {record.documents}: pack the dataset again"
-                )
+            check_split(file, split, record, manifest.window, masked=manifest.sft is not None, has_parts=version > 1)
         return manifest
 
     def _content(self) -> dict[str, Any]:
-        content = {"format_version": self.format_version} | dataclasses.asdict(self)
+        content = dataclasses.asdict(self)
         content["sources"] = [_without_empty(source) for source in content["sources"]]
         if self.format_version < 3:
             del content["sft"]
@@ -222,46 +185,21 @@ def _with_all_keys(content: dict[str, Any], version: int) -> dict[str, Any]:
     return content
 
 
-def _covered(source: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in source.items() if key != "passed_over"}
+def _covers_names(version: Any) -> bool:
+    return version in (1, 2, 3)
 
 
 def _fingerprint(content: dict[str, Any]) -> str:
-    if isinstance(sources := content.get("sources"), list):
-        covered = [_covered(source) if isinstance(source, dict) else source for source in sources]
-        content = content | {"sources": covered}
-    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Return the fingerprint of the content of a manifest without its key ``fingerprint``."""
+    left_out = NOT_COVERED_BEFORE_4 if _covers_names(content.get("format_version")) else NOT_COVERED
+    covered = {key: _without(value, left_out.get(key, ())) for key, value in content.items()}
+    return hashlib.sha256(json.dumps(covered, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
-    """Convert ``value`` to ``kind``: a dataclass, ``list[…]``, ``dict[str, …]``, a plain type, or one of them or None.
-
-    Raises:
-        InputError: if the value does not fit. The error names ``file`` and ``key``.
-    """
-    if NoneType in get_args(kind):
-        return None if value is None else parse_record(get_args(kind)[0], value, file, key)
-    if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
-        optional = {one.name for one in dataclasses.fields(kind) if one.default_factory is not dataclasses.MISSING}
-        parts = {}
-        for name, hint in hints.items():
-            where = f"{key}.{name}" if key else name
-            if name not in value and name in optional:
-                continue
-            if name not in value:
-                raise InputError(f"{file}: key {where!r} is missing: pack the dataset again")
-            parts[name] = parse_record(hint, value[name], file, where)
-        return kind(**parts)  # type: ignore[operator]
-    if get_origin(kind) is list and isinstance(value, list):
-        return [parse_record(get_args(kind)[0], item, file, f"{key}[{index}]") for index, item in enumerate(value)]
-    if get_origin(kind) is dict and isinstance(value, dict):
-        return {name: parse_record(get_args(kind)[1], item, file, f"{key}.{name}") for name, item in value.items()}
-    # type() and not isinstance(), because True is not accepted as an integer.
-    if type(value) is kind or (kind is float and type(value) is int):
-        if kind is int and not 0 <= value < 2**63:
-            raise InputError(f"{file}: key {key!r} is {value}: it must be from 0 to 2^63 - 1: pack the dataset again")
-        return value
-    names = {int: "an integer", float: "a number", str: "a string", list: "a list"}
-    wanted = names.get(get_origin(kind) or kind, "an object")
-    raise InputError(f"{file}: key {key!r} must be {wanted}, it is {value!r:.60}: pack the dataset again")
+def _without(value: Any, names: Sequence[str]) -> Any:
+    """Return an object, or every object of a list, without some keys. Any other value stays."""
+    if isinstance(value, list):
+        return [_without(one, names) if isinstance(one, dict) else one for one in value]
+    if isinstance(value, dict):
+        return {key: one for key, one in value.items() if key not in names}
+    return value

@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from exact_titan.dataset.dataset import check_size
+from exact_titan.dataset.files import check_file, check_size
 from exact_titan.dataset.lengths import read_lengths, read_unsupervised, unsupervised_of_segments
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, ShardRecord, SplitRecord
-from exact_titan.dataset.policies import POLICIES, Segment, lay_out
+from exact_titan.dataset.parsed_records import AGAIN
+from exact_titan.dataset.policies import Segment, lay_out
 from exact_titan.dataset.shards import Shard
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
-
-AGAIN = "copy the dataset again or pack it again"
 
 
 def verify(folder: Path) -> Iterator[str]:
@@ -37,8 +36,7 @@ def verify(folder: Path) -> Iterator[str]:
     manifest = Manifest.read(folder)
     yield f"manifest: fingerprint {manifest.fingerprint}"
     tokenizer = folder / TOKENIZER_FOLDER / "tokenizer.json"
-    if not tokenizer.is_file():
-        raise InputError(f"{tokenizer} is missing: {AGAIN}")
+    check_file(tokenizer)
     _equal(f"{tokenizer}: sha256", hashlib.sha256(tokenizer.read_bytes()).hexdigest(), manifest.tokenizer.sha256)
     yield f"tokenizer: {manifest.tokenizer.name}, {manifest.tokenizer.vocab_size} ids"
     for split, record in manifest.splits.items():
@@ -46,9 +44,7 @@ def verify(folder: Path) -> Iterator[str]:
 
 
 def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manifest) -> Iterator[str]:
-    if manifest.policy not in POLICIES:
-        raise InputError(f"{folder}: policy is {manifest.policy!r}, this version knows {', '.join(POLICIES)}")
-    lengths_D = read_lengths(folder, split, record.documents)
+    lengths_D = read_lengths(folder, split, record.documents, inputs=record.tokens)
     unsupervised_D = None if manifest.sft is None else read_unsupervised(folder, split, lengths_D)
     layout = lay_out(manifest.policy, manifest.window, lengths_D, record.parts)
     buckets = Buckets(manifest.window)

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 
 from exact_titan.dataset.lengths import LengthWriter, lengths_file, unsupervised_file
-from exact_titan.dataset.manifest import ShardRecord, SplitRecord
+from exact_titan.dataset.manifest_checks import shard_name
 from exact_titan.dataset.policies import POLICIES, Segment
+from exact_titan.dataset.records import ShardRecord, SplitRecord
 from exact_titan.dataset.shards import write_shard
 from exact_titan.exposure import Buckets
 
@@ -131,7 +132,7 @@ class SplitWriter:
         self._counts += counts_n
         self._inputs += int(length_S.sum(dtype=np.int64))
         self._targets += int(counts_n.sum())
-        name = f"{self._split}-{len(self._shards):05d}.safetensors"
+        name = shard_name(self._split, len(self._shards))
         arrays = {
             "tokens": self._tokens[: self._stored],
             "segment_start": np.array(self._start, dtype=np.int64),

@@ -7,12 +7,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import fsspec
 
 from exact_titan.documents.file_kinds import (
     EMPTY,
@@ -25,10 +22,10 @@ from exact_titan.documents.file_kinds import (
     reason_to_pass_over,
 )
 from exact_titan.documents.hub import hub_hint
+from exact_titan.documents.remote import access, file_system, remove_abandoned_copies
+from exact_titan.documents.streams import why_not_readable
 from exact_titan.errors import InputError
 
-EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
-"""The extra of this package that installs fsspec's library for a URL scheme. ``hf://`` needs no extra."""
 HUB_PAGE = "https://huggingface.co/datasets/"
 
 
@@ -78,8 +75,11 @@ def list_local(path: Path, pattern: str | None) -> Listing:
     root = str(path.absolute())
     _check_utf8(str(path), "source")
     try:
-        if not path.is_dir():
-            return Listing(root, [_local_file(path, "", path.stat())], {})
+        found = path.stat()
+        if not stat.S_ISDIR(found.st_mode):
+            if (why := why_not_readable(found)) is not None:
+                raise InputError(f"source {path} cannot be read: {why}")
+            return Listing(root, [_local_file(path, "", found)], {})
     except FileNotFoundError as error:
         if path.is_symlink():
             raise _leads_to_nothing(path) from error
@@ -89,7 +89,7 @@ def list_local(path: Path, pattern: str | None) -> Listing:
     except OSError as error:
         raise InputError(f"source {path} cannot be read: {error.strerror}") from error
     passed_over = PassedOver()
-    files = list(_walk(path, "", pattern, passed_over, [path.stat()]))
+    files = list(_walk(path, "", pattern, passed_over, [found]))
     return Listing(root, sorted(files, key=lambda file: file.name), passed_over.counts())
 
 
@@ -167,8 +167,11 @@ def list_url(url: str, pattern: str | None) -> Listing:
     if url.startswith(HUB_PAGE) and "/resolve/" not in url:
         dataset = "/".join(url.removeprefix(HUB_PAGE).split("/")[:2])
         raise InputError(f"source {url}: a page of the Hugging Face hub is not a file: give hf://datasets/{dataset}")
+    remove_abandoned_copies()
     with access(f"source {url}"):
-        fs, root = fsspec.url_to_fs(url)
+        fs, root = file_system(url)
+        if url.startswith("http"):
+            fs.info(root)  # one question to a server that does not answer, find asks several
         found = fs.find(root, detail=True)
         if not found:
             fs.info(root)  # raises the error that find hides, such as a refused connection
@@ -197,24 +200,3 @@ def list_url(url: str, pattern: str | None) -> Listing:
 def _remote_file(name: str, info: dict[str, Any]) -> SourceFile:
     version = hashlib.sha256(str(sorted((key, str(value)) for key, value in info.items())).encode()).hexdigest()
     return SourceFile(name, int(info.get("size") or 0), version)
-
-
-@contextmanager
-def access(what: str) -> Iterator[None]:
-    """Convert every error of a remote file system's library to an :class:`InputError` of one line."""
-    try:
-        yield
-    except ImportError as error:
-        scheme = what.removeprefix("source ").partition("://")[0]
-        extra = f": pip install 'exact-titan[{EXTRAS[scheme]}]'" if scheme in EXTRAS else ""
-        raise InputError(f"{what} cannot be read ({error}){extra}") from error
-    except FileNotFoundError as error:
-        # fsspec's HTTP library raises this error also if there is no connection.
-        if isinstance(error.__cause__, OSError) and not isinstance(error.__cause__, FileNotFoundError):
-            raise InputError(f"{what} cannot be read: {str(error.__cause__).splitlines()[0]}") from error
-        raise InputError(f"{what}: no such file or folder") from error
-    except ValueError as error:
-        raise InputError(f"{what} cannot be read: {error}") from error
-    except Exception as error:
-        why = str(error).strip() or type(error).__name__
-        raise InputError(f"{what} cannot be read: {why.splitlines()[0]}") from error

@@ -5,20 +5,20 @@ and files that a source does not read are counted.
 """
 
 import os
-import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow
 
 from exact_titan.documents.digests import FileDigest
 from exact_titan.documents.file_kinds import KINDS, kind_of
-from exact_titan.documents.listing import EXTRAS, SourceFile, access, is_url, list_local, list_url
+from exact_titan.documents.limits import ExpansionError
+from exact_titan.documents.listing import SourceFile, is_url, list_local, list_url
 from exact_titan.documents.readers import READERS, Reader
+from exact_titan.documents.remote import EXTRAS, copied
 from exact_titan.documents.streams import BROKEN, DigestedFile
 from exact_titan.documents.token_files import SUFFIXES as TOKEN_SUFFIXES
 from exact_titan.errors import InputError
@@ -99,15 +99,10 @@ class Source:
             InputError: if the file cannot be copied.
         """
         with ExitStack() as stack:
+            local = Path(self.location(file))
             if is_url(self.path):
-                folder = Path(
-                    stack.enter_context(tempfile.TemporaryDirectory(prefix="exact-titan-", ignore_cleanup_errors=True))
-                )
-                local = folder / file.name.rpartition("/")[2].partition("?")[0]
-                with access(self.shown(file)):
-                    fsspec.url_to_fs(self.path)[0].get_file(self.location(file), str(local))
-            else:
-                local = Path(self.location(file))
+                name = file.name.rpartition("/")[2].partition("?")[0]
+                local = stack.enter_context(copied(self.path, self.location(file), name, self.shown(file)))
             yield DocumentReader(local, file.name, self.shown(file), self.text_key)
 
 
@@ -164,6 +159,7 @@ class DocumentReader:
                         f"{self._shown}, {reader.unit} {number}: {self._text_key!r} is {type(value).__name__}, not "
                         "text: see --text-key"
                     )
+            self.no_text += reader.left_out
 
     def rows(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the name of every row, such as ``line 17``, and the contents of the row, in the order of the file.
@@ -189,6 +185,15 @@ class DocumentReader:
         except (*BROKEN, zlib.error) as error:
             raise InputError(
                 f"{self._shown} is broken or cut short ({error}): download or compress it again"
+            ) from error
+        except ExpansionError as error:
+            raise InputError(
+                f"{self._shown} expands too far: {error}: if the file is what you expect, divide it into smaller files"
+            ) from error
+        except MemoryError as error:
+            raise InputError(
+                f"{self._shown}: there is not enough memory to read its documents: divide the largest documents, or "
+                "pack on a machine with more memory"
             ) from error
         except pyarrow.ArrowException as error:
             why = str(error).splitlines()[0]

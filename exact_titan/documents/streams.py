@@ -1,17 +1,27 @@
-"""The bytes of a file: with a digest of the whole file, and decompressed."""
+"""The bytes of a file: with a digest of the whole file, and decompressed in steps of bounded size."""
 
 import bz2
+import errno
 import gzip
 import hashlib
 import io
 import lzma
+import os
+import select
+import stat
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import zstandard
 
+from exact_titan.documents import limits
+
 BROKEN = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError)
 """The errors of broken or shortened compressed files. ``bz2`` raises an OSError without a number instead."""
+
+# 2 KiB of a zstd frame expand to at most 64 MiB: a block has at least 4 bytes, and expands to at most 128 KiB.
+_ZSTD_STEP = 2**11
 
 
 class DigestedFile(io.RawIOBase):
@@ -20,19 +30,33 @@ class DigestedFile(io.RawIOBase):
     Attributes:
         size: bytes of the file.
         done: bytes that have been read so far.
+        is_regular: False for a named pipe.
+
+    Raises:
+        OSError: if the file cannot be opened, is a device or a socket, or is a named pipe and no program writes to the
+            pipe within :data:`~exact_titan.documents.limits.PIPE_SECONDS`.
     """
 
     def __init__(self, file: Path) -> None:
-        self._stream = file.open("rb", buffering=0)
+        # O_NONBLOCK: the opening of a named pipe would wait for a program that writes.
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        self._stream = os.fdopen(descriptor, "rb", buffering=0)
+        found = os.fstat(descriptor)
+        if (why := why_not_readable(found)) is not None:
+            self._stream.close()
+            raise OSError(errno.EINVAL, why)
         self._digest = hashlib.sha256()
-        self.size = file.stat().st_size
+        self.size = found.st_size
         self.done = 0
+        self.is_regular = stat.S_ISREG(found.st_mode)
+        self._has_writer = self.is_regular
+        os.set_blocking(descriptor, True)
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        size = self._stream.readinto(buffer)
+        size = self._stream.readinto(buffer) if self._has_writer else self._first_of_pipe(buffer)
         self._digest.update(memoryview(buffer)[:size])
         self.done += size
         return size
@@ -45,56 +69,146 @@ class DigestedFile(io.RawIOBase):
         self._stream.close()
         return self._digest.hexdigest()
 
+    def _first_of_pipe(self, buffer: Any) -> int:
+        """Read the first bytes of a pipe. If a program has opened the pipe, wait for the program without a limit."""
+        poll = select.poll()
+        poll.register(self._stream, select.POLLIN)
+        has_written = poll.poll(limits.PIPE_SECONDS * 1000)
+        os.set_blocking(self._stream.fileno(), False)
+        size = self._stream.readinto(buffer)  # None: a program has opened the pipe. 0: no program has, or it has ended.
+        os.set_blocking(self._stream.fileno(), True)
+        if size == 0 and not has_written:
+            raise OSError(
+                errno.EINVAL, f"no program writes to this pipe, after {limits.PIPE_SECONDS} s: start the program"
+            )
+        self._has_writer = True
+        return self._stream.readinto(buffer) if size is None else size
+
+
+def why_not_readable(found: os.stat_result) -> str | None:
+    """Return why a path is no source, or None for a regular file and a named pipe."""
+    kinds: tuple[tuple[Callable[[int], bool], str], ...] = (
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+        (stat.S_ISSOCK, "a socket"),
+    )
+    for is_kind, name in kinds:
+        if is_kind(found.st_mode):
+            return f"{name} is not a file: name a file"
+    return None
+
 
 def decompressed(stream: DigestedFile, compression: str) -> io.BufferedReader:
-    """Return the decompressed bytes of a file.
+    """Return the decompressed bytes of a file. Memory holds at most the window of the file and 64 MiB.
+
+    A read of the result raises :class:`~exact_titan.documents.limits.ExpansionError` if the file expands too far.
 
     Args:
         stream: the file.
         compression: one of :data:`~exact_titan.documents.file_kinds.COMPRESSIONS`, or empty.
     """
     compressed: Any = io.BufferedReader(stream, 2**18)
-    openers: dict[str, Any] = {".gz": _gzip, ".zst": _ZstdStream, ".bz2": bz2.BZ2File, ".xz": lzma.LZMAFile}
-    return io.BufferedReader(openers[compression](compressed), 2**20) if compression else compressed
+    if not compression:
+        return compressed
+    expanded: Any = gzip.GzipFile(fileobj=compressed) if compression == ".gz" else _Frames(compressed, compression)
+    return io.BufferedReader(_Expanded(expanded, stream), 2**20)
 
 
-def _gzip(stream: BinaryIO) -> gzip.GzipFile:
-    return gzip.GzipFile(fileobj=stream)
+class _Expanded(io.RawIOBase):
+    """Decompressed bytes, with a check of their number."""
+
+    def __init__(self, expanded: Any, stream: DigestedFile) -> None:
+        self._expanded, self._stream = expanded, stream
+        self._done = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = self._expanded.readinto(buffer)
+        self._done += size
+        limits.check_expansion(self._done, self._stream.done)
+        return size
 
 
-class _ZstdStream(io.RawIOBase):
-    """Decompresses all zstd frames of a file.
+class _ZstdFrame:
+    """A decompressor of one zstd frame, with the interface of ``bz2.BZ2Decompressor``.
 
-    fsspec would stop after the first frame, and would not notice that a file is cut short.
+    A step returns at most 64 MiB, because the step reads 2 KiB.
     """
 
-    def __init__(self, stream: io.BufferedIOBase) -> None:
-        self._stream = stream
-        self._frame = self._new_frame()
-        self._frame_open = False
-        self._ready = memoryview(b"")
-
-    @staticmethod
-    def _new_frame() -> Any:
+    def __init__(self) -> None:
         # zstd refuses windows above 128 MiB by default. Dumps are often compressed with `zstd --long=31`.
-        return zstandard.ZstdDecompressor(max_window_size=2**31).decompressobj()
+        self._frame = zstandard.ZstdDecompressor(max_window_size=limits.WINDOW_BYTES).decompressobj()
+        self._rest = memoryview(b"")
+
+    @property
+    def eof(self) -> bool:
+        return self._frame.eof
+
+    @property
+    def needs_input(self) -> bool:
+        return not self._rest
+
+    @property
+    def unused_data(self) -> bytes:
+        return self._frame.unused_data + bytes(self._rest)
+
+    def decompress(self, data: bytes, max_length: int) -> bytes:
+        rest = memoryview(data) if data else self._rest
+        self._rest = rest[_ZSTD_STEP:]
+        return self._frame.decompress(rest[:_ZSTD_STEP])
+
+
+def _xz_frame() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(lzma.FORMAT_AUTO, memlimit=limits.WINDOW_BYTES + 2**20)
+
+
+_FRAMES: dict[str, Callable[[], Any]] = {
+    ".zst": _ZstdFrame,
+    ".bz2": bz2.BZ2Decompressor,
+    ".xz": _xz_frame,
+}
+
+
+class _Frames(io.RawIOBase):
+    """Decompresses all frames of a file, one after another.
+
+    fsspec would stop after the first zstd frame, and would not notice that a file is cut short. The files of the
+    standard library limit neither the memory of ``.xz`` nor know zstd.
+    """
+
+    def __init__(self, stream: io.BufferedReader, compression: str) -> None:
+        self._stream, self._new_frame = stream, _FRAMES[compression]
+        self._name = compression.strip(".")
+        self._frame = self._new_frame()
+        self._frame_open, self._is_first = False, True
+        self._ready = memoryview(b"")
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
         while not self._ready:
-            block = self._frame.unused_data if self._frame.eof else b""
+            block = b""
             if self._frame.eof:
+                block = self._frame.unused_data
                 self._frame = self._new_frame()
-                self._frame_open = False
-            block = block or self._stream.read(2**17)
-            if not block:
-                if self._frame_open:
-                    raise EOFError("the last zstd frame has no end")
-                return 0
+                self._frame_open, self._is_first = False, False
+            if not block and self._frame.needs_input:
+                block = self._stream.read(2**17)
+                if not block:
+                    if self._frame_open:
+                        raise EOFError(f"the last {self._name} frame has no end")
+                    return 0
+            if not self._frame_open and not self._is_first:
+                # Zeros may follow a frame: the padding of .xz, and of tapes.
+                block = block.lstrip(b"\0")
+                if not block:
+                    continue
             self._frame_open = True
-            self._ready = memoryview(self._frame.decompress(block))
+            self._ready = memoryview(self._frame.decompress(block, len(buffer)))
         size = min(len(buffer), len(self._ready))
         buffer[:size] = self._ready[:size]
         self._ready = self._ready[size:]

@@ -16,6 +16,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 
 # The headings of databrickslabs/dolly, training/consts.py.
 _INTRO = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -190,7 +191,7 @@ def _read_object(file: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except ValueError as error:
         raise InputError(f"{file} is not a readable JSON file ({error}): copy the tokenizer again") from error
     if not isinstance(content, dict):

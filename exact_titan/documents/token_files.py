@@ -282,8 +282,8 @@ class DatatroveFile(TokenFile):
         mask = path.with_name(f"{path.name}.loss")
         if mask.exists():
             raise InputError(
-                f"source {path}: {mask.name} masks the loss, which a packed dataset cannot hold: remove it to train on "
-                "all tokens"
+                f"source {path}: {mask.name} masks the loss, which a packed dataset cannot hold: move it to another "
+                f"folder to train on all tokens"
             )
 
     def _check(self, index: np.ndarray, data_bytes: int) -> int:

@@ -1,8 +1,6 @@
 """Convert texts to token ids with any Hugging Face tokenizer."""
 
 import hashlib
-import json
-import shutil
 from collections.abc import Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -11,11 +9,14 @@ import numpy as np
 from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
+from exact_titan.documents import panics
 from exact_titan.documents.hub import hub_hint
 from exact_titan.documents.long_texts import LONG, encode_long
 from exact_titan.documents.special_tokens import SpecialTokens, SpelledTokens, mark_special_tokens
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
+from exact_titan.folder_files import check_inside, checked_content
+from exact_titan.json_files import LARGEST_BYTES, read_json
 
 FILE_NAME = "tokenizer.json"
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
@@ -33,7 +34,19 @@ def load_tokenizer(file: Path) -> Tokenizer:
     """
     if not file.is_file():
         raise InputError(f"{file} is missing: copy the dataset again or pack it again")
-    return _parse(file.read_bytes(), file)[0]
+    try:
+        content = _read(file)
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror}: give the right to read it") from error
+    return _parse(content, file)[0]
+
+
+def _read(file: Path) -> bytes:
+    with file.open("rb") as stream:
+        content = stream.read(LARGEST_BYTES + 1)
+    if len(content) > LARGEST_BYTES:
+        raise InputError(f"{file} has more than {LARGEST_BYTES:,} bytes, and no tokenizer is as large: copy it again")
+    return content
 
 
 @lru_cache(maxsize=1)
@@ -44,9 +57,14 @@ def _parse(content: bytes, file: Path, special_tokens: SpecialTokens | None = No
     ``special_tokens`` is None for a tokenizer that does not encode documents.
     """
     try:
-        tokenizer = Tokenizer.from_str(content.decode("utf-8-sig"))
-    except Exception as error:  # the library raises the bare class Exception
-        raise InputError(f"{file} is not a Hugging Face {FILE_NAME}: {str(error).splitlines()[0]}") from error
+        with panics.unreported():
+            tokenizer = Tokenizer.from_str(content.decode("utf-8-sig"))
+    except BaseException as error:
+        if not panics.is_of_library(error):
+            raise
+        raise InputError(
+            f"{file} is not a Hugging Face {FILE_NAME} ({panics.reason(error)}): copy or write it again"
+        ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
     tokenizer.encode_special_tokens = special_tokens == "text"
@@ -73,8 +91,8 @@ class DocumentTokenizer:
         dtype: uint16 if every id fits, else uint32.
 
     Raises:
-        InputError: if the path has no tokenizer, the tokenizer does not load, or the tokenizer has no end-of-text
-            token.
+        InputError: if the path has no tokenizer, the tokenizer does not load, the tokenizer has no end-of-text token,
+            or a file of its folder is a link out of the folder or is not what its name says.
     """
 
     def __init__(self, path: Path, eos_token: str | None = None, special_tokens: SpecialTokens = "text") -> None:
@@ -89,10 +107,15 @@ class DocumentTokenizer:
                 f"--tokenizer {path}: the folder has no {FILE_NAME}: write one with "
                 "transformers.AutoTokenizer.from_pretrained(…).save_pretrained(…)"
             )
+        folder = self.file.parent
         try:
-            content = self.file.read_bytes()
+            if path.is_dir():  # a path of the user's own may be a link to any file
+                check_inside(folder, self.file)
+            content = _read(self.file)
+            extra = [name for name in EXTRA_FILES if (folder / name).is_file()]
+            self._files = {FILE_NAME: content} | {name: checked_content(folder, folder / name) for name in extra}
         except OSError as error:
-            raise InputError(f"--tokenizer {self.file} cannot be read: {error.strerror}") from error
+            raise InputError(f"--tokenizer {error.filename or self.file} cannot be read: {error.strerror}") from error
         self._tokenizer, vocabulary = _parse(content, self.file, special_tokens)
         self.record = TokenizerRecord(
             name=self.file.resolve().parent.name,
@@ -103,7 +126,31 @@ class DocumentTokenizer:
         )
         self.dtype = np.dtype(np.uint16 if self.record.vocab_size <= 2**16 else np.uint32)
         self._spelled = SpelledTokens(mark_special_tokens(self._tokenizer, eos))
+        self._try_out()
         self._keeps_ids = special_tokens == "ids"
+
+    def _try_out(self) -> None:
+        """Encode a text, so that a broken tokenizer is refused before the documents are read.
+
+        A tokenizer without an unknown token may not know the letters of the text.
+        """
+        try:
+            with panics.unreported():
+                self._tokenizer.encode_batch_fast(["a b\n", "ab"])
+                added = [one for ids in self._special_tokens or () for one in ids]
+        except BaseException as error:
+            if isinstance(error, Exception):
+                return
+            if not panics.is_of_library(error):
+                raise
+            raise InputError(
+                f"{self.file} is broken: the tokenizers library fails with it ({panics.reason(error)}): copy it again"
+            ) from error
+        if added and max(added) >= self.record.vocab_size:
+            raise InputError(
+                f"{self.file} is broken: its post_processor adds the id {max(added)}, and its vocabulary has "
+                f"{self.record.vocab_size} ids: copy it again"
+            )
 
     def spells_special(self, text: str) -> bool:
         """Return whether the text spells a special token."""
@@ -123,7 +170,9 @@ class DocumentTokenizer:
         """
         try:
             return self._encode(texts)
-        except Exception as error:  # the library raises the bare class Exception
+        except BaseException as error:
+            if not panics.is_of_library(error):
+                raise
             raise self._cannot_encode(texts, error) from error
 
     def _encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -131,18 +180,21 @@ class DocumentTokenizer:
             return [self._ended(encoding.ids) for encoding in self._tokenizer.encode_batch_fast(texts)]
         return [self._encode_long(text) if len(text) > LONG else self._encode([text])[0] for text in texts]
 
-    def _cannot_encode(self, texts: Sequence[str], error: Exception) -> InputError:
+    def _cannot_encode(self, texts: Sequence[str], error: BaseException) -> InputError:
         """Return the error for a tokenizer without an unknown token that meets an unknown letter."""
         for text in texts:
             try:
                 self._encode([text])
-            except Exception as wrong:
-                why = str(wrong).strip().splitlines()[0] if str(wrong).strip() else type(wrong).__name__
+            except BaseException as wrong:
+                if not panics.is_of_library(wrong):
+                    raise
                 return InputError(
-                    f"{self.file} cannot encode the document that begins with {text[:40]!r} ({why}): give a "
-                    "--tokenizer with an unknown token or byte fallback"
+                    f"{self.file} cannot encode the document that begins with {text[:40]!r} ({panics.reason(wrong)}): "
+                    "give a --tokenizer with an unknown token or byte fallback"
                 )
-        return InputError(f"{self.file} cannot encode a batch of documents ({error}): give another --tokenizer")
+        return InputError(
+            f"{self.file} cannot encode a batch of documents ({panics.reason(error)}): give another --tokenizer"
+        )
 
     def encode_bare(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, without the special tokens that the tokenizer adds to a text."""
@@ -197,12 +249,13 @@ class DocumentTokenizer:
         return None
 
     def save(self, folder: Path) -> None:
-        """Copy the tokenizer's files into a new folder. torchtitan and transformers can load the folder."""
+        """Write the tokenizer's files into a new folder. torchtitan and transformers can load the folder.
+
+        The files have the content that they had when the tokenizer was loaded.
+        """
         folder.mkdir()
-        shutil.copyfile(self.file, folder / FILE_NAME)
-        for name in EXTRA_FILES:
-            if (self.file.parent / name).is_file():
-                shutil.copyfile(self.file.parent / name, folder / name)
+        for name, content in self._files.items():
+            (folder / name).write_bytes(content)
 
     def _ended(self, ids: list[int] | np.ndarray) -> np.ndarray:
         """Return the ids with an end-of-text id at the end. Special tokens that the text brings are not doubled."""
@@ -230,7 +283,7 @@ class DocumentTokenizer:
         config = self.file.parent / "tokenizer_config.json"
         if config.is_file():
             try:
-                token = json.loads(config.read_text(encoding="utf-8-sig")).get("eos_token")
+                token = read_json(config).get("eos_token")
             except OSError as error:
                 raise InputError(f"{config} cannot be read: {error.strerror}") from error
             except (ValueError, AttributeError) as error:

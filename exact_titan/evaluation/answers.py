@@ -90,8 +90,8 @@ def read_answers(file: Path, prompts: PromptSet) -> dict[str, Answer]:
     header = read_answers_header(file)
     if header.prompts_sha256 != prompts.sha256:
         raise InputError(
-            f"{file} has the answers to another prompt set than {prompts.file}: name another output folder, or remove "
-            f"the answers"
+            f"{file} has the answers to another prompt set than {prompts.file}: name another output folder, or move "
+            f"the answers to another folder"
         )
     known = {one.id for one in prompts.examples}
     answers: dict[str, Answer] = {}

@@ -11,7 +11,6 @@ answers are appended. An interrupted generation therefore gives the same records
 """
 
 import contextlib
-import fcntl
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exact_titan import hangup
 from exact_titan.errors import InputError
 from exact_titan.evaluation.answers import ANSWERS_FOLDER, Answer, AnswersHeader, read_answers, read_answers_header
 from exact_titan.evaluation.engines import Engine
@@ -27,7 +27,8 @@ from exact_titan.evaluation.model_folder import EvaluatedModel, read_model
 from exact_titan.evaluation.progress import Progress, Work, estimate, works
 from exact_titan.evaluation.prompt_sets import PromptSet, read_prompts
 from exact_titan.evaluation.record_files import RecordAppender
-from exact_titan.runs.destinations import why
+from exact_titan.file_errors import why
+from exact_titan.folder_lock import locked
 from exact_titan.runs.exit_codes import Ended, ExitCode
 
 
@@ -58,7 +59,7 @@ def generate(prompts: Sequence[Path], *, folder: Path, engine: Engine, weights: 
     Raises:
         InputError: before the first answer, if a prompt set does not fit the model, if a file has other answers, or if
             another process writes to a file.
-        Ended: with the exit code 75 after Ctrl-C or SIGTERM. All complete answers are on the disk.
+        Ended: with the exit code 75 after Ctrl-C, SIGTERM or SIGHUP. All complete answers are on the disk.
     """
     model = read_model(folder)
     sets = [read_prompts(file) for file in prompts]
@@ -69,7 +70,8 @@ def generate(prompts: Sequence[Path], *, folder: Path, engine: Engine, weights: 
         opened = []
         for one in sets:
             file = folder / ANSWERS_FOLDER / one.file.name
-            stack.enter_context(_locked(file))
+            held, way_out = f"another process writes to {file}", "wait for its end, or stop it"
+            stack.enter_context(locked(file.with_name(f".{file.name}.lock"), held, way_out))
             header = AnswersHeader(one.sha256, weights, engine.settings)
             opened.append(_open(file, header, one, engine))
         _answer(engine, opened)
@@ -122,7 +124,7 @@ def _has_line(file: Path) -> bool:
 
 def _check_same(file: Path, was: AnswersHeader, now: AnswersHeader) -> None:
     """Refuse to append to answers of another prompt set, of other weights or of other settings."""
-    way_out = "give the model another --name, or remove the file"
+    way_out = "give the model another --name"
     if was.prompts_sha256 != now.prompts_sha256:
         raise InputError(f"{file} has the answers to another prompt set of this name: {way_out}")
     if was.weights != now.weights:
@@ -182,35 +184,24 @@ def _all(opened: Sequence[_Open]) -> Iterator[tuple[_Open, Example]]:
             yield one, example
 
 
-@contextlib.contextmanager
-def _locked(file: Path) -> Iterator[None]:
-    """Keep other processes from writing to a file of answers.
-
-    Raises:
-        InputError: if another process writes to the file.
-    """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.with_name(f".{file.name}.lock").open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another process writes to {file}: wait for its end, or stop it") from None
-        yield
-
-
 class _Stopped(BaseException):
     """A signal has stopped the generation."""
 
 
 @contextlib.contextmanager
 def _stopped_by_signals() -> Iterator[None]:
-    """End cleanly after SIGTERM and Ctrl-C: the answer that is being computed is lost, and all others are kept."""
+    """End cleanly after SIGTERM, SIGHUP and Ctrl-C. The answer that is being computed is lost. All others are kept."""
+
+    terminals = hangup.Terminals()
 
     def stop(number: int, frame: Any) -> None:
+        if number == signal.SIGHUP:
+            terminals.leave()
         raise _Stopped
 
     main = threading.current_thread() is threading.main_thread()
-    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT) if main}
+    handled = (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hangup.is_handled() else []))
+    before = {number: signal.signal(number, stop) for number in handled if main}
     try:
         yield
     except _Stopped:

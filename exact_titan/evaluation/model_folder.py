@@ -1,12 +1,13 @@
 """The folder of one model in an evaluation: ``model.json``, ``answers/`` and ``scores/``."""
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 from exact_titan.evaluation.examples import from_record
+from exact_titan.json_files import read_json
 
 MODELS_FOLDER = "models"
 """Folder of the models inside the folder of an evaluation."""
@@ -39,9 +40,7 @@ class EvaluatedModel:
     def write(self, folder: Path) -> None:
         """Write ``folder/model.json`` atomically."""
         folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f".{FILE_NAME}.{os.getpid()}"
-        partial.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        partial.replace(folder / FILE_NAME)
+        write_atomically(folder / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
 
 
 def read_model(folder: Path) -> EvaluatedModel:
@@ -52,11 +51,11 @@ def read_model(folder: Path) -> EvaluatedModel:
     """
     file = folder / FILE_NAME
     try:
-        record = json.loads(file.read_text(encoding="utf-8"))
+        record = read_json(file)
     except FileNotFoundError:
         raise InputError(
             f"{folder} has no {FILE_NAME}: name a folder that `exact-titan eval` or `exact-titan eval generate` made"
         ) from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read ({error}): make the answers again") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON ({error}): make the answers again") from None
     return from_record(EvaluatedModel, record, str(file))

@@ -8,19 +8,19 @@
 """
 
 import logging
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
 from exact_titan.evaluation.engine_options import NO_EXTENSION, RopeOptions
 from exact_titan.evaluation.model_folder import FILE_NAME, MODELS_FOLDER, EvaluatedModel, read_model
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
 from exact_titan.evaluation.rope import extended_config
 from exact_titan.models import hf_config
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.destinations import check_writable
 from exact_titan.runs.locations import run_of
 from exact_titan.runs.run_record import RunRecord, read_record, sampled_digest
@@ -145,9 +145,14 @@ def _of_folder(folder: Path) -> _Found:
     from exact_titan.runs.weights_digest import weights_digest  # this import loads torch
 
     config = hf_config.read_config(folder)
-    files = [*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]
+    files = [file for file in sorted(folder.glob("*.safetensors")) if file.is_file()]
     if not files:
-        raise InputError(f"{folder} has no weights (*.safetensors): name a run, a checkpoint or a Hugging Face folder")
+        pickled = next(iter(sorted(folder.glob("pytorch_model*.bin"))), None)
+        because = f"; {pickled.name} is not read, because a pickle can run code" if pickled else ""
+        raise InputError(
+            f"{folder} has no weights (*.safetensors){because}: name a run, a checkpoint or a Hugging Face folder with "
+            f"safetensors"
+        )
     try:
         digest = weights_digest(folder) or sampled_digest(files)
     except SafetensorError as error:
@@ -224,14 +229,11 @@ def _export(found: _Found, home: Path) -> Path:
 def _extended(folder: Path, home: Path, rope: RopeOptions) -> Path:
     """Return a folder with links to the files of the model, and a config.json with the extended RoPE."""
     target = home / _EXTENDED
-    partial = home / f".{_EXTENDED}.{os.getpid()}"
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    for file in folder.iterdir():
-        if file.name != hf_config.FILE_NAME and file.is_file():
-            (partial / file.name).symlink_to(file.resolve())
-    config = extended_config(hf_config.read_config(folder), rope, folder / hf_config.FILE_NAME)
-    hf_config.write_config(partial, config)
-    shutil.rmtree(target, ignore_errors=True)
-    partial.rename(target)
+    with unfinished_folder(target) as partial:
+        for file in folder.iterdir():
+            if file.name != hf_config.FILE_NAME and file.is_file():
+                (partial / file.name).symlink_to(file.resolve())
+        config = extended_config(hf_config.read_config(folder), rope, folder / hf_config.FILE_NAME)
+        hf_config.write_config(partial, config)
+        shutil.rmtree(target, ignore_errors=True)
     return target

@@ -19,6 +19,7 @@ from exact_titan.evaluation.options import SuiteOptions
 from exact_titan.evaluation.prompt_sets import PROMPTS_FOLDER, PromptRecipe, read_prompts, write_prompts
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
 from exact_titan.evaluation.suites import Prepared, Request, find_suite
+from exact_titan.runs.destinations import check_writable
 from exact_titan.runs.locations import MODEL_FOLDER, run_of
 
 
@@ -49,6 +50,7 @@ def prepare(
     Raises:
         InputError: if a suite does not exist or refuses the request, before anything is written.
     """
+    check_writable(out, "--out")
     if not suites:
         raise InputError("no suite is named: name ruler, nolima, probe or qa")
     if examples < 1:

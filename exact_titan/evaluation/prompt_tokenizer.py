@@ -1,7 +1,6 @@
 """The tokenizer of the evaluated model: counts tokens, adds the template, and finds the tokens of an answer."""
 
 import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +9,7 @@ from exact_titan.documents.templates import ChatTemplate, dolly_prompt
 from exact_titan.documents.tokenizer import FILE_NAME, load_tokenizer
 from exact_titan.errors import InputError
 from exact_titan.evaluation.options import Template
+from exact_titan.json_files import read_json
 
 
 class PromptTokenizer:
@@ -120,7 +120,7 @@ class PromptTokenizer:
         if not file.is_file():
             return None
         try:
-            token = json.loads(file.read_text(encoding="utf-8")).get("bos_token")
+            token = read_json(file).get("bos_token")
         except (ValueError, AttributeError) as error:
             raise InputError(f"{file} is not a JSON object ({error}): copy the file again") from None
         return token.get("content") if isinstance(token, dict) else token

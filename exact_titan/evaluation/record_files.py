@@ -11,20 +11,22 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from exact_titan.atomic_files import partial_of, publish
 from exact_titan.errors import InputError
+from exact_titan.file_errors import naming
+from exact_titan.json_files import parse_json
 
 
 def write_records(file: Path, header: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:
     """Write a file atomically: the file appears when all records are on the disk. An existing file is replaced."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    partial = partial_of(file)
     try:
-        with partial.open("w", encoding="utf-8") as out:
-            out.write(_line({"header": header}))
-            out.writelines(map(_line, records))
-            out.flush()
-            os.fsync(out.fileno())
-        partial.replace(file)
+        with naming(file):
+            with partial.open("w", encoding="utf-8") as out:
+                out.write(_line({"header": header}))
+                out.writelines(map(_line, records))
+            publish(partial, file)
     finally:
         partial.unlink(missing_ok=True)
 
@@ -36,12 +38,12 @@ def read_header(file: Path) -> dict[str, Any]:
         InputError: if the file is missing or cannot be read, or if its first line is no header.
     """
     try:
-        with file.open(encoding="utf-8") as lines:
+        with file.open("rb") as lines:
             first = lines.readline()
-        header = json.loads(first)["header"]
+        header = parse_json(first)["header"]
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: the first line is not a header ({error}): make the file again") from None
     if not isinstance(header, dict):
         raise InputError(f"{file}: the first line is not a header: make the file again")
@@ -66,7 +68,7 @@ def read_records(file: Path, *, incomplete_end: bool = False) -> Iterator[dict[s
                 if incomplete_end and not line.endswith(b"\n"):
                     return
                 try:
-                    record = json.loads(line)
+                    record = parse_json(line)
                 except ValueError as error:
                     raise InputError(f"{file}: line {number} is not a record ({error}): make the file again") from None
                 if not isinstance(record, dict):

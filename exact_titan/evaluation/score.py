@@ -34,7 +34,7 @@ def answered_prompts(folder: Path) -> list[Path]:
         if not file.is_file():
             raise InputError(
                 f"{file}: no such file: {folder / ANSWERS_FOLDER} has answers to this prompt set; put the prompt set "
-                f"back, or remove the answers"
+                f"back, or move the answers to another folder"
             )
     return prompts
 
@@ -97,5 +97,5 @@ def _refuse_prompts_in(answers: Mapping[str, Answer], asked: PromptSet, file: Pa
         if text and example.tokens > example.room and text.startswith(example.prompt):
             raise InputError(
                 f"{file}: the answer to {example.id} begins with its prompt: the engine returned the prompt as a part "
-                f"of the answer; remove the file, and make the answers again with the echo switched off"
+                f"of the answer; switch the echo off, move the file to another folder, and make the answers again"
             )

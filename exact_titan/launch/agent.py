@@ -2,7 +2,8 @@
 
 1. The agent starts one process per rank: ``python -m exact_titan.train …`` with torchrun's environment variables.
 2. Rank 0 has the terminal. The output of every other rank goes to files.
-3. SIGTERM, SIGINT and SIGUSR1 go to all ranks. The ranks save and exit with 75. A second SIGINT kills the ranks.
+3. SIGTERM, SIGINT, SIGUSR1 and SIGHUP go to all ranks. The ranks save and exit with 75. A second SIGINT kills the
+   ranks. SIGKILL of the agent does not: the ranks save and end by themselves (:mod:`exact_titan.titan.agent_watch`).
 4. After the end, the files move to ``<dump_folder>/logs``. If a rank crashed, the end of its errors is printed.
 5. The exit code is the exit code of the ranks. torchrun replaces every exit code by 1.
 """
@@ -27,12 +28,13 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
+from exact_titan import hangup
 from exact_titan.errors import InputError
 from exact_titan.launch import LOGS_FOLDER
 from exact_titan.runs.exit_codes import ExitCode
 
-SIGNALS = "SIGTERM,SIGINT,SIGUSR1"
-"""Signals that the agent passes on to the ranks."""
+SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP"
+"""Signals that the agent passes on to the ranks. Under ``nohup``, SIGHUP is ignored."""
 
 SHUTDOWN_SECONDS = 600
 """Time for the save after a signal."""
@@ -154,16 +156,17 @@ class _Agent(LocalElasticAgent):
 
 def _wait(agent: _Agent, dump_folder: Path) -> int:
     """Run the agent to its end. Return the exit code of the run."""
-    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = SIGNALS
-    for name in SIGNALS.split(","):
+    handled = [name for name in SIGNALS.split(",") if name != "SIGHUP" or hangup.is_handled()]
+    terminals = hangup.Terminals()
+    os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"] = ",".join(handled)
+    for name in handled:
         signal.signal(getattr(signal, name), _stop_before_start)
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        # The terminal is closed. Without a handler the ranks would train on without the agent.
-        signal.signal(signal.SIGHUP, _terminate)
     failures: dict[int, ProcessFailure] = {}
     try:
         failures = agent.run().failures
     except SignalException as error:
+        if error.sigval == signal.SIGHUP:
+            terminals.leave()
         if not agent.exit_codes():
             print(f"exact-titan train: {error.sigval.name}: stopped before the start", file=sys.stderr, flush=True)
             return ExitCode.SAVED
@@ -184,10 +187,6 @@ def _wait(agent: _Agent, dump_folder: Path) -> int:
 
 def _stop_before_start(number: int, frame: FrameType | None) -> NoReturn:
     raise SignalException("stopped before the start", signal.Signals(number))
-
-
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    raise SignalException("the terminal is closed", signal.SIGTERM)
 
 
 def _keep_logs(agent: _Agent, dump_folder: Path) -> dict[int, Path]:

@@ -168,7 +168,7 @@ def copy(name: str, folder: Path) -> Path:
     out = folder / f"{stem}.toml"
     try:
         if out.exists():
-            raise InputError(f"{out} exists: remove the file, or name another folder")
+            raise InputError(f"{out} exists: name another folder")
         folder.mkdir(parents=True, exist_ok=True)
         with out.open("xb") as file:
             file.write(known[stem].read_bytes())

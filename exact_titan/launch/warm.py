@@ -3,8 +3,8 @@
 A new process imports for longer than a tiny run trains (``benchmarks/warm_runs.py``). Python's fork server
 (:mod:`multiprocessing`) imports once, and every run is a fork of it:
 
-1. The fork server starts with SIGINT, SIGTERM and SIGUSR1 blocked. A signal to the process group therefore does not end
-   the fork server, and a signal to a run waits until the run can handle it.
+1. The fork server starts with SIGINT, SIGTERM, SIGUSR1 and SIGHUP blocked. A signal to the process group therefore does
+   not end the fork server, and a signal to a run waits until the run can handle it.
 2. The fork server imports. It starts no thread and opens no process group, because a fork keeps only one thread.
 3. A run gets its own session, its environment and its log file, and calls :func:`exact_titan.train.main`.
 4. A run ends with this process, also after a SIGKILL of this process. The fork server ends with its last run.
@@ -40,7 +40,7 @@ _IMPORTED = (
     "torch.distributed.checkpoint",
     "torch.utils.tensorboard",
 )
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _PR_SET_PDEATHSIG = 1
 
 
@@ -152,10 +152,12 @@ def _run(argv: list[str], log: str, environment: dict[str, str]) -> None:
     os.setsid()  # signals of the terminal go to the study, and the study passes them on
     threading.Thread(target=_end_with_starter, name="end with the study", daemon=True).start()
     end_with_parent(signal.SIGKILL)  # the parent is the fork server
-    # A Ctrl-C that came before the new session is dropped, because the study passes it on.
+    # A signal of the terminal that came before the new session is dropped, because the study passes it on.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    hangup = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+    signal.signal(signal.SIGHUP, hangup)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     with open(log, "ab", buffering=0) as out:
         for stream in (1, 2):

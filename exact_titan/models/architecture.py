@@ -3,6 +3,15 @@
 import math
 from dataclasses import dataclass
 
+from exact_titan.errors import InputError
+
+LARGEST_SIZE = 2**31 - 1
+"""Largest width, vocabulary or number of positions."""
+
+MOST_LAYERS = 10_000
+MOST_PARAMETERS = 10**14
+"""Limits above every published model. A file with larger numbers is damaged, or shall fill the memory."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
@@ -82,6 +91,18 @@ class Architecture:
     def num_parameters(self) -> int:
         """Return the number of parameters. A tied embedding counts once, as in the published sizes."""
         return sum(math.prod(shape) for shape in self.tensors().values())
+
+    def check_size(self, where: str) -> None:
+        """Refuse a model that no machine can hold.
+
+        Raises:
+            InputError: starting with ``where``.
+        """
+        if (parameters := self.num_parameters()) > MOST_PARAMETERS:
+            raise InputError(
+                f"{where}: the model would have {parameters:,} parameters: correct the sizes; the most are "
+                f"{MOST_PARAMETERS:,}"
+            )
 
 
 def _qwen25(

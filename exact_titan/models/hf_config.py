@@ -5,13 +5,15 @@ computation and is not supported. The reader ignores all other keys. Code in the
 """
 
 import json
-import math
+import sys
 from pathlib import Path
 from typing import Any
 
 from exact_titan.documents.hub import hub_hint
 from exact_titan.errors import InputError
-from exact_titan.models.architecture import Architecture, RopeScaling
+from exact_titan.folder_files import check_inside
+from exact_titan.json_files import read_json
+from exact_titan.models.architecture import LARGEST_SIZE, MOST_LAYERS, Architecture, RopeScaling
 
 FILE_NAME = "config.json"
 
@@ -32,18 +34,19 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Return the JSON object in ``folder/config.json``.
 
     Raises:
-        InputError: if the folder does not exist, or if the file is missing or is not a JSON object. The message names
-            the folder or the file.
+        InputError: if the folder does not exist, or if the file is missing, is a link out of the folder, or is not a
+            JSON object. The message names the folder or the file.
     """
     if not folder.is_dir():
         hint = "for a model of the Hugging Face hub, run `hf download {} --local-dir FOLDER` and give the folder"
         raise InputError(f"{folder}: no such folder{hub_hint(str(folder), hint)}")
     file = folder / FILE_NAME
+    check_inside(folder, file)
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = read_json(file)
     except FileNotFoundError:
         raise InputError(f"{folder} has no {FILE_NAME}: it is not a Hugging Face model folder") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{file} is not a readable JSON file: {error}") from None
     if not isinstance(config, dict):
         raise InputError(f"{file} is not a JSON object")
@@ -81,10 +84,10 @@ def read_architecture(folder: Path) -> Architecture:
         raise InputError(f"{file}: num_key_value_heads ({n_kv_heads}) does not divide num_attention_heads ({n_heads})")
     max_positions = read.positive("max_position_embeddings")
     theta, scaling = _rope(read.config, file)
-    return Architecture(
+    architecture = Architecture(
         family=family,
         dim=dim,
-        n_layers=read.positive("num_hidden_layers"),
+        n_layers=read.positive("num_hidden_layers", most=MOST_LAYERS),
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
@@ -93,10 +96,12 @@ def read_architecture(folder: Path) -> Architecture:
         max_positions=max_positions,
         rope_theta=theta,
         rope_scaling=scaling,
-        norm_eps=read.number("rms_norm_eps"),
+        norm_eps=read.number("rms_norm_eps", below=1.0),
         qkv_bias=family == "qwen2",
-        tie_embeddings=bool(read.config["tie_word_embeddings"]),
+        tie_embeddings=read.truth("tie_word_embeddings"),
     )
+    architecture.check_size(str(file))
+    return architecture
 
 
 def make_config(architecture: Architecture, *, eos_token_id: int | None) -> dict[str, Any]:
@@ -162,8 +167,8 @@ def _rope_keys(architecture: Architecture) -> dict[str, Any]:
 def _family(config: dict[str, Any], file: Path) -> str:
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and len(names) == 1 else names
-    if name not in _FAMILIES:
-        raise InputError(f"{file}: architectures is {names}: supported are {', '.join(_FAMILIES)}")
+    if not isinstance(name, str) or name not in _FAMILIES:
+        raise InputError(f"{file}: architectures is {names!r:.100}: supported are {', '.join(_FAMILIES)}")
     return _FAMILIES[name]
 
 
@@ -184,10 +189,12 @@ def _refuse_unsupported(config: dict[str, Any], file: Path) -> None:
         for where in (config, config.get("rope_parameters"), config.get("rope_scaling")):
             value = where.get(key) if isinstance(where, dict) else None
             if value is not None and value != computed:
-                raise InputError(f"{file}: {key} is {value!r}: only {computed!r} is supported")
+                raise InputError(f"{file}: {key} is {value!r:.60}: only {computed!r} is supported")
+    if not isinstance(layer_types, list):
+        raise InputError(f"{file}: layer_types is {layer_types!r:.60}: it must be a list")
     other = next((kind for kind in layer_types if kind != "full_attention"), None)
     if other is not None:
-        raise InputError(f"{file}: layer_types has {other!r}: only 'full_attention' is supported")
+        raise InputError(f"{file}: layer_types has {other!r:.60}: only 'full_attention' is supported")
 
 
 def _rope(config: dict[str, Any], file: Path) -> tuple[float, RopeScaling | None]:
@@ -274,14 +281,24 @@ class _Reader:
             raise InputError(f"{self.file}: {self._prefix}{key} is missing")
         return value
 
-    def number(self, key: str, default: float | None = None) -> float:
+    def number(self, key: str, default: float | None = None, *, below: float = sys.float_info.max) -> float:
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise InputError(f"{self.file}: {self._prefix}{key} is {value!r}: it must be a number above 0")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < below:
+            limit = f" and below {below:g}" if below < sys.float_info.max else ""
+            raise InputError(f"{self.file}: {self._prefix}{key} is {value!r:.60}: it must be a number above 0{limit}")
         return float(value)
 
-    def positive(self, key: str, default: int | None = None) -> int:
+    def positive(self, key: str, default: int | None = None, *, most: int = LARGEST_SIZE) -> int:
         value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InputError(f"{self.file}: {self._prefix}{key} is {value!r}: it must be a whole number of 1 or more")
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            limit = f" and {most} or less" if isinstance(value, int) and value > most else ""
+            raise InputError(
+                f"{self.file}: {self._prefix}{key} is {value!r:.60}: it must be a whole number of 1 or more{limit}"
+            )
+        return value
+
+    def truth(self, key: str) -> bool:
+        value = self._value(key, None)
+        if not isinstance(value, bool):
+            raise InputError(f"{self.file}: {self._prefix}{key} is {value!r:.60}: it must be true or false")
         return value

@@ -4,7 +4,6 @@ The check reads only safetensors files, and only the headers of these files. tor
 directly into the sharded model.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,9 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import check_readable
+from exact_titan.folder_files import check_inside, is_plain_name
+from exact_titan.json_files import read_json
 from exact_titan.models.architecture import Architecture
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -112,6 +114,10 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
         raise InputError(f"{folder} has no .safetensors weights{pickles}: download or save the model as safetensors")
     tensors: dict[str, _Tensor] = {}
     for file in files:
+        check_inside(folder, file)
+        if not file.is_file():  # such as a pipe, which never ends
+            raise InputError(f"{file} is not a file: download the folder again")
+        check_readable(file)
         try:
             with safe_open(file, framework="pt") as opened:
                 slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
@@ -119,7 +125,7 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
                     if name in tensors:
                         raise InputError(f"{folder}: the tensor {name} is in {tensors[name].file.name} and {file.name}")
                     tensors[name] = _Tensor(file, tuple(one.get_shape()), one.get_dtype())
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             raise InputError(f"{file} is truncated or is not a safetensors file: {error}") from None
     return tensors
 
@@ -130,9 +136,13 @@ def _check_shards(folder: Path) -> None:
     if not index.is_file():
         return
     try:
-        shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        shards = read_json(index)["weight_map"].values()
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{index} is not a safetensors index: {error!r}") from None
-    for shard in sorted(shards):
+    if others := [shard for shard in shards if not is_plain_name(shard)]:
+        raise InputError(
+            f"{index} names {others[0]!r:.100}, which is not a file of the folder: download the folder again"
+        )
+    for shard in sorted(set(shards)):
         if not (folder / shard).is_file():
             raise InputError(f"{folder}: the shard {shard} of {INDEX_NAME} is missing: download the folder again")

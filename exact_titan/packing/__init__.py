@@ -5,10 +5,13 @@
 1. :mod:`corpus` reads the corpus: the sources with their filters, limits and weights.
 2. :mod:`parts` divides the corpus into parts. The parts depend only on the sources. :mod:`doubles` refuses files that
    would be packed twice.
-3. :mod:`executors` packs the parts in tasks, on this machine, with Slurm or with Ray.
+3. :mod:`executors` packs the parts in tasks, on this machine (:mod:`local_workers`), with Slurm or with Ray
+   (:mod:`clusters`). :mod:`tasks` is the work of one process. :mod:`failures` names the part of a process that was
+   killed. :mod:`interrupt` ends a process at once.
 4. :mod:`part` packs one part: read and tokenize the documents (:mod:`threads`), filter them (:mod:`reasons`), and write
-   their windows to shards. :mod:`part_result` is the record of the part. :mod:`work_folder` keeps every finished part
-   until the dataset is complete. :mod:`progress` shows the progress of all tasks.
+   their windows to shards. :mod:`changes` refuses a part whose files have changed. :mod:`part_result` is the record of
+   the part. :mod:`work_folder` keeps every finished part until the dataset is complete. :mod:`progress` shows the
+   progress of all tasks.
 5. :mod:`selection` selects the parts of each source up to the source's limit. If a limit ends inside a part, this part
    is packed again with fewer documents. :mod:`empty_sources` refuses a source that gives no document.
 6. :mod:`merge` moves the shards of the selected parts into the dataset. No token is read again.

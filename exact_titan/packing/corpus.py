@@ -19,7 +19,6 @@ A corpus TOML::
 """
 
 import dataclasses
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -31,6 +30,7 @@ from exact_titan.documents.listing import is_url
 from exact_titan.documents.sources import Source
 from exact_titan.documents.token_files import TokenFile, is_token_file, open_token_file
 from exact_titan.errors import InputError
+from exact_titan.toml_file import parse_toml_file
 
 UNITS = ("tokens", "documents")
 SPLITS = ("train", "val")
@@ -197,8 +197,7 @@ def read_corpus(file: Path) -> Corpus:
         InputError: if the file is not a corpus TOML. The error names the file and the key.
     """
     try:
-        # Some editors write a byte order mark.
-        content = tomllib.loads(file.read_text(encoding="utf-8-sig"))
+        content = parse_toml_file(file)
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror}") from error
     except ValueError as error:

@@ -32,7 +32,7 @@ def check_places(corpus: Corpus, opened: Sequence[Source | TokenFile]) -> None:
             other, one = corpus.sources[owner].path, corpus.sources[index].path
             if owner == index:
                 raise InputError(
-                    f"{shown} and {first} are the same file: remove one of the names, or choose the files with the key "
+                    f"{shown} and {first} are the same file: name the file once, or choose the files with the key "
                     "files of a corpus TOML"
                 )
             also = "" if first == shown else f" (as {first})"

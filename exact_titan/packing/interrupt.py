@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a packing process at once."""
+"""Ctrl-C, SIGTERM and SIGHUP end a packing process at once."""
 
 import atexit
 import contextlib
@@ -7,28 +7,26 @@ import signal
 import sys
 from collections.abc import Iterator
 
-from exact_titan.packing import threads
+from exact_titan.packing.threads import are_busy
 
 
 @contextlib.contextmanager
 def ending_at_once() -> Iterator[None]:
-    """Clean up and end the process within seconds after Ctrl-C or SIGTERM.
+    """End the process within seconds after Ctrl-C or an exit by a signal handler (:func:`exact_titan.entry.run`).
 
     A thread of packing may wait for a slow store or a pipe, or may tokenize a long document. Python would wait for the
     thread.
     """
-    # A batch system ends a job with SIGTERM. An exit by exception cleans up.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as end:
-        if not threads.are_busy():
+        if not are_busy():
             raise
-        code = 128 + signal.SIGTERM
-        if isinstance(end, KeyboardInterrupt):
-            code = 128 + signal.SIGINT
-            print("exact-titan: interrupted", file=sys.stderr)
+        code = end.code if isinstance(end, SystemExit) and isinstance(end.code, int) else 128 + signal.SIGINT
+        with contextlib.suppress(OSError):  # the terminal may be closed
+            if isinstance(end, KeyboardInterrupt):
+                print("exact-titan: interrupted", file=sys.stderr)
+            sys.stdout.flush()
+            sys.stderr.flush()
         atexit._run_exitfuncs()  # removes the copies of remote files
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(code)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from exact_titan.atomic_files import partial_of, publish
 from exact_titan.dataset.lengths import (
     LengthWriter,
     lengths_file,
@@ -15,30 +16,36 @@ from exact_titan.dataset.lengths import (
     unsupervised_file,
 )
 from exact_titan.dataset.manifest import SftRecord, SourceRecord, SplitRecord
-from exact_titan.documents.digests import digest_of_all
+from exact_titan.dataset.manifest_checks import SPLITS, shard_name
+from exact_titan.documents.digests import digest_in_order, digest_of_all
 from exact_titan.packing.part_result import PartResult, part_folder
 from exact_titan.packing.parts import Part
 from exact_titan.packing.reasons import MOST_NAMES
 
-SPLITS = ("train", "val")
 DOUBLES = "files with the same content as an earlier file"
 
 
 def source_records(
-    names: Sequence[tuple[str, bool]], results: Sequence[PartResult], passed_over: Sequence[dict[str, int]]
+    names: Sequence[tuple[str, bool]],
+    results: Sequence[PartResult],
+    passed_over: Sequence[dict[str, int]],
+    *,
+    covers_names: bool = False,
 ) -> list[SourceRecord]:
     """Return the records of the sources for the manifest.
 
     Args:
-        names: (name, is a single file) of each source. The digest of a single file is the record's digest.
+        names: (name, is a single file) of each source.
         results: results of the parts, in their order.
         passed_over: number of files that each source does not read, by reason.
+        covers_names: whether the digest of several files covers the names of the files, as in formats 1 to 3.
     """
     records = []
     seen: set[str] = set()
     for index, (name, is_file) in enumerate(names):
         shares = [result.sources[str(index)] for result in results if str(index) in result.sources]
         files = [file for share in shares for file in share.files]
+        by_name = covers_names and not (is_file and files)
         remarks = _sums(share.remarks for share in shares)
         contents = {file.sha256: file.bytes for file in files}
         if doubles := len(files) - len(contents.keys() - seen):
@@ -49,7 +56,7 @@ def source_records(
                 name=name,
                 files=len(files),
                 bytes=sum(file.bytes for file in files),
-                sha256=files[0].sha256 if is_file and files else digest_of_all(files),
+                sha256=digest_of_all(files) if by_name else digest_in_order(files),
                 documents=sum(share.documents for share in shares),
                 tokens=sum(share.tokens for share in shares),
                 dropped=_sums(share.dropped for share in shares),
@@ -90,6 +97,9 @@ def move_parts(
 ) -> dict[str, SplitRecord]:
     """Move the parts' shards into a dataset, after the dataset's present shards.
 
+    All files are on the disk when the function returns. A manifest that names the files may then be written. The shards
+    were written through to the disk when their parts were finished.
+
     Args:
         parts: finished parts with their results.
         folder: folder of all parts.
@@ -107,7 +117,7 @@ def move_parts(
         shards = list(old.shards) if old else []
         for part, record in gained:
             for shard in record.shards:
-                name = f"{split}-{len(shards):05d}.safetensors"
+                name = shard_name(split, len(shards))
                 os.replace(part_folder(folder, part) / shard.file, dataset / name)
                 shards.append(replace(shard, file=name))
         all_records = ([old] if old else []) + [record for _, record in gained]
@@ -131,7 +141,7 @@ def move_parts(
 
 def _join_lengths(split: str, joined: Sequence[tuple[Path, SplitRecord]], dataset: Path, *, masked: bool) -> None:
     """Join the lengths and the masks of the documents of several folders. Replace each file in one step."""
-    lengths = [read_lengths(folder, split, record.documents) for folder, record in joined]
+    lengths = [read_lengths(folder, split, record.documents, inputs=record.tokens) for folder, record in joined]
     _write(lengths, lengths_file(dataset, split))
     if masked:
         masks = [read_unsupervised(folder, split, of) for (folder, _), of in zip(joined, lengths, strict=True)]
@@ -139,10 +149,12 @@ def _join_lengths(split: str, joined: Sequence[tuple[Path, SplitRecord]], datase
 
 
 def _write(numbers: Sequence[np.ndarray], file: Path) -> None:
-    new = file.with_name(f".{file.stem}.new")
-    new.unlink(missing_ok=True)
-    writer = LengthWriter(new)
-    for numbers_D in numbers:
-        writer.extend(numbers_D)
-    writer.flush()
-    os.replace(new, file)
+    new = partial_of(file)
+    try:
+        writer = LengthWriter(new)
+        for numbers_D in numbers:
+            writer.extend(numbers_D)
+        writer.flush()
+        publish(new, file)
+    finally:
+        new.unlink(missing_ok=True)

@@ -6,6 +6,7 @@
 4. The folder of the part is renamed to its final name when the part is complete.
 """
 
+import errno
 import hashlib
 import os
 import shutil
@@ -18,6 +19,7 @@ from secrets import token_hex
 
 import numpy as np
 
+from exact_titan.atomic_files import publish
 from exact_titan.dataset.writer import SplitWriter
 from exact_titan.documents.digests import FileDigest
 from exact_titan.documents.instructions import Instructions, Sample, open_template
@@ -26,6 +28,7 @@ from exact_titan.documents.sources import Source
 from exact_titan.documents.token_files import TokenFile, ended_documents, ids_inside
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
+from exact_titan.packing.changes import check_unchanged
 from exact_titan.packing.corpus import Limit
 from exact_titan.packing.part_result import PartResult, SourceShare, part_folder
 from exact_titan.packing.parts import PackOptions, Part, Piece
@@ -60,8 +63,9 @@ def pack_part(
 ) -> None:
     """Pack one part into its folder inside ``parts``.
 
-    The part is written to a temporary folder. The folder is renamed at the end. The folder of a part is therefore
-    always complete, and two tasks can pack the same part at the same time.
+    The part is written to a temporary folder. The folder is written through to the disk and renamed at the end. The
+    folder of a part is therefore always complete, also after a power cut. Two tasks can pack the same part at the same
+    time.
 
     Args:
         part: the part.
@@ -73,22 +77,30 @@ def pack_part(
         tally: counts every batch.
 
     Raises:
-        InputError: if a file cannot be read or written.
+        InputError: if a file cannot be read or written, or has changed since the corpus was divided into parts.
     """
     os.environ["RAYON_NUM_THREADS"] = str(workers)
     os.environ["TOKENIZERS_PARALLELISM"] = "true"
     folder = parts / f"{part.key}.{socket.gethostname()}.{os.getpid()}.{token_hex(4)}"
     try:
         folder.mkdir()
-        _Packer(part, opened, tokenizer, folder, workers, tally).run().write(folder)
         try:
-            folder.rename(part_folder(parts, part))
+            result = _Packer(part, opened, tokenizer, folder, workers, tally).run()
+        except InputError:
+            check_unchanged(part, opened)  # a file that changes may look broken
+            raise
+        check_unchanged(part, opened)
+        result.write(folder)
+        try:
+            publish(folder, part_folder(parts, part))
         except OSError:
             # Another task finished the part first, or the old folder is incomplete because a shard was moved out.
             if PartResult.read(part_folder(parts, part)) is None:
                 shutil.rmtree(part_folder(parts, part), ignore_errors=True)
-                folder.rename(part_folder(parts, part))
+                publish(folder, part_folder(parts, part))
     except OSError as error:
+        if error.errno == errno.ENOMEM:
+            raise
         raise InputError(f"{parts.parent} cannot be written: {error.strerror or error}") from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)

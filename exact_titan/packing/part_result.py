@@ -5,9 +5,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from exact_titan.dataset.files import check_file, check_size
 from exact_titan.dataset.lengths import lengths_file
-from exact_titan.dataset.manifest import SplitRecord, parse_record
+from exact_titan.dataset.manifest_checks import check_names
+from exact_titan.dataset.parsed_records import parse_record
+from exact_titan.dataset.records import SplitRecord
 from exact_titan.documents.digests import FileDigest
+from exact_titan.json_files import parse_json
 from exact_titan.packing.parts import Part
 
 RESULT = "part.json"
@@ -57,14 +61,24 @@ class PartResult:
 
     @classmethod
     def read(cls, folder: Path) -> "PartResult | None":
-        """Read the result of the part in a folder. Return None if the part is not finished."""
+        """Read the result of the part in a folder. Return None if the part is not finished.
+
+        A part with a damaged result, or with a missing shard or a shard of another size, is not finished. The part is
+        then packed again.
+        """
         file = folder / RESULT
         if not file.is_file():
             return None
-        result = parse_record(cls, json.loads(file.read_text(encoding="utf-8")), file)
-        files = [folder / shard.file for record in result.splits.values() for shard in record.shards]
-        files += [lengths_file(folder, split) for split in result.splits]
-        return result if all(one.is_file() for one in files) else None
+        try:
+            result: PartResult = parse_record(cls, parse_json(file.read_bytes()), file)
+            for split, record in result.splits.items():
+                check_names(file, split, record)
+                for shard in record.shards:
+                    check_size(folder / shard.file, shard.bytes)
+                check_file(lengths_file(folder, split))
+        except ValueError:
+            return None
+        return result
 
     def write(self, folder: Path) -> None:
         """Write the result into the folder. The part is then finished."""

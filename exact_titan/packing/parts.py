@@ -9,6 +9,7 @@ or options has another key.
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -50,7 +51,8 @@ class PackOptions:
 class Piece:
     """A file of a source, or the documents ``first … last - 1`` of a token file.
 
-    ``source`` is the index of the source. ``bytes`` is the size on the disk.
+    ``source`` is the index of the source. ``bytes`` is the size on the disk. ``versions`` are the versions of both
+    files of a token file (:func:`file_version`).
     """
 
     source: int
@@ -58,6 +60,7 @@ class Piece:
     file: SourceFile | None = None
     first: int = 0
     last: int = 0
+    versions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,11 @@ class Part:
         return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:40]
 
 
+def file_version(found: os.stat_result) -> str:
+    """Return a text that changes when the file changes: size and modification time, as of a :class:`SourceFile`."""
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
 def divide_into_parts(
     corpus: Corpus, opened: Sequence[Source | TokenFile], options: PackOptions, part_bytes: int = PART_BYTES
 ) -> list[Part]:
@@ -137,8 +145,9 @@ def divide_into_parts(
 def _pieces(opened: Sequence[Source | TokenFile], part_bytes: int) -> Iterator[Piece]:
     for index, source in enumerate(opened):
         if isinstance(source, TokenFile):
+            versions = tuple(file_version(file.stat()) for file in source.files)
             for first, last, size in source.ranges(part_bytes):
-                yield Piece(index, size, first=first, last=last)
+                yield Piece(index, size, first=first, last=last, versions=versions)
             continue
         for file in source.files:
             yield Piece(index, file.bytes, file)

@@ -2,10 +2,10 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, SftRecord, SourceRecord, SplitRecord
+from exact_titan.dataset.manifest_checks import MOST_IDS, MOST_WINDOW
 from exact_titan.dataset.policies import POLICIES
 from exact_titan.documents.instructions import open_template
 from exact_titan.documents.sources import Source
@@ -19,7 +19,7 @@ from exact_titan.packing.executors import Execution, PackingJob, pack_parts
 from exact_titan.packing.merge import move_parts, sft_record, source_records
 from exact_titan.packing.parts import PART_BYTES, PackOptions, divide_into_parts
 from exact_titan.packing.selection import first_limits, select
-from exact_titan.packing.work_folder import WorkFolder, work_folder
+from exact_titan.packing.work_folder import WorkFolder, remove_left_over, work_folder
 
 SHARD_TOKENS = 2**25
 SFT_POLICY = "best_fit"
@@ -56,7 +56,7 @@ def pack(
             are packed in the order of the list.
         tokenizer: Hugging Face tokenizer folder or ``tokenizer.json``. For token files, the tokenizer that made the
             files.
-        seq_len: inputs per window, at least 2.
+        seq_len: inputs per window, from 2 to 2^26.
         out: the new folder. Missing parent folders are made.
         val_fraction: expected share of the documents in the split ``val``, in [0, 1). A hash of a document's text, or
             of its ids for a token file, decides the split. Equal documents are therefore always in the same split.
@@ -91,6 +91,10 @@ def pack(
         special_tokens = "ids"  # of the template; special tokens that a row spells stay text
     document_tokenizer = DocumentTokenizer(tokenizer, eos_token, special_tokens)
     record = document_tokenizer.record
+    if record.vocab_size > MOST_IDS:
+        raise InputError(
+            f"--tokenizer {tokenizer}: it has {record.vocab_size} ids, and a dataset at most {MOST_IDS}: give another"
+        )
     _check_widths(opened, record.eos_id)
     sft = SftRecord(template, open_template(template, tokenizer).sha256, 0, []) if template else None
     options = PackOptions(
@@ -132,7 +136,8 @@ def pack(
             sft=sft_record(sft, new.results) if sft else None,
         )
         manifest.write(work.dataset)
-        work.dataset.rename(out)
+        work.announce(manifest.fingerprint)
+        work.publish(out)
     return manifest
 
 
@@ -152,7 +157,8 @@ def append(
     A dataset of instructions takes instructions, with the dataset's template. The present windows do not change. The
     new windows come after the present windows. Files that the dataset already holds are left out and counted. The
     dataset gets a new manifest and a new fingerprint in one step at the end. Until this step, and after an error, the
-    dataset is the old dataset.
+    dataset is the old dataset. A dataset of an older format keeps its format
+    (:mod:`exact_titan.dataset.manifest`): its fingerprint still covers the names of the sources.
 
     Args:
         folder: the dataset.
@@ -167,6 +173,7 @@ def append(
     """
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     manifest = Manifest.read(folder)
+    remove_left_over(folder)
     sft = manifest.sft
     opened = _open(corpus, text_key, sft.template if sft else None, special_tokens)
     check_places(corpus, opened)
@@ -197,15 +204,13 @@ def append(
         split_at_eos=split_at_eos,
     )
     with work_folder(folder) as work:
-        new = _Packed(corpus, opened, options, part_bytes, work, execution or Execution())
+        new = _Packed(
+            corpus, opened, options, part_bytes, work, execution or Execution(), covers_names=manifest.covers_names
+        )
         _check_new(folder, manifest, new.sources)
         splits = new.move_to(folder, manifest.splits)
-        manifest = replace(
-            manifest,
-            sources=[*manifest.sources, *new.sources],
-            splits=splits,
-            sft=sft_record(sft, new.results) if sft else None,
-        )
+        manifest = manifest.with_more(new.sources, splits, sft_record(sft, new.results) if sft else None)
+        work.announce(manifest.fingerprint)
         manifest.write(folder)
     return manifest
 
@@ -221,6 +226,8 @@ class _Packed:
         part_bytes: int,
         work: WorkFolder,
         execution: Execution,
+        *,
+        covers_names: bool = False,
     ) -> None:
         parts = divide_into_parts(corpus, opened, options, part_bytes)
         limits = first_limits(corpus) if corpus.is_limited else {}
@@ -238,6 +245,7 @@ class _Packed:
             ],
             self.results,
             [source.passed_over if isinstance(source, Source) else {} for source in opened],
+            covers_names=covers_names,
         )
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
@@ -285,8 +293,8 @@ def _check(
         except UnicodeEncodeError:
             shown = os.fsencode(path).decode("utf-8", "backslashreplace")
             raise InputError(f"{name} {shown}: the name is not UTF-8: give another name") from None
-    if seq_len < 2:
-        raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens")
+    if not 2 <= seq_len <= MOST_WINDOW:
+        raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens and at most {MOST_WINDOW}")
     if not 0 <= val_fraction < 1:
         raise InputError(f"--val-fraction is {val_fraction}: it is a share of the documents, from 0 to below 1")
     if policy not in POLICIES:
@@ -296,7 +304,8 @@ def _check(
             f"--policy is {policy!r}, and --sft packs with {SFT_POLICY} only: a sample of instructions is never cut"
         )
     if os.path.lexists(out):
-        raise InputError(f"--out {out} exists: give a new folder, or remove it")
+        remove_left_over(out)
+        raise InputError(f"--out {out} exists: give a new folder")
 
 
 def _check_new(folder: Path, manifest: Manifest, sources: Sequence[SourceRecord]) -> None:

@@ -4,21 +4,24 @@
 
     parts/KEY/    a finished part (:mod:`exact_titan.packing.part_result`); KEY.… is an unfinished part
     tallies/      counts of each task, for the progress
-    errors/       error message of each part that failed
+    begun/        parts in work by the tasks of a cluster, with the path of the task's log
+    errors/       error message of each part that failed on a cluster
     runs/         jobs, logs and scripts of the executors
     dataset/      the dataset until it is complete
     slurm-job     number of the Slurm job that packs the parts
-    lock          file lock of the packing process
+    published     fingerprint of the dataset that is about to be complete
+    lock          lock of the packing process (:mod:`exact_titan.folder_lock`)
 """
 
-import fcntl
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import IO
 
+from exact_titan.atomic_files import publish, write_atomically
+from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
+from exact_titan.folder_lock import HeldError, locked
 from exact_titan.packing.part_result import RESULT
 
 
@@ -34,30 +37,55 @@ class WorkFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.parts, self.tallies, self.errors, self.runs = (
-            path / name for name in ("parts", "tallies", "errors", "runs")
+        self.parts, self.tallies, self.begun, self.errors, self.runs = (
+            path / name for name in ("parts", "tallies", "begun", "errors", "runs")
         )
-        self.dataset = path / "dataset"
+        self.dataset, self._published = path / "dataset", path / "published"
         self.part_count = 0
 
     def finished(self) -> int:
         """Return the number of finished parts."""
-        return sum((folder / RESULT).is_file() for folder in self.parts.iterdir()) if self.parts.is_dir() else 0
+        return sum(map(_is_finished, self.parts.iterdir())) if self.parts.is_dir() else 0
 
     def begin(self) -> None:
         """Make the missing subfolders, and remove unfinished work of earlier commands. No task may use the folder."""
-        for folder in (self.tallies, self.errors, self.dataset):
+        for folder in (self.tallies, self.begun, self.errors, self.runs, self.dataset):
             shutil.rmtree(folder, ignore_errors=True)
-        for folder in (self.parts, self.tallies, self.errors, self.runs):
+        self._published.unlink(missing_ok=True)
+        for folder in (self.parts, self.tallies, self.begun, self.errors, self.runs):
             folder.mkdir(exist_ok=True)
+        self.remove_unfinished()
+
+    def remove_unfinished(self) -> None:
+        """Remove the folders of unfinished parts. No task may use the folder."""
         for folder in self.parts.iterdir():
-            if not (folder / RESULT).is_file():
+            if not _is_finished(folder):
                 shutil.rmtree(folder, ignore_errors=True)
+
+    def announce(self, fingerprint: str) -> None:
+        """Record the fingerprint of the dataset that is about to be complete."""
+        write_atomically(self._published, fingerprint)
+
+    def publish(self, out: Path) -> None:
+        """Write the dataset through to the disk, and rename it to ``out``."""
+        publish(self.dataset, out)
+
+    def is_left_over(self, out: Path) -> bool:
+        """Return whether the work is complete: the dataset ``out`` has the announced fingerprint."""
+        try:
+            return self._published.read_text(encoding="utf-8") == Manifest.read(out).fingerprint
+        except (OSError, InputError):
+            return False
 
     def error(self) -> str | None:
         """Return the error message of the first part that failed, or None."""
         files = sorted(self.errors.iterdir())
         return files[0].read_text(encoding="utf-8") if files else None
+
+
+def _is_finished(folder: Path) -> bool:
+    """Return whether the folder is a finished part under its final name. A kill may leave a part under another name."""
+    return "." not in folder.name and (folder / RESULT).is_file()
 
 
 @contextmanager
@@ -72,20 +100,24 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
             is kept, the error gives the number of finished parts.
     """
     missing = [parent for parent in out.parents if not parent.exists()]
-    work = WorkFolder(out.parent / f".{out.name}.partial")
+    work = WorkFolder(_path(out))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         work.path.mkdir(exist_ok=True)
-        with _locked(work.path / "lock", out):
-            yield work
-        shutil.rmtree(work.path, ignore_errors=True)
-    except _InUseError as error:
-        raise InputError(str(error)) from None
-    except BaseException as error:
-        # One part is packed again quickly.
-        kept = work.finished() if work.part_count != 1 else 0
-        if not kept:
+        with _locked(work, out):
+            try:
+                yield work
+            except BaseException:
+                # One part is packed again quickly.
+                if work.part_count == 1 or not work.finished():
+                    shutil.rmtree(work.path, ignore_errors=True)
+                raise
             shutil.rmtree(work.path, ignore_errors=True)
+    except HeldError:
+        raise
+    except BaseException as error:
+        kept = work.finished()
+        if not kept:
             for parent in missing:
                 if parent.exists():
                     parent.rmdir()
@@ -98,26 +130,19 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
         raise error
 
 
-class _InUseError(Exception):
-    pass
+def remove_left_over(out: Path) -> None:
+    """Remove the work folder of the dataset ``out``, if a kill after the last step of the work left the folder."""
+    work = WorkFolder(_path(out))
+    with suppress(HeldError, OSError):
+        if work.is_left_over(out):
+            with _locked(work, out):
+                shutil.rmtree(work.path, ignore_errors=True)
 
 
-@contextmanager
-def _locked(file: Path, out: Path) -> Iterator[None]:
-    with file.open("a") as stream:
-        if not _lock(stream):
-            raise _InUseError(
-                f"--out {out}: another process is packing it: wait for that process, or give another folder"
-            )
-        yield
+def _path(out: Path) -> Path:
+    return out.parent / f".{out.name}.partial"
 
 
-def _lock(stream: IO) -> bool:
-    try:
-        # Not flock: a child process would hold an flock after the end of this process.
-        fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        pass  # a file system without locks
-    return True
+def _locked(work: WorkFolder, out: Path) -> AbstractContextManager[None]:
+    held = f"--out {out}: another process is packing it"
+    return locked(work.path / "lock", held, "wait for that process, or give another folder")

@@ -5,9 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from exact_titan.dataset.dataset import check_size, split_record
+from exact_titan.dataset.dataset import split_record
+from exact_titan.dataset.files import check_size
 from exact_titan.dataset.manifest import Manifest
+from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.dataset.shards import Shard
+from exact_titan.errors import InputError
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.model.flops import attention_flops, attention_pairs
 
@@ -33,7 +36,7 @@ class Windows:
         """Return the numbers of a packed dataset, from its segments. Padding does not count as a document.
 
         Raises:
-            InputError: if the folder is not a complete packed dataset.
+            InputError: if the folder is not a complete packed dataset, or a shard is broken.
         """
         manifest = Manifest.read(folder)
         record = split_record(manifest, split, folder)
@@ -41,6 +44,10 @@ class Windows:
         for entry in record.shards:
             check_size(folder / entry.file, entry.bytes)
             shard = Shard(folder / entry.file)
+            try:
+                shard.check_segments(manifest.window)
+            except ValueError as error:
+                raise InputError(f"shard {folder / entry.file} is broken ({error}): {AGAIN}") from error
             lengths, counts = np.unique(shard.segment_length, return_counts=True)
             pairs += sum(
                 count * attention_pairs([n]) for n, count in zip(lengths.tolist(), counts.tolist(), strict=True)

@@ -1,4 +1,9 @@
-"""A report as Markdown and as one HTML file with its pictures inside, from the same blocks."""
+"""A report as Markdown and as one HTML file with its pictures inside, from the same blocks.
+
+The texts may contain foreign names: of models, of datasets, of arms. Every format shows the names as text. Control
+characters and bidirectional marks become visible escapes (:mod:`exact_titan.terminal`). Markdown and HTML in a name
+have no effect.
+"""
 
 import base64
 import csv
@@ -11,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exact_titan.errors import InputError
+from exact_titan.terminal import escape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,19 +125,19 @@ class Page:
         writer = csv.DictWriter(out, list(listed[0]) if listed else [], lineterminator="\n")
         writer.writeheader()
         writer.writerows(listed)
-        self.tables[file] = out.getvalue()
+        self.tables[file] = escape(out.getvalue())
 
 
 def markdown(blocks: Sequence[Block]) -> str:
     """Return the page as Markdown. Pictures are links to their files."""
-    return "\n\n".join(_markdown(block) for block in blocks) + "\n"
+    return escape("\n\n".join(_markdown(block) for block in blocks) + "\n")
 
 
 def html_page(blocks: Sequence[Block], pictures: Mapping[str, bytes]) -> str:
     """Return the page as one HTML document. ``pictures`` has the bytes of every PNG by its file name."""
     title = html.escape(next(block.text for block in blocks if isinstance(block, Heading)))
     body = "\n".join(_html(block, pictures) for block in blocks)
-    return (
+    return escape(
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta name="viewport" content="width=device-width">\n<title>{title}</title>\n<style>{_STYLE}</style>\n'
         f"</head>\n<body>\n{body}\n</body>\n</html>\n"
@@ -172,7 +178,7 @@ def write_page(page: Page, folder: Path, possible: Set[str], name: str = "report
 
 def plain(table: Table) -> str:
     """Return a table for the terminal."""
-    cells = [table.header, *table.rows]
+    cells = [[escape(cell) for cell in row] for row in (table.header, *table.rows)]
     widths = [max(len(cell) for cell in column) for column in zip(*cells, strict=True)]
     return "\n".join(
         "  ".join(
@@ -186,21 +192,32 @@ def plain(table: Table) -> str:
 def _markdown(block: Block) -> str:
     match block:
         case Heading(text, level):
-            return f"{'#' * level} {text}"
+            return f"{'#' * level} {_inert(text)}"
         case Text(text):
-            return text
+            return _inert(text)
         case Items(items):
-            return "\n".join(f"- {item}" for item in items)
+            return "\n".join(f"- {_inert(item)}" for item in items)
         case Lines(lines):
-            return "\n".join(["```", *lines, "```"])
+            # A line of backticks inside must not end the block.
+            runs = [len(run) for line in lines for run in re.findall("`{3,}", line)]
+            fence = "`" * (max(runs, default=2) + 1)
+            return "\n".join([fence, *lines, fence])
         case Picture(file, caption):
-            return f"![{file}]({file})\n\n{caption}"
+            return f"![{file}]({file})\n\n{_inert(caption)}"
         case Table(header, rows, labels):
             rule = ["---" if place < labels else "---:" for place in range(len(header))]
             escaped = [
-                [cell.replace("|", "\\|").replace("\n", "<br>") for cell in row] for row in (header, rule, *rows)
+                [_inert(cell).replace("|", "\\|").replace("\n", "<br>") for cell in row]
+                for row in (header, rule, *rows)
             ]
             return "\n".join(f"| {' | '.join(row)} |" for row in escaped)
+
+
+def _inert(text: str) -> str:
+    """Return text as Markdown in which HTML tags, links and pictures have no effect. Code in backticks stays."""
+    parts = re.split(r"(`[^`]+`)", text)
+    parts[::2] = (re.sub(r"<(?=[A-Za-z/!?])|(?<=\])(?=\()", r"\\\g<0>", part) for part in parts[::2])
+    return "".join(parts)
 
 
 def _html(block: Block, pictures: Mapping[str, bytes]) -> str:

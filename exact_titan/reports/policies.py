@@ -94,7 +94,7 @@ def measure_policies(folder: Path, manifest: Manifest, split: str) -> list[Polic
         InputError: if the documents' lengths are missing, or the lengths do not give the windows of the dataset.
     """
     record = manifest.splits[split]
-    lengths_D = read_lengths(folder, split, record.documents)
+    lengths_D = read_lengths(folder, split, record.documents, inputs=record.tokens)
     unsupervised_D = None if manifest.sft is None else read_unsupervised(folder, split, lengths_D)
     figures = [
         PolicyFigures.measure(policy, manifest.window, lengths_D, record.parts, unsupervised_D) for policy in POLICIES

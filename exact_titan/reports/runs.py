@@ -131,7 +131,7 @@ def compare(sides: Sequence[Side], *, threshold: int | None = None) -> Compariso
     for run, one in targets.items():
         if one is not None and vars(one.windows) != first["windows"]:
             file = target_losses_file(run, step)
-            raise InputError(f"{file} has other windows than {run / FILE_NAME}: remove the file, or copy the run again")
+            raise InputError(f"{file} has other windows than {run / FILE_NAME}: copy the run again")
     rows = []
     for name, buckets in _rows(first, threshold).items():
         count = sum(first["buckets"][label]["targets"] for label in buckets)

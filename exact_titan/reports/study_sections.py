@@ -1,11 +1,11 @@
 """The sections of a study's report."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 from exact_titan.reports import study_figures, study_tables
 from exact_titan.reports.pages import Heading, Items, Lines, Page, Text
 from exact_titan.reports.study_csv import checkpoint_row, comparison_row, loss_mass_rows, pair_rows
@@ -245,13 +245,13 @@ def _proof(folder: Path) -> dict[str, Any] | None:
     """Read the proof of the study. None: the study has not written the proof yet."""
     file = folder / PROOF_FILE
     try:
-        proof = json.loads(file.read_bytes())
+        proof = read_json(file)
         if proof["format"] == PROOF_FORMAT:
             return proof
         problem = f"has the format {proof['format']}, not {PROOF_FORMAT}"
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         problem = f"is damaged ({error})"
     raise InputError(f"{file} {problem}: `exact-titan study run` writes the file again")
 

@@ -36,7 +36,7 @@ def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> 
     if not 0 <= k < len(dataset):
         raise InputError(f"window {k}: {dataset.folder} has the windows 0 … {len(dataset) - 1} in its split {split}")
     tokenizer = load_tokenizer(dataset.folder / TOKENIZER_FOLDER / FILE_NAME)
-    lengths_D = read_lengths(dataset.folder, split, dataset.record.documents)
+    lengths_D = read_lengths(dataset.folder, split, dataset.record.documents, inputs=dataset.record.tokens)
     with reading_window(dataset, k):
         window = dataset[k]
     borders = window["cu_seqlens"].tolist()

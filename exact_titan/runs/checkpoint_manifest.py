@@ -1,36 +1,47 @@
-"""The manifest of a distributed checkpoint: a list of its files and their sizes, written after all other files.
+"""The manifest of a distributed checkpoint: the size and the SHA-256 of every file, written after all other files.
 
 A checkpoint is incomplete if the manifest is missing, if a file is missing, or if a file has another size. Incomplete
 checkpoints come from an interrupted save, copy or removal. The check reads only names and sizes, so its cost does not
-depend on the size of the checkpoint.
+depend on the size of the checkpoint. :mod:`exact_titan.runs.checkpoint_verification` compares the contents.
+
+A file that the system does not let this process read says nothing about the checkpoint: the disk may be away for a
+moment, or the file may belong to another user. Such a checkpoint is neither complete nor incomplete.
 """
 
+import errno
 import json
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 
-from torch.distributed.checkpoint import FileSystemReader
-from torch.distributed.checkpoint.api import CheckpointException
-
-from exact_titan.errors import InputError
+from exact_titan.atomic_files import write_atomically
+from exact_titan.file_errors import why
+from exact_titan.runs.checkpoint_reader import DCP_METADATA, stored_bytes
+from exact_titan.runs.file_digests import sha256_of
 from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
+from exact_titan.runs.safe_pickle import parse_metadata
 
 MANIFEST = "files.json"
-"""The manifest's file name in the folder of a checkpoint. Content: ``{"files": {name: bytes}}``."""
+"""The manifest's file name in the folder of a checkpoint.
 
-DCP_METADATA = ".metadata"
-"""The file in which PyTorch's distributed checkpoints record the file and offset of every tensor."""
+Content: ``{"files": {name: bytes}, "sha256": {name: hexadecimal digits}}``. Manifests of earlier versions have no
+``sha256``."""
+
+NOT_THERE = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG}
+"""Errors that say: there is no such file. All other errors of the system say nothing about the file."""
 
 
-OTHER_CHECKPOINT = "copy it again, or resume from an earlier checkpoint with --checkpoint.load_step"
-"""The way out, in messages about a checkpoint that cannot be read."""
+class CannotRead(Exception):
+    """The system does not let this process read a file of a checkpoint. The message has the file and the cause."""
 
 
-def write_manifest(checkpoint: Path) -> None:
+def write_manifest(checkpoint: Path, sha256: Mapping[str, str] | None = None) -> None:
     """Write the manifest of a saved checkpoint atomically. The checkpoint is complete from then on.
+
+    Args:
+        checkpoint: the folder of the checkpoint.
+        sha256: known SHA-256 by file name. The function reads the other files and computes their SHA-256.
 
     Raises:
         RuntimeError: if a file is missing, or is shorter than the metadata of the checkpoint require.
@@ -38,7 +49,7 @@ def write_manifest(checkpoint: Path) -> None:
     if (checkpoint / DCP_METADATA).is_file():
         # Other nodes have written some of the files. This node may cache the folder's listing, so the files are
         # looked up by name.
-        least = _stored_bytes(checkpoint) | {DCP_METADATA: 1}
+        least = stored_bytes(parse_metadata(checkpoint / DCP_METADATA)) | {DCP_METADATA: 1}
         if (checkpoint / RUN_RECORD).is_file():
             least[RUN_RECORD] = 1
     else:
@@ -49,24 +60,26 @@ def write_manifest(checkpoint: Path) -> None:
             raise RuntimeError(
                 f"{checkpoint / name} has {size or 0} bytes after the save, but needs {least[name]}: check the disk"
             )
-    partial = checkpoint / f".{MANIFEST}"
-    with partial.open("w", encoding="utf-8") as out:
-        json.dump({"files": sizes}, out, indent=1)
-        out.write("\n")
-        out.flush()
-        os.fsync(out.fileno())
-    partial.replace(checkpoint / MANIFEST)
+    known = dict(sha256 or {})
+    for name, digest in sha256_of(checkpoint, [name for name in sizes if name not in known]):
+        if isinstance(digest, OSError):
+            raise digest
+        known[name] = digest
+    content = {"files": sizes, "sha256": {name: known[name] for name in sizes}}
+    write_atomically(checkpoint / MANIFEST, json.dumps(content, indent=1) + "\n")
 
 
 def why_incomplete(checkpoint: Path) -> str | None:
-    """Return in a few words why a checkpoint is incomplete, or ``None`` if the checkpoint is complete."""
+    """Return in a few words why a checkpoint is incomplete, or ``None`` if the checkpoint is complete.
+
+    Raises:
+        CannotRead: if the system does not let this process read a file of the checkpoint.
+    """
     try:
-        files = dict(json.loads((checkpoint / MANIFEST).read_bytes())["files"])
+        files = read_manifest(checkpoint)[0]
     except FileNotFoundError:
         return f"it has no {MANIFEST}, which is written last"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"its {MANIFEST} is damaged"
-    if not files or not all(type(size) is int for size in files.values()):
+    except ValueError:
         return f"its {MANIFEST} is damaged"
     for name, size in files.items():
         found = _size(checkpoint / name)
@@ -77,57 +90,44 @@ def why_incomplete(checkpoint: Path) -> str | None:
     return None
 
 
-@contextmanager
-def reading_checkpoint(checkpoint: Path, remedy: str = OTHER_CHECKPOINT) -> Iterator[None]:
-    """Turn PyTorch's errors about damaged checkpoint files into one :class:`InputError`.
-
-    A file of a complete checkpoint may still contain damaged bytes, because the manifest lists only sizes.
-
-    Args:
-        checkpoint: the folder of the checkpoint, for the message.
-        remedy: the way out, for the message.
+def read_manifest(checkpoint: Path) -> tuple[dict[str, int], dict[str, str]]:
+    """Return the size in bytes of every file of a checkpoint, and the SHA-256 of the files whose SHA-256 is known.
 
     Raises:
-        InputError: if PyTorch cannot read the checkpoint. The message names the checkpoint.
+        FileNotFoundError: if the checkpoint has no manifest.
+        ValueError: if the file is not a manifest.
+        CannotRead: if the system does not let this process read the manifest.
     """
+    file = checkpoint / MANIFEST
     try:
-        yield
-    except CheckpointException as error:
-        cause = next(iter(error.failures.values()))[0]
-        why = " ".join(str(cause).split())
-        raise InputError(f"{checkpoint} cannot be read ({why:.150}): {remedy}") from error
-
-
-def find_checkpoints(folder: Path) -> tuple[dict[int, Path], dict[Path, str]]:
-    """Find the checkpoints in the checkpoint folder of a run.
-
-    Returns:
-        The complete checkpoints by step, and the reason of :func:`why_incomplete` by incomplete checkpoint. Both are in
-        ascending order of the step.
-    """
-    complete, incomplete = {}, {}
-    for step, checkpoint in sorted(_step_folders(folder)):
-        why = why_incomplete(checkpoint)
-        if why is None:
-            complete[step] = checkpoint
-        else:
-            incomplete[checkpoint] = why
-    return complete, incomplete
-
-
-def _step_folders(folder: Path) -> list[tuple[int, Path]]:
-    if not folder.is_dir():
-        return []
-    return [(int(match[1]), one) for one in folder.iterdir() if (match := re.fullmatch(r"step-(\d+)", one.name))]
-
-
-def _stored_bytes(checkpoint: Path) -> dict[str, int]:
-    """Return the size in bytes of every file that the metadata name."""
-    stored: dict[str, int] = {}
-    for info in FileSystemReader(checkpoint).read_metadata().storage_data.values():
-        stored[info.relative_path] = max(stored.get(info.relative_path, 0), info.offset + info.length)
-    return stored
+        content = json.loads(file.read_bytes())
+        files, digests = content["files"], content.get("sha256", {})
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            raise FileNotFoundError(file) from None
+        raise CannotRead(f"{file}: {why(error)}") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from None
+    if not isinstance(files, dict) or not files or not all(type(size) is int for size in files.values()):
+        raise ValueError("no sizes")
+    if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
+        raise ValueError("no digests")
+    names = [*files, *digests]
+    if not all(name and "\0" not in name and not os.path.isabs(name) and ".." not in name.split("/") for name in names):
+        raise ValueError("a name that leads out of the folder")
+    return files, digests
 
 
 def _size(file: Path) -> int | None:
-    return file.stat().st_size if file.is_file() else None
+    """Return the size of a file in bytes, or None if there is no such file.
+
+    Raises:
+        CannotRead: if the system does not let this process look at the file.
+    """
+    try:
+        found = file.stat()
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return None
+        raise CannotRead(f"{file}: {why(error)}") from None
+    return found.st_size if stat.S_ISREG(found.st_mode) else None

@@ -1,10 +1,12 @@
 """Folders that a command will write: tried before the work starts."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import why
 
 
 def check_writable(folder: Path, name: str) -> None:
@@ -20,10 +22,11 @@ def check_writable(folder: Path, name: str) -> None:
     Raises:
         InputError: naming the option, the folder and the cause.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in str(folder)):
+        # JSON, TensorBoard and the tokenizers take no other names.
+        raise InputError(f"{name} is {folder}: the name is not UTF-8: choose another name")
     try:
-        nearest = folder.absolute()
-        while not _exists(nearest):
-            nearest = nearest.parent
+        nearest = _nearest(folder)
         if not nearest.is_dir():
             raise NotADirectoryError(0, f"{nearest} is not a folder")
         with tempfile.TemporaryFile(dir=nearest, prefix=".exact-titan-"):
@@ -41,8 +44,35 @@ def check_new(folder: Path, name: str) -> None:
         InputError: naming the folder.
     """
     if os.path.lexists(folder):
-        raise InputError(f"{folder} exists already: choose another folder, or remove it")
+        raise InputError(f"{folder} exists already: choose another folder")
     check_writable(folder, name)
+
+
+def check_room(folder: Path, needed: int, name: str) -> None:
+    """Refuse a folder on a disk with too little room. A quota of the disk is not known here.
+
+    Args:
+        folder: the folder, which need not exist.
+        needed: bytes that will be written at least.
+        name: the option or argument that names the folder, for the message.
+
+    Raises:
+        InputError: naming the option, the folder and the numbers of bytes.
+    """
+    free = shutil.disk_usage(_nearest(folder)).free
+    if free < needed:
+        raise InputError(
+            f"{name} is {folder}: the disk has {free / 2**20:,.0f} MiB of free room, and the files need "
+            f"{needed / 2**20:,.0f} MiB: make room, or choose a folder on another disk"
+        )
+
+
+def _nearest(folder: Path) -> Path:
+    """Return the folder, or the nearest existing folder above it."""
+    nearest = folder.absolute()
+    while not _exists(nearest):
+        nearest = nearest.parent
+    return nearest
 
 
 def _exists(path: Path) -> bool:
@@ -52,8 +82,3 @@ def _exists(path: Path) -> bool:
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True
-
-
-def why(error: OSError) -> str:
-    """Return the cause of an error in a few words, on one line."""
-    return " ".join((error.strerror or str(error)).split())

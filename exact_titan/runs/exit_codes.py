@@ -4,12 +4,19 @@ torchrun exits with 1 for every nonzero exit code of its workers. A run therefor
 ``<dump_folder>/exit_code``. A run that crashed or was killed leaves no such file.
 """
 
-import os
+import contextlib
+import sys
+import time
 from enum import IntEnum
 from pathlib import Path
 
+from exact_titan.atomic_files import write_atomically
+
 EXIT_CODE_FILE = "exit_code"
 """The file in the run's folder. Content: the number of the exit code and a line break."""
+
+_TRIES = 5
+_TRY_AGAIN_SECONDS = 1.0
 
 
 class ExitCode(IntEnum):
@@ -43,10 +50,21 @@ class Ended(SystemExit):
 
 
 def write_exit_code(run: Path, code: int) -> None:
-    """Write the exit code into the run's folder atomically."""
-    partial = run / f".{EXIT_CODE_FILE}.{os.getpid()}"
-    partial.write_text(f"{code:d}\n", encoding="utf-8")
-    partial.replace(run / EXIT_CODE_FILE)
+    """Write the exit code into the run's folder atomically.
+
+    An error of the file system does not change the end of the run. The function tries again for some seconds, and then
+    prints a warning.
+    """
+    file = run / EXIT_CODE_FILE
+    for left in reversed(range(_TRIES)):
+        try:
+            return write_atomically(file, f"{code:d}\n")
+        except OSError as error:
+            why = error
+        if left:
+            time.sleep(_TRY_AGAIN_SECONDS)
+    with contextlib.suppress(OSError):
+        print(f"warning: {file} cannot be written ({why}): the exit code is {code:d}", file=sys.stderr, flush=True)
 
 
 def remove_exit_code(run: Path) -> None:

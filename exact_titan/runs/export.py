@@ -1,16 +1,14 @@
 """Export of a run's weights as a Hugging Face folder, which transformers and vLLM load.
 
-1. Find the checkpoint, and compare its tensors with the architecture in ``<run>/model``.
+1. Find the checkpoint. Compare its tensors with the architecture in ``<run>/model``, and its files with their SHA-256.
 2. Divide the tensors into output shards.
 3. For each output shard, read its tensors from the checkpoint, convert the dtype, and write one safetensors file.
 4. Write the index, ``config.json``, ``generation_config.json`` and the tokenizer, for transformers 4 and 5.
-5. Rename the temporary folder to its final name.
+5. Write the unfinished folder through to the disk, and rename the folder to its final name.
 """
 
 import json
 import logging
-import os
-import shutil
 from pathlib import Path
 from typing import Literal
 
@@ -19,10 +17,14 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
+from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
+from exact_titan.file_errors import file_name, why
 from exact_titan.models import hf_config
+from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import INDEX_NAME, native_name
-from exact_titan.runs.destinations import check_new, why
+from exact_titan.runs.checkpoint_verification import check_contents
+from exact_titan.runs.destinations import check_new, check_room
 from exact_titan.runs.export_tokenizer import why_not_auto, with_special_ids, write_generation_config, write_tokenizer
 from exact_titan.runs.locations import run_of
 from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint, load_tensors
@@ -45,6 +47,7 @@ def export(
     dtype: Dtype = "bfloat16",
     checkpoints: str | None = None,
     max_shard_size: str = "5GB",
+    verify: bool = True,
 ) -> list[Path]:
     """Write a distributed checkpoint as a Hugging Face folder: config, tokenizer, safetensors files and their index.
 
@@ -58,12 +61,14 @@ def export(
         dtype: the dtype of all exported tensors.
         checkpoints: as in :func:`find_checkpoint`.
         max_shard_size: the largest size of a safetensors file.
+        verify: whether the SHA-256 of every file of the checkpoint is first compared with ``files.json``.
 
     Returns:
         The safetensors files.
 
     Raises:
-        InputError: if ``out`` exists or cannot be written, if the run has no complete checkpoint, or if the run has no
+        InputError: if ``out`` exists or cannot be written, if the disk has too little room for the weights, if the run
+            has no complete checkpoint, if a file of the checkpoint has changed since the save, or if the run has no
             config.json.
     """
     check_out(out)
@@ -77,26 +82,38 @@ def export(
     architecture = hf_config.read_architecture(model_folder)
     check_checkpoint(checkpoint, architecture)
 
-    partial = out.parent / f".{out.name}.{os.getpid()}"
+    if verify:
+        check_contents(checkpoint)
+    check_room(out, weights_bytes(architecture, dtype), "the folder of the export")
     try:
-        partial.mkdir(parents=True)
-        files = _write_weights(checkpoint, architecture.tensors(), partial, DTYPES[dtype], max_shard_size)
-        config = hf_config.portable_config(hf_config.read_config(model_folder), architecture, dtype=dtype)
-        ids = write_tokenizer(model_folder, partial, model_config=config, max_positions=architecture.max_positions)
-        config = with_special_ids(config, ids)
-        hf_config.write_config(partial, config)
-        write_generation_config(partial, config)
-        if (other_ids := why_not_auto(model_folder, architecture.family)) is not None:
-            logger.warning(f"{out}: {other_ids}")
-        partial.rename(out)
+        with unfinished_folder(out) as partial:
+            files = _write_weights(checkpoint, architecture.tensors(), partial, DTYPES[dtype], max_shard_size)
+            config = hf_config.portable_config(hf_config.read_config(model_folder), architecture, dtype=dtype)
+            ids = write_tokenizer(model_folder, partial, model_config=config, max_positions=architecture.max_positions)
+            config = with_special_ids(config, ids)
+            hf_config.write_config(partial, config)
+            write_generation_config(partial, config)
+            if (other_ids := why_not_auto(model_folder, architecture.family)) is not None:
+                logger.warning(f"{out}: {other_ids}")
     except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and _is_input(error, checkpoint, model_folder):
+            raise
         cause = why(error) if isinstance(error, OSError) else " ".join(str(error).split())
         raise InputError(
             f"{out} cannot be written ({cause}): make room or choose another folder, and export {checkpoint} again"
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return [out / file for file in files]
+
+
+def weights_bytes(architecture: Architecture, dtype: Dtype) -> int:
+    """Return the size of the exported weights in bytes."""
+    return architecture.num_parameters() * DTYPES[dtype].itemsize
+
+
+def _is_input(error: OSError, *folders: Path) -> bool:
+    """Return whether the error is about a file that the export reads."""
+    name = file_name(error)
+    return name is not None and any(Path(name).absolute().is_relative_to(folder.absolute()) for folder in folders)
 
 
 def check_out(out: Path) -> None:

@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 
 from exact_titan.documents.tokenizer import load_tokenizer
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 from exact_titan.runs.run_folder import copy_tokenizer
 
 CONFIG = "tokenizer_config.json"
@@ -55,13 +56,13 @@ def write_tokenizer(source: Path, target: Path, *, model_config: dict[str, Any],
     config = {"model_max_length": max_positions, **_read(source / "special_tokens_map.json"), **_read(source / CONFIG)}
     eos_id = model_config.get("eos_token_id")
     eos_id = eos_id[0] if isinstance(eos_id, list) and eos_id else eos_id
-    if not config.get("eos_token") and isinstance(eos_id, int):
+    if not config.get("eos_token") and isinstance(eos_id, int) and 0 <= eos_id < tokenizer.get_vocab_size():
         config["eos_token"] = tokenizer.id_to_token(eos_id)
     bos_id = _added_first(tokenizer)
     if not config.get("bos_token") and bos_id is not None:
         config["bos_token"] = tokenizer.id_to_token(bos_id)
     if isinstance(extra := config.get("extra_special_tokens"), list):  # transformers 4 takes only an object here
-        config["additional_special_tokens"] = [*config.get("additional_special_tokens", []), *extra]
+        config["additional_special_tokens"] = [*(config.get("additional_special_tokens") or []), *extra]
         del config["extra_special_tokens"]
     config["tokenizer_class"] = "PreTrainedTokenizerFast"
     # transformers 4 would otherwise set add_prefix_space of tokenizer.json to False.
@@ -80,7 +81,7 @@ def why_not_auto(model_folder: Path, family: str) -> str | None:
     transformers 5 loads the tokenizer of every qwen2 model as ``Qwen2Tokenizer``, which has a split of its own. No key
     of an export changes this choice.
     """
-    content = json.loads((model_folder / "tokenizer.json").read_text(encoding="utf-8")).get("pre_tokenizer") or {}
+    content = read_json(model_folder / "tokenizer.json").get("pre_tokenizer") or {}
     steps = content.get("pretokenizers") or [content]
     if family != "qwen2" or any((step.get("pattern") or {}).get("Regex") == _QWEN2_SPLIT for step in steps):
         return None
@@ -111,7 +112,7 @@ def _added_first(tokenizer: Tokenizer) -> int | None:
 
 def _prefix_space(file: Path) -> bool | None:
     """Return ``add_prefix_space`` of the pre-tokenizer. None if the pre-tokenizer has no such value."""
-    pre_tokenizer = json.loads(file.read_text(encoding="utf-8")).get("pre_tokenizer") or {}
+    pre_tokenizer = read_json(file).get("pre_tokenizer") or {}
     return pre_tokenizer.get("add_prefix_space")
 
 
@@ -119,15 +120,32 @@ def _text(token: str | dict[str, Any]) -> str:
     return token["content"] if isinstance(token, dict) else token
 
 
+def _check_tokens(config: dict[str, Any], file: Path) -> None:
+    """Refuse a special token that is neither a text nor an object with a text.
+
+    Raises:
+        InputError: naming the file and the key.
+    """
+    for role in _ROLES:
+        token = config.get(role)
+        text = token.get("content") if isinstance(token, dict) else token
+        if token and not isinstance(text, str):
+            raise InputError(f"{file}: {role} is {token!r:.60}: it must be a text, or an object with the text content")
+    more = config.get("additional_special_tokens")
+    if more is not None and not isinstance(more, list):
+        raise InputError(f"{file}: additional_special_tokens is {more!r:.60}: it must be a list")
+
+
 def _read(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = read_json(file)
     except FileNotFoundError:
         return {}
     except ValueError as error:
         raise InputError(f"{file} is not a readable JSON file: {error}") from None
     if not isinstance(content, dict):
         raise InputError(f"{file} is not a JSON object: copy the file again")
+    _check_tokens(content, file)
     return content
 
 

@@ -9,8 +9,10 @@ import json
 import os
 from pathlib import Path
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import find_checkpoints
+from exact_titan.json_files import read_json
+from exact_titan.runs.checkpoint_folders import find_checkpoints
 
 MODEL_FOLDER = "model"
 """The folder in the run's folder that holds config.json and the tokenizer. An export needs only this folder and the
@@ -62,10 +64,10 @@ def check_locations(run: Path, checkpoints: Path) -> None:
     if owner is not None and owner.is_dir() and not _same(owner, run):
         raise InputError(
             f"checkpoint.folder is {checkpoints}, but this folder has the checkpoints of the run {owner}: choose "
-            f"another folder, or remove {checkpoints / RUN_FILE} if {run} continues that run"
+            f"another folder; if {run} continues that run, write its path into {checkpoints / RUN_FILE}"
         )
     before = checkpoints_of(run)
-    if not _same(before, checkpoints) and find_checkpoints(before)[0] and not find_checkpoints(checkpoints)[0]:
+    if not _same(before, checkpoints) and any(find_checkpoints(before)) and not any(find_checkpoints(checkpoints)):
         raise InputError(
             f"checkpoint.folder is {checkpoints}, but the checkpoints of this run are in {before}: set "
             f"checkpoint.folder to that folder, or start a new run in another dump_folder"
@@ -89,11 +91,11 @@ def _same(one: Path, other: Path) -> bool:
 def _read(file: Path) -> Path | None:
     """Return the folder in one of the files. None if there is no such file."""
     try:
-        return Path(os.path.normpath(file.parent.resolve() / json.loads(file.read_text(encoding="utf-8"))["folder"]))
+        return Path(os.path.normpath(file.parent.resolve() / read_json(file)["folder"]))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f'{file} is damaged ({error}): write {{"folder": PATH}} into it, or remove it') from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f'{file} is damaged ({error}): write {{"folder": PATH}} into it') from None
 
 
 def _write(file: Path, folder: Path, *, base: Path) -> None:
@@ -102,6 +104,4 @@ def _write(file: Path, folder: Path, *, base: Path) -> None:
     folder, here, base = folder.resolve(), file.parent.resolve(), base.resolve()
     inside = folder.is_relative_to(base) and here.is_relative_to(base)
     path = os.path.relpath(folder, here) if inside else str(folder)
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"folder": path}) + "\n", encoding="utf-8")
-    partial.replace(file)
+    write_atomically(file, json.dumps({"folder": path}) + "\n")

@@ -3,7 +3,8 @@
 A run with an exponential moving average of its weights writes two objects a validation: ``last`` and ``ema``.
 
 - Rank 0 appends a line, and syncs the line to the disk, before the run saves a checkpoint of the step. A checkpoint of
-  step k therefore means that all records up to step k are in the file.
+  step k therefore means that all records up to step k are in the file. While a full disk refuses the records, they stay
+  in memory, and the next append writes them. Without the records, no checkpoint is saved.
 - A run that starts after step k (:meth:`MetricsLog.begin`) moves the records of later steps out of the file. The run
   writes these records again. The file therefore has no gap and no step twice. A new run in the folder of another run
   starts after step 0, and moves all records.
@@ -14,13 +15,17 @@ A run with an exponential moving average of its weights writes two objects a val
   value, as for a bucket without targets.
 """
 
+import contextlib
 import json
 import math
 import os
+from io import FileIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import naming
+from exact_titan.json_files import parse_json
 from exact_titan.runs.records import Record, Weights, as_json
 
 FILE_NAME = "metrics.jsonl"
@@ -36,7 +41,9 @@ class MetricsLog:
 
     def __init__(self, folder: Path) -> None:
         self._file, self._replaced = folder / FILE_NAME, folder / REPLACED
-        self._out: IO[bytes] | None = None
+        self._out: FileIO | None = None
+        self._size = 0
+        self._waiting: list[bytes] = []
 
     def begin(self, step: int, *, validated: bool = True) -> str | None:
         """Open the file for a run whose next step is ``step + 1``. Move the records of later steps out of the file.
@@ -65,22 +72,60 @@ class MetricsLog:
                 out.flush()
                 os.fsync(out.fileno())
             partial.replace(self._file)
-        self._out = self._file.open("ab")
+        self._out = self._file.open("ab", buffering=0)
+        self._size = self._out.tell()
         if not moved:
             return None
         after = f"the records after step {step}" if step else "the records of an earlier run in this folder"
         return f"{self._file}: {after} ({len(moved)} lines) are now in {self._replaced}"
 
     def append(self, record: Record) -> None:
-        """Append one record. The record is on the disk when the method returns."""
-        assert self._out is not None, "begin() opens the file"
-        self._out.write(json.dumps(_finite(as_json(record)), separators=(",", ":"), allow_nan=False).encode() + b"\n")
-        self._out.flush()
-        os.fsync(self._out.fileno())
+        """Append one record. The record is on the disk when the method returns.
+
+        Raises:
+            OSError: if the record cannot be written. The record stays in memory, and the next call writes the record.
+        """
+        line = json.dumps(_finite(as_json(record)), separators=(",", ":"), allow_nan=False)
+        self._waiting.append(line.encode() + b"\n")
+        self._write()
+
+    def flush(self) -> None:
+        """Write the records in memory. A run calls this method before it saves a checkpoint.
+
+        Raises:
+            OSError: if records cannot be written.
+        """
+        if self._waiting:
+            self._write()
 
     def close(self) -> None:
-        if self._out is not None:
+        """Write the records in memory, and close the file.
+
+        Raises:
+            OSError: if records cannot be written.
+        """
+        if self._out is None:
+            return
+        try:
+            self.flush()
+        finally:
             self._out.close()
+
+    def _write(self) -> None:
+        assert self._out is not None, "begin() opens the file"
+        left = memoryview(b"".join(self._waiting))
+        try:
+            with naming(self._file):
+                while left:
+                    left = left[self._out.write(left) :]
+                os.fsync(self._out.fileno())
+        except OSError:
+            # A part of a line would damage the file.
+            with contextlib.suppress(OSError):
+                self._out.truncate(self._size)
+            raise
+        self._size += sum(map(len, self._waiting))
+        self._waiting.clear()
 
 
 def read_records(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -109,7 +154,7 @@ def read_records(run: Path, kind: str) -> list[dict[str, Any]]:
         record = _record(line)
         if record is None:
             if line.endswith(b"\n"):
-                raise InputError(f"{file}, line {number} is not a record: remove the line, or copy the file again")
+                raise InputError(f"{file}, line {number} is not a record: copy the file again, or correct the line")
             continue  # the run is writing this line
         if record["kind"] == kind:
             records.append(_numbers(record))
@@ -134,7 +179,7 @@ def _lines(file: Path) -> list[bytes]:
 def _record(line: bytes) -> dict[str, Any] | None:
     """Return the record of a line, or None if the line is not a complete record."""
     try:
-        record = json.loads(line)
+        record = parse_json(line)
     except ValueError:
         return None
     complete = line.endswith(b"\n") and isinstance(record, dict)

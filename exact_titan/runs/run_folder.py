@@ -1,29 +1,25 @@
 """The output folder of a training run: the ``model/`` folder and the distributed checkpoints."""
 
-import os
 import shutil
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
-from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
+from exact_titan.folder_files import copy_files
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
-from exact_titan.runs.checkpoint_manifest import (
-    DCP_METADATA,
-    OTHER_CHECKPOINT,
-    find_checkpoints,
-    reading_checkpoint,
-    why_incomplete,
-)
+from exact_titan.runs.checkpoint_errors import read_error, reading_checkpoint
+from exact_titan.runs.checkpoint_folders import cannot_be_read, find_checkpoints
+from exact_titan.runs.checkpoint_manifest import CannotRead, why_incomplete
+from exact_titan.runs.checkpoint_reader import DCP_METADATA, load_checkpoint, read_metadata
 from exact_titan.runs.locations import MODEL_FOLDER, checkpoints_of
+from exact_titan.runs.safe_pickle import MetadataError
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),
@@ -33,23 +29,23 @@ TOKENIZER_FILES = (
 
 def write_model_folder(run: Path, config: dict[str, Any], files_from: Path) -> None:
     """Write ``run/model``: ``config`` as config.json, and the tokenizer of ``files_from``. Replace an older folder."""
-    folder = run / MODEL_FOLDER
-    partial, old = run / f".{MODEL_FOLDER}.{os.getpid()}", run / f".{MODEL_FOLDER}.old"
-    partial.mkdir(parents=True)
-    hf_config.write_config(partial, config)
-    copy_tokenizer(files_from, partial)
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
-        folder.rename(old)
-    partial.rename(folder)
+    folder, old = run / MODEL_FOLDER, run / f".{MODEL_FOLDER}.old"
+    with unfinished_folder(folder) as partial:
+        hf_config.write_config(partial, config)
+        copy_tokenizer(files_from, partial)
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
     shutil.rmtree(old, ignore_errors=True)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:
-    """Copy the files of the tokenizer and of the generation config that ``source`` contains."""
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
+    """Copy the files of the tokenizer and of the generation config that ``source`` contains.
+
+    Raises:
+        InputError: if a file is a link out of the folder, or is not what its name says.
+    """
+    copy_files(source, target, TOKENIZER_FILES)
 
 
 def find_checkpoint(
@@ -71,24 +67,28 @@ def find_checkpoint(
         on_skipped: a function that receives one line for every incomplete checkpoint, because the search skips it.
 
     Raises:
-        InputError: if there is no complete checkpoint. The message names the folder.
+        InputError: if there is no complete checkpoint, or if a later checkpoint cannot be read. The message names the
+            folder.
     """
     if (path / DCP_METADATA).is_file():
-        if (why := why_incomplete(path)) is not None:
-            raise InputError(f"{path} is not a complete checkpoint: {why}")
+        try:
+            reason = why_incomplete(path)
+        except CannotRead as error:
+            raise cannot_be_read(path, str(error)) from None
+        if reason is not None:
+            raise InputError(f"{path} is not a complete checkpoint: {reason}")
         return path
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
     folder = checkpoints_of(path) if checkpoints is None else path / checkpoints
-    complete, incomplete = find_checkpoints(folder)
-    for checkpoint, why in incomplete.items():
-        on_skipped(f"{checkpoint} is not complete and is skipped: {why}")
-    if step is not None and step not in complete:
-        steps = ", ".join(map(str, sorted(complete))) or "none"
-        raise InputError(f"{folder} has no complete checkpoint of step {step}: there are {steps}")
-    if not complete:
-        raise InputError(f"{folder} has no complete checkpoint: the run has not saved one yet")
-    chosen = complete[max(complete) if step is None else step]
+    found = find_checkpoints(folder)
+    if step is None:
+        step = found.last(folder)
+        for checkpoint, reason in found.incomplete.items():
+            on_skipped(f"{checkpoint} is not complete and is skipped: {reason}")
+        if step is None:
+            raise InputError(f"{folder} has no complete checkpoint: the run has not saved one yet")
+    chosen = found.of_step(folder, step)
     if not (chosen / DCP_METADATA).is_file():
         raise InputError(
             f"{chosen} contains Hugging Face weights, not a distributed checkpoint: use that folder without an export"
@@ -103,9 +103,9 @@ def stored_names(checkpoint: Path) -> dict[str, Any]:
         InputError: if the metadata cannot be read.
     """
     try:
-        return FileSystemReader(checkpoint).read_metadata().state_dict_metadata
-    except Exception as error:  # unpickling a damaged file can raise any exception
-        raise InputError(f"{checkpoint / DCP_METADATA} cannot be read ({error}): {OTHER_CHECKPOINT}") from None
+        return read_metadata(checkpoint).state_dict_metadata
+    except (MetadataError, OSError, MemoryError) as error:
+        raise read_error(checkpoint / DCP_METADATA, error) from None
 
 
 def load_tensors(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -118,10 +118,9 @@ def load_tensors(checkpoint: Path, tensors: dict[str, torch.Tensor]) -> None:
     Raises:
         InputError: if a file is damaged.
     """
-    with reading_checkpoint(checkpoint), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="torch.distributed is disabled")
+    with reading_checkpoint(checkpoint):
         # One process reads the files of all ranks. The copy into each tensor converts the dtype.
-        dcp.load(tensors, checkpoint_id=checkpoint, no_dist=True)
+        load_checkpoint(tensors, checkpoint, no_dist=True)
 
 
 def check_checkpoint(checkpoint: Path, architecture: Architecture) -> None:

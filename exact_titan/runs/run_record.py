@@ -7,7 +7,6 @@ the copy of its checkpoint. ``compare`` and studies read the file in the run's f
 import dataclasses
 import hashlib
 import json
-import os
 import subprocess
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -15,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import exact_titan
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
+from exact_titan.runs.record_types import missing_to_resume, why_wrong
 
 FILE_NAME = "run.json"
 FORMAT = 1
@@ -81,9 +83,19 @@ class RunRecord:
     def write(self, folder: Path) -> None:
         """Write ``folder/run.json`` atomically."""
         text = json.dumps({"format": FORMAT, **dataclasses.asdict(self)}, indent=1, default=str)
-        partial = folder / f".{FILE_NAME}.{os.getpid()}"
-        partial.write_text(text + "\n", encoding="utf-8")
-        partial.replace(folder / FILE_NAME)
+        write_atomically(folder / FILE_NAME, text + "\n")
+
+    def check_resumable(self, file: Path) -> None:
+        """Refuse a record that lacks a value for a resume.
+
+        Args:
+            file: the file of the record, for the message.
+
+        Raises:
+            InputError: naming the file and the value.
+        """
+        if (missing := missing_to_resume(dataclasses.asdict(self))) is not None:
+            raise InputError(f"{file} is not a complete record: {missing} is missing: restore the file from a copy")
 
 
 @dataclass(frozen=True)
@@ -119,13 +131,15 @@ def read_record(folder: Path) -> RunRecord | None:
     """
     file = folder / FILE_NAME
     try:
-        fields = json.loads(file.read_bytes())
+        fields = read_json(file)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file} cannot be read: {error}: restore the file from a copy") from None
+    except ValueError as error:
+        raise InputError(f"{file} is not JSON: {error}: restore the file from a copy") from None
     if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
         raise InputError(f"{file} is not a record of format {FORMAT}: another version of exact_titan wrote the file")
+    if (wrong := why_wrong(fields)) is not None:
+        raise InputError(f"{file} is not a record: {wrong}: restore the file from a copy")
     try:
         return RunRecord(**{**fields, "starts": [Start(**start) for start in fields["starts"]]})
     except (KeyError, TypeError) as error:

@@ -21,7 +21,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from exact_titan.atomic_files import partial_of, publish
 from exact_titan.errors import InputError
+from exact_titan.file_errors import check_readable
 from exact_titan.runs.records import ValidationSet, Weights
 
 FOLDER = "validation"
@@ -65,10 +67,13 @@ def write_target_losses(run: Path, losses: TargetLosses, *, keep: int) -> None:
     """
     file = target_losses_file(run, losses.step, losses.weights)
     file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}")
+    partial = partial_of(file)
     metadata = {name: str(value) for name, value in _metadata(losses).items()}
-    save_file({name: getattr(losses, name).astype(dtype) for name, dtype in _DTYPES.items()}, partial, metadata)
-    partial.replace(file)
+    try:
+        save_file({name: getattr(losses, name).astype(dtype) for name, dtype in _DTYPES.items()}, partial, metadata)
+        publish(partial, file)
+    finally:
+        partial.unlink(missing_ok=True)
     steps = {one: step for one in file.parent.iterdir() if (step := _step(one)) is not None}
     kept = sorted({step for step in steps.values() if step <= losses.step})[-keep:]
     for one, step in steps.items():
@@ -86,6 +91,7 @@ def read_target_losses(run: Path, step: int, weights: Weights = "last") -> Targe
     file = target_losses_file(run, step, weights)
     if not file.is_file():
         return None
+    check_readable(file)
     try:
         with safe_open(file, framework="numpy") as stored:
             metadata = stored.metadata()
@@ -100,7 +106,7 @@ def read_target_losses(run: Path, step: int, weights: Weights = "last") -> Targe
         )
         return TargetLosses(int(metadata["step"]), int(metadata["threshold"]), windows, **arrays, weights=weights)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is damaged ({error}): remove the file, or copy the file again") from error
+        raise InputError(f"{file} is damaged ({error}): copy the file again, or validate again") from error
 
 
 def _metadata(losses: TargetLosses) -> dict[str, int | str | None]:

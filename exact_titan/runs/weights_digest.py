@@ -12,9 +12,10 @@ import torch
 from safetensors import safe_open
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
+from exact_titan.file_errors import check_readable
 from exact_titan.models import hf_config
 from exact_titan.models.hf_weights import native_name
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.locations import run_of
 from exact_titan.runs.run_folder import MODEL_FOLDER, load_tensors, stored_names
 
@@ -67,6 +68,7 @@ def _of_safetensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if sum(file.stat().st_size for file in files) > LARGEST_BYTES:
         return
     for file in files:
+        check_readable(file)
         with safe_open(file, framework="pt") as stored:
             for name in sorted(stored.keys()):
                 yield name, stored.get_tensor(name)

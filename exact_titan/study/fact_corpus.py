@@ -28,6 +28,7 @@ from exact_titan.documents.long_texts import encode_long
 from exact_titan.documents.sources import Source
 from exact_titan.errors import InputError
 from exact_titan.packing import Corpus, CorpusSource, pack
+from exact_titan.runs.destinations import check_writable
 from exact_titan.study.facts import FactTokens
 
 TEXT_VOCAB = 512
@@ -135,7 +136,8 @@ def plant_facts(
 
 def _check(out: Path, short_len: int, long_len: int, tokens: int, val_tokens: int) -> None:
     if out.exists():
-        raise InputError(f"--out {out} exists: give a new folder, or remove it")
+        raise InputError(f"--out {out} exists: give a new folder")
+    check_writable(out, "--out")
     if not 8 <= short_len < long_len:
         raise InputError(
             f"--short-len is {short_len} and --long-len is {long_len}: "

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.dataset import PackedDataset
-from exact_titan.dataset.dataset import NO_LABEL
-from exact_titan.dataset.manifest import parse_record
+from exact_titan.dataset.dataset import NO_LABEL, reading_window
+from exact_titan.dataset.parsed_records import AGAIN, parse_record
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 
 FILE_NAME = "facts.json"
 
@@ -34,7 +36,7 @@ class FactTokens:
 
     def write(self, dataset: Path) -> None:
         """Write ``facts.json`` into the folder of a packed dataset."""
-        (dataset / FILE_NAME).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_atomically(dataset / FILE_NAME, json.dumps(asdict(self), indent=1) + "\n")
 
     @classmethod
     def read(cls, dataset: Path) -> "FactTokens":
@@ -49,9 +51,9 @@ class FactTokens:
                 f"{dataset} has no {FILE_NAME}: facts can be measured only in a dataset of `exact-titan study facts`"
             )
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = read_json(file)
         except ValueError as error:
-            raise InputError(f"{file} is not JSON ({error}): copy the dataset again") from error
+            raise InputError(f"{file} is not JSON ({error}): {AGAIN}") from error
         tokens: FactTokens = parse_record(cls, content, file)
         return tokens
 
@@ -75,7 +77,8 @@ def fact_distances(dataset: Path, split: str) -> np.ndarray:
     packed = PackedDataset(dataset, split)
     input_NL, labels_NL, positions_NL = (np.empty((len(packed), packed.window), dtype=np.int64) for _ in range(3))
     for k in range(len(packed)):
-        packed.read(k, input_NL[k], labels_NL[k], positions_NL[k])
+        with reading_window(packed, k):
+            packed.read(k, input_NL[k], labels_NL[k], positions_NL[k])
     segment = np.cumsum(positions_NL == 0)
     key = input_NL.ravel() - tokens.first_key
     value = labels_NL.ravel() - tokens.first_value

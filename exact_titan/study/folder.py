@@ -1,12 +1,11 @@
 """The folder of a study before the training: one study a folder, and one process that trains the study."""
 
-import contextlib
-import fcntl
-import os
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from exact_titan import folder_lock
 from exact_titan.errors import InputError
 from exact_titan.runs.destinations import check_writable
 from exact_titan.study.results import FILE_NAME, read_study_file
@@ -28,8 +27,7 @@ def check_folder(study: Study, folder: Path) -> None:
         raise InputError(f"--out {folder} has other files, and no {FILE_NAME}: choose a new folder")
 
 
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> AbstractContextManager[None]:
     """Keep other processes from training the study of this folder. Make the folder.
 
     A run that outlives this process keeps the lock until the run has saved, because the run inherits the open file.
@@ -37,14 +35,8 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
         InputError: if another process trains the study.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / _LOCK).open("ab") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"another process trains the study in {folder}: wait for its end, or stop it") from None
-        os.set_inheritable(lock.fileno(), True)
-        yield
+    held, way_out = f"another process trains the study in {folder}", "wait for its end, or stop it"
+    return folder_lock.locked(folder / _LOCK, held, way_out, inherited=True)
 
 
 def _check_same(was: Study, now: Study, folder: Path) -> None:

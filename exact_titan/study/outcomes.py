@@ -120,7 +120,7 @@ class RunOutcomes:
         if losses is not None and vars(losses.windows) != self.record(step, weights)["windows"]:
             raise InputError(
                 f"{target_losses_file(self.folder, step, weights)} has other windows than {self.folder / FILE_NAME}: "
-                f"remove the file, or copy the run again"
+                f"copy the run again"
             )
         return losses
 

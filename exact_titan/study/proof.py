@@ -7,11 +7,11 @@ paired. ``notes`` lists differences of versions and ranks, which may change the 
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 from exact_titan.runs.run_record import RunRecord, read_record
 from exact_titan.runs.weights_digest import weights_digest
@@ -47,9 +47,7 @@ def prove(study: Study, folder: Path) -> dict[str, Any]:
 
 def write_proof(proof: dict[str, Any], folder: Path) -> None:
     """Write ``proof.json`` atomically."""
-    partial = folder / f".{FILE_NAME}.{os.getpid()}"
-    partial.write_text(json.dumps(proof, indent=1, default=str) + "\n", encoding="utf-8")
-    partial.replace(folder / FILE_NAME)
+    write_atomically(folder / FILE_NAME, json.dumps(proof, indent=1, default=str) + "\n")
 
 
 def proof_lines(proof: dict[str, Any]) -> Iterator[str]:

@@ -7,11 +7,12 @@
 """
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 from exact_titan.runs.exit_codes import EXIT_CODE_FILE, ExitCode
 from exact_titan.study.spec import Study
 
@@ -99,11 +100,11 @@ def read_study_file(folder: Path) -> Study:
     if not file.is_file():
         raise InputError(f"{folder} has no {FILE_NAME}: name the folder of --out of `exact-titan study run`")
     try:
-        fields = json.loads(file.read_bytes())
+        fields = read_json(file)
         written, study = fields["format"], fields["study"]
         if written == FORMAT:
             return Study.of_json(study)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is damaged ({error}): restore the file from a copy") from None
     raise InputError(f"{file} has the format {written}, not {FORMAT}: another version of exact_titan wrote the file")
 
@@ -111,6 +112,4 @@ def read_study_file(folder: Path) -> Study:
 def write_study_file(study: Study, folder: Path) -> None:
     """Write ``study.json`` atomically."""
     fields = {"format": FORMAT, "digest": study.digest(), "study": study.as_json()}
-    partial = folder / f".{FILE_NAME}.{os.getpid()}"
-    partial.write_text(json.dumps(fields, indent=1) + "\n", encoding="utf-8")
-    partial.replace(folder / FILE_NAME)
+    write_atomically(folder / FILE_NAME, json.dumps(fields, indent=1) + "\n")

@@ -3,8 +3,8 @@
 1. A run with the exit code 0 in its folder is finished, and is never started again.
 2. A run starts when the run of its previous stage is finished, and when fewer than ``parallel`` runs are running. A run
    with a checkpoint resumes from the checkpoint by itself.
-3. SIGINT, SIGTERM and SIGUSR1 go to the running runs as SIGTERM. The runs save and exit with 75. A second SIGINT kills
-   the runs.
+3. SIGINT, SIGTERM, SIGUSR1 and SIGHUP go to the running runs as SIGTERM. The runs save and exit with 75. A second
+   SIGINT kills the runs.
 4. If a run fails, the other running runs save and exit as after a signal.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
+from exact_titan import hangup
 from exact_titan.errors import print_error
 from exact_titan.runs.exit_codes import ExitCode
 from exact_titan.study.plan import Planned
@@ -24,7 +25,7 @@ from exact_titan.study.results import is_finished
 
 _LOOK_SECONDS = 0.05
 _LAST_LINES = 50
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 _REPEATED_SECONDS = 0.5
 """A terminal and a batch system may send the same signal twice. Only a later SIGINT kills the runs."""
 
@@ -133,12 +134,15 @@ class _Stop:
 
     def __init__(self) -> None:
         self._first: float | None = None
+        self._terminals = hangup.Terminals()
         self.killed = False
 
     def __bool__(self) -> bool:
         return self._first is not None
 
     def handle(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._terminals.leave()
         now = time.monotonic()
         if self._first is None:
             self._first = now
@@ -149,7 +153,8 @@ class _Stop:
 @contextlib.contextmanager
 def _stop() -> Iterator[_Stop]:
     stop = _Stop()
-    former = {number: signal.signal(number, stop.handle) for number in _SIGNALS}
+    handled = [number for number in _SIGNALS if number != signal.SIGHUP or hangup.is_handled()]
+    former = {number: signal.signal(number, stop.handle) for number in handled}
     try:
         yield stop
     finally:

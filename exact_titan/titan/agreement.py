@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from exact_titan.errors import InputError, print_error
+from exact_titan.file_errors import as_input_errors
 
 T = TypeVar("T")
 
@@ -60,17 +61,19 @@ class Agreement:
 
         Args:
             name: name of the check, used once per run.
-            check: raises :class:`InputError` if this rank has a complaint.
+            check: raises :class:`InputError`, or an OSError about a file, if this rank has a complaint.
 
         Raises:
             InputError: on all ranks, if a rank has a complaint. If only some ranks have the complaint, the message
                 starts with the rank and its machine.
         """
         if self._store is None:
-            return check()
+            with as_input_errors():
+                return check()
         store, mine = dist.PrefixStore(name, self._store), None
         try:
-            result = check()
+            with as_input_errors():
+                result = check()
         except InputError as error:
             mine = error
             store.set(f"complaint/{self._rank}", json.dumps([socket.gethostname(), str(error)]))
@@ -88,6 +91,30 @@ class Agreement:
         self.is_disputed = True
         others = f" and {complaints - 1} more" if complaints > 1 else ""
         raise InputError(f"rank {first} on {host}{others}: {text}") from mine
+
+    def on_rank_0(self, name: str, function: Callable[[], object]) -> None:
+        """Call a function on rank 0 alone. The other ranks wait for its end. Every rank calls this method.
+
+        Args:
+            name: name of the call, used once per run.
+            function: raises :class:`InputError` if rank 0 has a complaint.
+
+        Raises:
+            InputError: on all ranks, with the complaint of rank 0.
+        """
+        if self._rank == 0:
+            try:
+                function()
+            except InputError as error:
+                if self._store is not None:
+                    self._store.set(name, str(error))
+                raise
+            if self._store is not None:
+                self._store.set(name, "")
+        elif self._store is not None:
+            self._store.wait([name], _SLOWEST_RANK)
+            if complaint := self._store.get(name).decode():
+                raise InputError(complaint)
 
     def same(self, name: str, values: dict[str, Any]) -> None:
         """Check that every rank has the same values as rank 0. Every rank calls this method.

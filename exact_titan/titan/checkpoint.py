@@ -1,31 +1,41 @@
 """torchtitan's checkpoints for runs that can stop at any step. A resume loads only complete checkpoints."""
 
-import time
+import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
-from torchtitan.components.checkpointer import CheckpointManager
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, AsyncSaveResponse
+from torchtitan.components.checkpointer import MODEL, CheckpointManager
 from torchtitan.components.checkpointer.dcp import AsyncMode
-from torchtitan.tools import filesystem
 from torchtitan.tools.logging import logger
+from torchtitan.tools.utils import GarbageCollection
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import find_checkpoints, reading_checkpoint, why_incomplete, write_manifest
+from exact_titan.file_errors import why
+from exact_titan.runs.checkpoint_errors import reading_checkpoint
+from exact_titan.runs.checkpoint_folders import find_checkpoints, publish, set_aside, step_of, unfinished_of
+from exact_titan.runs.checkpoint_manifest import write_manifest
+from exact_titan.runs.checkpoint_reader import load_checkpoint
 from exact_titan.runs.run_folder import stored_names
 from exact_titan.runs.run_record import RunRecord
+from exact_titan.titan.checkpoint_removal import Removal
+from exact_titan.titan.checkpoint_verification import verify_files
+from exact_titan.titan.checkpoint_writer import CheckpointWriter
 from exact_titan.titan.ema import KEY as EMA
+from exact_titan.titan.failed_saves import disk_error, not_saved, skipped
+from exact_titan.titan.rank_0 import as_rank_0
 from exact_titan.titan.step_clock import StepClock
 
 _VALIDATED = "validated"
-_REMOVED = ".removed-"
 
 
 class ResumableCheckpoints(CheckpointManager):
@@ -34,13 +44,25 @@ class ResumableCheckpoints(CheckpointManager):
     - A checkpoint is complete when all its files are on the disk (:mod:`exact_titan.runs.checkpoint_manifest`). This
       holds for synchronous and asynchronous saves. A resume loads the last complete checkpoint. Rank 0 chooses the
       checkpoint. The log names newer incomplete checkpoints with the reason.
+    - A save writes into a hidden folder. The folder gets its name when the checkpoint is complete
+      (:mod:`exact_titan.runs.checkpoint_folders`). A save of a step that has a checkpoint replaces this checkpoint only
+      then.
     - ``keep_latest_k`` counts complete checkpoints. No checkpoint is removed before a newer one is complete. The files
-      of interrupted saves are removed at the same time.
+      of interrupted saves are removed at the same time (:mod:`exact_titan.titan.checkpoint_removal`).
+    - A periodic save that the disk refuses is a warning, and the run goes on (:mod:`exact_titan.titan.failed_saves`).
     - :meth:`save_now` saves the full state for a resume, at any step.
     """
 
     @dataclass(kw_only=True, slots=True)
     class Config(CheckpointManager.Config):
+        verify_on_load: bool = True
+        """Whether a load first compares the SHA-256 of every file of the checkpoint with files.json. The processes
+        share the files. The comparison finds a changed file of the right size."""
+
+        start_over: bool = False
+        """Whether a run starts at step 1 if its folder has checkpoints and none is complete. The run renames these
+        checkpoints to set-aside-step-N and keeps them. No effect if a checkpoint is complete."""
+
         def __post_init__(self) -> None:
             # torchtitan's messages name no option.
             if self.interval < 1:
@@ -57,6 +79,9 @@ class ResumableCheckpoints(CheckpointManager):
     saved_step: int = 0
     """Step of the last checkpoint that this process has saved or loaded. 0: no checkpoint yet."""
 
+    _saved_before: int = 0
+    """``saved_step`` before the save that is being written."""
+
     _validated_step: int = 0
 
     before_save: Callable[[], None] | None = None
@@ -64,6 +89,13 @@ class ResumableCheckpoints(CheckpointManager):
 
     record: RunRecord | None = None
     """The identity of the run. Every checkpoint gets a copy. Set by the trainer on rank 0."""
+
+    def __init__(self, config: Config, **parts: Any) -> None:
+        super().__init__(config, **parts)
+        self.verify_on_load, self.start_over = config.verify_on_load, config.start_over
+        self._publishing = threading.Lock()
+        if self.enable:
+            self._removal = Removal(Path(self.folder), keep=self.keep_latest_k)
 
     @torch.no_grad()
     def save_now(self, step: int) -> bool:
@@ -73,6 +105,9 @@ class ResumableCheckpoints(CheckpointManager):
 
         Returns:
             Whether a checkpoint of this step exists now. False if checkpointing is off.
+
+        Raises:
+            InputError: on all ranks, if the disk refuses the save.
         """
         if not self.enable or self.load_only:
             return False
@@ -82,28 +117,48 @@ class ResumableCheckpoints(CheckpointManager):
         except (Exception, CheckpointException) as error:  # a signal may also have ended the saving process
             logger.warning(f"The asynchronous save has failed and is repeated now: {error}")
             self.staging_future = self.save_future = None
-            self.saved_step = 0
-        if step != self.saved_step:
-            self.dcp_save(self._flattened_model_states_sd(), self._create_checkpoint_id(step), AsyncMode.DISABLED)
-            self.saved_step = step
-            if step == self._validated_step:
-                self.mark_validated(step)
+            self.saved_step = self._saved_before
+        # A failed save reaches every rank or rank 0 alone. All ranks must save again, or none.
+        if as_rank_0(lambda: self.saved_step) != step:
+            try:
+                self.dcp_save(self._flattened_model_states_sd(), self._create_checkpoint_id(step), AsyncMode.DISABLED)
+            except (OSError, CheckpointException) as error:
+                self._refuse(step, error)
+        self.saved_step = step
         return True
+
+    def _refuse(self, step: int, error: BaseException) -> NoReturn:
+        """Raise an error of the disk as one line, and any other error as it is."""
+        if (cause := disk_error(error)) is None:
+            raise error
+        self._remove_failed(step)
+        raise not_saved(step, self.saved_step, cause) from error
+
+    def _skip(self, step: int, error: BaseException) -> None:
+        """Warn about a save that the disk refuses, and make room for the next save. Raise any other error."""
+        if (cause := disk_error(error)) is None:
+            raise error
+        logger.warning(skipped(step, self.saved_step, cause))
+        self._remove_failed(step)
+
+    def _remove_failed(self, step: int) -> None:
+        """Remove the files of a failed save. All ranks have stopped to write: PyTorch has told them the failure."""
+        if dist.get_rank() == 0:
+            self._removal.failed(step)
 
     def mark_validated(self, step: int) -> None:
         """Record in the checkpoint of ``step`` that the validation of the step has finished.
 
         If the step has no checkpoint yet, :meth:`save_now` records the validation later.
         """
-        self._validated_step = step
-        if self.enable and not self.load_only and step == self.saved_step and dist.get_rank() == 0:
-            folder = self._folder_of(step)
-            folder.mkdir(parents=True, exist_ok=True)  # an asynchronous save may not have created the folder yet
-            (folder / _VALIDATED).touch()
+        with self._publishing:  # the save of this step may become complete at this moment
+            self._validated_step = step
+            if self.enable and not self.load_only and step == self.saved_step and dist.get_rank() == 0:
+                self._mark(self._folder_of(step))
 
     def is_validated(self, step: int) -> bool:
         """Return whether the validation of the checkpoint's step has finished. All ranks get the same answer."""
-        return bool(_as_rank_0(lambda: (self._folder_of(step) / _VALIDATED).exists()))
+        return bool(as_rank_0(lambda: (self._folder_of(step) / _VALIDATED).exists()))
 
     def dcp_save(
         self,
@@ -116,19 +171,52 @@ class ResumableCheckpoints(CheckpointManager):
         """Save as torchtitan does. The returned future is done when the checkpoint is complete."""
         if self.before_save is not None:
             self.before_save()
-        checkpoint = Path(checkpoint_id)
-        if dist.get_rank() == 0 and checkpoint.exists():
-            # The folder is from an interrupted save, or from a run that resumed from an earlier step. Its files must
-            # not mix with the new files. No rank writes before rank 0 has distributed the save plan.
-            self._remove(checkpoint)
-        saving = super().dcp_save(state_dict, checkpoint_id, async_mode, enable_garbage_collection, to_hf)
+        # All ranks write into the folder that rank 0 has chosen.
+        folder = Path(as_rank_0(lambda: str(unfinished_of(Path(checkpoint_id)))))
+        if to_hf:
+            saving = super().dcp_save(state_dict, str(folder), async_mode, enable_garbage_collection, to_hf)
+        else:
+            saving = self._save_native(state_dict, folder, Path(checkpoint_id), async_mode)
+            if enable_garbage_collection:
+                GarbageCollection.collect("GC collection invoked by checkpointer.")
         if dist.get_rank() != 0:
             return saving
         if isinstance(saving, AsyncSaveResponse):
-            return AsyncSaveResponse(saving.staging_completion, self._completed(saving.upload_completion, checkpoint))
+            return AsyncSaveResponse(saving.staging_completion, self._completed(saving.upload_completion, folder))
         if isinstance(saving, Future):
-            return self._completed(saving, checkpoint)
-        self._complete(checkpoint)
+            return self._completed(saving, folder)
+        if to_hf:
+            if self.record is not None:
+                self.record.write(folder)
+            write_manifest(folder)
+        self._complete(folder)
+        return saving
+
+    def _save_native(
+        self, state_dict: dict[str, Any], folder: Path, name: Path, async_mode: AsyncMode
+    ) -> Future | AsyncSaveResponse | None:
+        """Save as torchtitan does, with a writer that also writes the manifest."""
+        writer = CheckpointWriter(folder, name=name, record=self.record)
+        if async_mode == AsyncMode.DISABLED:
+            dcp.save(state_dict, storage_writer=writer)
+            return None
+        if async_mode == AsyncMode.ASYNC_WITH_PINNED_MEM:
+            return dcp.async_save(
+                state_dict,
+                storage_writer=writer,
+                process_group=self.pg,
+                async_checkpointer_type=AsyncCheckpointerType.PROCESS,
+                async_stager=self.stager,
+            )
+        # Without a stager, PyTorch would stage with the writer. PyTorch closes no stager that it is given.
+        stager = DefaultStager(StagingOptions(False, False, False, False))
+        try:
+            saving = dcp.async_save(state_dict, storage_writer=writer, process_group=self.pg, async_stager=stager)
+        except BaseException:
+            stager.close()
+            raise
+        assert isinstance(saving, Future)
+        saving.add_done_callback(lambda _: stager.close())
         return saving
 
     def _timed(self) -> AbstractContextManager[None]:
@@ -138,40 +226,92 @@ class ResumableCheckpoints(CheckpointManager):
         with self._timed():
             super()._maybe_wait_for_staging()
 
+    def _wait_for_saving(self) -> None:
+        """Wait for the asynchronous save. A save that the disk refuses is a warning."""
+        try:
+            super()._wait_for_saving()
+        except (OSError, CheckpointException) as error:
+            failed, self.saved_step = self.saved_step, self._saved_before
+            self._skip(failed, error)
+            self.save_future = None
+
     def _save(self, curr_step: int, last_step: bool = False) -> bool:
-        with self._timed():
-            saved = super()._save(curr_step, last_step)
+        """Save as torchtitan does.
+
+        Raises:
+            InputError: on all ranks, if the disk refuses the last save.
+        """
+        try:
+            with self._timed():
+                saved = super()._save(curr_step, last_step)
+        except (OSError, CheckpointException) as error:
+            if last_step:
+                self._refuse(curr_step, error)
+            self._skip(curr_step, error)
+            return False
         if saved:
-            self.saved_step = curr_step
+            self._saved_before, self.saved_step = self.saved_step, curr_step
         return saved
 
     def _load(self, step: int = -1) -> bool:
-        if step != -1 and (why := why_incomplete(self._folder_of(step))) is not None:
-            raise InputError(f"checkpoint.load_step is {step}, but {self._folder_of(step)} is not complete: {why}")
+        # torchtitan loads a checkpoint by the name of its step.
+        as_rank_0(lambda: self._publish_hidden(step))
         return super()._load(step)
 
     def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
         """Load as torchtitan does. Leave out the average of the weights if the checkpoint has none.
 
         Raises:
-            InputError: on all ranks, if a file of the checkpoint cannot be read.
+            InputError: on all ranks, if a file of the checkpoint cannot be read, or is not the file that was saved.
         """
+        if self.verify_on_load and not from_hf:
+            verify_files(Path(checkpoint_id))
         remedy = {"remedy": "download it again"} if from_hf else {}
         if EMA in state_dict and not any(name.startswith(f"{EMA}.") for name in stored_names(Path(checkpoint_id))):
             state_dict = {name: state for name, state in state_dict.items() if name != EMA}
         with reading_checkpoint(Path(checkpoint_id), **remedy):
-            super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
+            if from_hf:
+                super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
+                return
+            # torchtitan's method, with a reader that runs no code of the checkpoint.
+            load_checkpoint(state_dict, Path(checkpoint_id))
+            if MODEL in self.states:
+                self.states[MODEL].load_state_dict(state_dict)
 
     def _find_load_step(self, folder: str = "") -> int:
-        return int(_as_rank_0(lambda: self._last_complete(Path(folder or self.folder))))
+        return int(as_rank_0(lambda: self._last_complete(Path(folder or self.folder))))
 
     def _last_complete(self, folder: Path) -> int:
-        complete, incomplete = find_checkpoints(folder)
-        for checkpoint, why in incomplete.items():
-            logger.warning(f"{checkpoint} is not complete and is skipped: {why}")
-        if incomplete:
-            logger.warning(f"The last complete checkpoint is {complete[max(complete)] if complete else 'none'}")
-        return max(complete, default=-1)
+        found = find_checkpoints(folder)
+        last = max(found.complete, default=-1)
+        if last == -1 and self.start_over and not self.load_only:
+            for aside in set_aside(folder):
+                logger.warning(f"checkpoint.start_over is on: {aside} is kept, and the run starts at step 1")
+            return last
+        for checkpoint, reason in found.incomplete.items():
+            logger.warning(f"{checkpoint} is not complete and is skipped: {reason}")
+        if found.incomplete:
+            logger.warning(f"The last complete checkpoint is {found.complete[last] if found.complete else 'none'}")
+        return last
+
+    def _publish_hidden(self, wanted: int) -> None:
+        """Give checkpoints their names if a kill has prevented it: the checkpoint of step ``wanted``, or all for -1.
+
+        Raises:
+            InputError: if the wanted step has no complete checkpoint, or if a folder cannot be renamed.
+        """
+        found, checkpoint = find_checkpoints(Path(self.folder)), self._folder_of(wanted)
+        if wanted != -1 and wanted not in found.complete:
+            reason = found.incomplete.get(checkpoint) or found.unreadable.get(checkpoint) or "there is no such folder"
+            raise InputError(f"checkpoint.load_step is {wanted}, but {checkpoint} is not complete: {reason}")
+        for step, one in found.complete.items():
+            if wanted in (-1, step) and one != self._folder_of(step):
+                try:
+                    publish(one)
+                except OSError as error:
+                    raise InputError(
+                        f"{one} cannot be renamed to step-{step} ({why(error)}): rename the folder"
+                    ) from None
 
     def _completed(self, saving: Future, checkpoint: Path) -> Future:
         """Return a future that is done when the checkpoint of ``saving`` is complete. The call does not wait."""
@@ -189,37 +329,33 @@ class ResumableCheckpoints(CheckpointManager):
         saving.add_done_callback(complete)
         return done
 
-    def _complete(self, checkpoint: Path) -> None:
-        """Mark the checkpoint as complete after all ranks have written, and remove the checkpoints that it replaces."""
-        if self.record is not None:
-            self.record.write(checkpoint)
-        write_manifest(checkpoint)
+    def _complete(self, folder: Path) -> None:
+        """Give a complete checkpoint its name, and remove the checkpoints that it replaces."""
+        with self._publishing:
+            if step_of(folder) == self._validated_step:
+                self._mark(folder)
+            try:
+                checkpoint = publish(folder)
+            except OSError as error:
+                checkpoint = folder
+                logger.warning(f"{folder} is complete, but keeps this name, because it cannot be renamed: {why(error)}")
         logger.info(f"checkpoint {checkpoint} saved")
-        if self.keep_latest_k:
-            complete, incomplete = find_checkpoints(Path(self.folder))
-            for one in [*list(complete.values())[: -self.keep_latest_k], *incomplete]:
-                if one != checkpoint:  # the new checkpoint may have a lower step, after a resume from an earlier step
-                    self._remove(one)
+        self._removal.after(checkpoint)
+
+    def _mark(self, checkpoint: Path) -> None:
+        try:
+            (checkpoint / _VALIDATED).touch()
+        except FileNotFoundError:  # the checkpoint is being saved, and gets the file when it is complete
+            pass
+        except OSError as error:
+            logger.warning(f"{checkpoint / _VALIDATED} cannot be written: {why(error)}")
 
     def _purge_stale_checkpoints(self) -> None:
         """Remove nothing when a save starts, unlike torchtitan: the last checkpoint may be the only complete one."""
 
-    def _remove(self, checkpoint: Path) -> None:
-        """Remove a checkpoint in torchtitan's removal thread. Without that thread, remove the checkpoint directly."""
-        # The rename happens first, because a later save of the same step must not collide with the thread.
-        checkpoint.rename(checkpoint.with_name(f"{_REMOVED}{checkpoint.name}-{time.time_ns()}"))
-        for removed in checkpoint.parent.glob(f"{_REMOVED}*"):
-            if self.purge_thread is None:
-                filesystem.rmtree(str(removed))
-            else:
-                self.purge_queue.put(str(removed))
+    def _close(self) -> None:
+        super()._close()
+        self._removal.close()
 
     def _folder_of(self, step: int) -> Path:
         return Path(self._create_checkpoint_id(step))
-
-
-def _as_rank_0(value: Callable[[], Any]) -> Any:
-    """Return the result of ``value`` on rank 0 to all ranks. Other ranks may see other files on a shared disk."""
-    box = [value() if dist.get_rank() == 0 else None]
-    dist.broadcast_object_list(box)
-    return box[0]

@@ -46,6 +46,8 @@ class Screen(logging.Handler):
         try:
             tqdm.write(text, file=sys.stdout if record.levelno < logging.WARNING else sys.stderr)
             sys.stdout.flush()
+        except OSError:
+            pass  # the terminal or the reader of the pipe has gone; the log file has the message
         except Exception:
             self.handleError(record)
 

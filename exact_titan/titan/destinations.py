@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.runs.destinations import check_writable
-from exact_titan.runs.export import check_out
+from exact_titan.runs.destinations import check_room, check_writable
+from exact_titan.runs.export import DTYPES, check_out
 from exact_titan.runs.locations import check_locations
 from exact_titan.runs.run_folder import MODEL_FOLDER
 from exact_titan.titan.resume import is_finished
@@ -35,6 +35,34 @@ def check_destinations(config: RunConfig) -> None:
         raise InputError(
             "export is set and reads the last checkpoint: enable checkpoint, without load_only or last_save_in_hf"
         )
+
+
+def check_disks(config: RunConfig, parameters: int) -> None:
+    """Refuse a run whose next checkpoint and export do not fit on their disks.
+
+    The sizes are lower bounds: the weights, the two states of AdamW and the moving average.
+
+    Args:
+        config: the config.
+        parameters: number of parameters of the model.
+
+    Raises:
+        InputError: naming the option, the folder and the numbers of bytes.
+    """
+    if _saves(config) and not is_finished(config):
+        saved = Path(config.dump_folder) / config.checkpoint.folder
+        check_room(saved, _checkpoint_bytes(config, parameters), "checkpoint.folder")
+    if config.export and not Path(config.export).exists():
+        check_room(Path(config.export), parameters * DTYPES["bfloat16"].itemsize, "export")
+
+
+def _checkpoint_bytes(config: RunConfig, parameters: int) -> int:
+    checkpoint = config.checkpoint
+    if checkpoint.last_save_model_only and checkpoint.interval >= config.training.steps:
+        return parameters * DTYPES[checkpoint.export_dtype].itemsize
+    weight = DTYPES[config.training.dtype].itemsize
+    state = min(weight, DTYPES["bfloat16"].itemsize if "bf16" in config.optimizer.implementation else weight)
+    return parameters * (weight + 2 * state + (weight if config.ema.decay else 0))
 
 
 def _saves(config: RunConfig) -> bool:

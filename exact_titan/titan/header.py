@@ -14,7 +14,7 @@ from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 
 from exact_titan.errors import InputError
 from exact_titan.launch.command import COMMAND
-from exact_titan.runs.checkpoint_manifest import find_checkpoints
+from exact_titan.runs.checkpoint_folders import find_checkpoints
 from exact_titan.runs.metrics_log import read_validations
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.console import duration
@@ -24,7 +24,7 @@ from exact_titan.titan.model.attention import DocumentAttention, describe
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.validate import ExposureValidator
 
-_TORCHRUN = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1 --shutdown-timeout=600"
+_TORCHRUN = "--signals-to-handle=SIGTERM,SIGINT,SIGUSR1,SIGHUP --shutdown-timeout=600"
 
 
 class Run(Protocol):
@@ -83,7 +83,7 @@ def summary(trainer: Run, *, seconds: float, tokens: int, finished: bool) -> lis
     lines = [f"{what}: step {trainer.step:,} of {steps:,}, {tokens:,} tokens, this start took {duration(seconds)}"]
     rows = _validations(Path(folder))
     quoted = shlex.quote(folder)
-    complete, _ = find_checkpoints(Path(trainer.checkpointer.folder)) if trainer.checkpointer.enable else ({}, {})
+    complete = _complete(trainer)
     if complete:
         rows.append(("checkpoint", str(complete[max(complete)])))
     if finished:
@@ -96,6 +96,16 @@ def summary(trainer: Run, *, seconds: float, tokens: int, finished: bool) -> lis
         rows.append(("resume", _command()))
     width = max(len(name) for name, _ in rows) if rows else 0
     return lines + [f"  {name:<{width}}  {value}" for name, value in rows]
+
+
+def _complete(trainer: Run) -> dict[int, Path]:
+    """Return the complete checkpoints of the run by step."""
+    if not trainer.checkpointer.enable:
+        return {}
+    try:
+        return find_checkpoints(Path(trainer.checkpointer.folder)).complete
+    except InputError:  # the end of a training must not depend on the list of its checkpoints
+        return {}
 
 
 def _command() -> str:

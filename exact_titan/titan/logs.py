@@ -6,17 +6,20 @@
 The module imports no torch. Warnings at the import of torch are collected, too.
 """
 
+import contextlib
 import logging
 import logging.handlers
 import os
 import shlex
 import socket
 import sys
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
 from exact_titan.launch import LOGS_FOLDER
+from exact_titan.terminal import escape, one_line
 from exact_titan.titan.console import Screen
 
 _HELD_MESSAGES = 100_000
@@ -49,13 +52,13 @@ def open_log_file(folder: Path, rank: int) -> Path:
     file = folder / LOGS_FOLDER / f"rank_{rank}.log"
     file.parent.mkdir(parents=True, exist_ok=True)
     os.environ.setdefault("NCCL_DEBUG_FILE", str(file.parent.resolve() / f"nccl_rank_{rank}.%p.log"))
-    ranks, command = os.environ.get("WORLD_SIZE", "1"), shlex.join(sys.argv)
+    ranks, command = os.environ.get("WORLD_SIZE", "1"), one_line(shlex.join(sys.argv))
     now = datetime.now(UTC).isoformat(sep=" ", timespec="seconds")
     with file.open("a", encoding="utf-8") as marker:
         marker.write(
             f"=== start {now}, rank {rank} of {ranks}, {socket.gethostname()}, process {os.getpid()}: {command}\n"
         )
-    log = logging.FileHandler(file, encoding="utf-8")
+    log = _LogFile(file, encoding="utf-8")
     log.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     _held.setTarget(log)
     _held.flush()
@@ -65,6 +68,24 @@ def open_log_file(folder: Path, rank: int) -> Path:
     _take_over_libraries()
     _log_crashes()
     return file
+
+
+class _LogFile(logging.FileHandler):
+    """A log file that a terminal may show. A write error drops messages and prints one warning."""
+
+    _told = False
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escape(super().format(record))
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._told:
+            self._told = True
+            with contextlib.suppress(OSError):
+                print(f"warning: {self.baseFilename} cannot be written ({error})", file=sys.stderr, flush=True)
 
 
 def _take_over_libraries() -> None:
@@ -84,3 +105,13 @@ def _log_crashes() -> None:
         shown(kind, error, traceback)
 
     sys.excepthook = hook
+    shown_of_thread = threading.excepthook
+
+    def thread_hook(ended: threading.ExceptHookArgs) -> None:
+        error = ended.exc_type, ended.exc_value, ended.exc_traceback
+        logging.getLogger().log(logging.INFO, f"crash of {ended.thread}", exc_info=error)  # type: ignore[arg-type]
+        # The thread of TensorBoard's writer hands an error of the disk to the next call, which warns.
+        if not isinstance(ended.exc_value, OSError):
+            shown_of_thread(ended)
+
+    threading.excepthook = thread_hook

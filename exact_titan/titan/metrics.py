@@ -5,9 +5,9 @@
 2. Rank 0 passes the record to the console, to ``metrics.jsonl``, and to TensorBoard and W&B.
 """
 
-import sys
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from torchtitan.tools import utils
 from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import tail_mass
+from exact_titan.file_errors import input_error, why
 from exact_titan.runs.metrics_log import MetricsLog
 from exact_titan.runs.records import (
     ContextGain,
@@ -85,13 +86,14 @@ class ExposureMetrics(MetricsProcessor):
     """Query-key pairs of this rank's documents since the last log step. The trainer counts them."""
 
     def __init__(self, config: Config, *, dump_folder: str, **kwargs: Any) -> None:
-        # Only a terminal shows colours. A log file would get the escape codes.
-        config.disable_color_printing = config.disable_color_printing or not sys.stdout.isatty()
+        # The lines of torchtitan go into the log file, which shows the codes of colours as escapes.
+        config.disable_color_printing = True
         super().__init__(config, dump_folder=dump_folder, **kwargs)
         self.attention_pairs = 0
         self._first = dist.get_rank() == 0
         self.run = Path(dump_folder)
         self._metrics_log = MetricsLog(self.run)
+        self._warned: set[str] = set()
 
     def _build_metric_logger(
         self, *, config: MetricsProcessor.Config, dump_folder: str, config_dict: dict | None = None, **kwargs: Any
@@ -201,21 +203,46 @@ class ExposureMetrics(MetricsProcessor):
         """Add a figure to TensorBoard. ``draw`` makes the figure, on the ranks that write TensorBoard's files only."""
         for tracker in self._trackers:
             if isinstance(tracker, TensorBoard):
-                tracker.figure(tag, draw(), step)
+                with self._surviving():
+                    tracker.figure(tag, draw(), step)
+
+    def flush(self) -> None:
+        """Write all records to ``metrics.jsonl``: a checkpoint means that the records up to its step are on the disk.
+
+        Raises:
+            OSError: if the file cannot be written.
+        """
+        if self._first:
+            self._metrics_log.flush()
 
     def close(self) -> None:
-        self._metrics_log.close()
+        with self._surviving():
+            self._metrics_log.close()
         for tracker in self._trackers:
-            tracker.close()
+            with self._surviving():
+                tracker.close()
+
+    @contextlib.contextmanager
+    def _surviving(self) -> Iterator[None]:
+        """Turn an error of the disk into a warning, once per file and cause. A full disk loses points, not the run."""
+        try:
+            yield
+        except OSError as error:
+            text = str(input_error(error) or why(error))
+            if text not in self._warned:
+                logger.warning(f"The run goes on without the files of its metrics: {text}")
+            self._warned.add(text)
 
     def _show(self, record: Record) -> None:
         """Pass a record to all logs, and restart the counts of tokens and time."""
         if self._first:
-            self._metrics_log.append(record)
+            with self._surviving():
+                self._metrics_log.append(record)
             self._print(record)
         values = scalars(record)
         for tracker in self._trackers:
-            tracker.log(values, record.step)
+            with self._surviving():
+                tracker.log(values, record.step)
         self.ntokens_since_last_log = self.attention_pairs = 0
         self.data_loading_times.clear()
         self.time_last_log = time.perf_counter()

@@ -27,7 +27,7 @@ from exact_titan.titan import start
 from exact_titan.titan.changes import permitted_changes
 from exact_titan.titan.console import FILE_ONLY
 from exact_titan.titan.context_gain import check_pieces
-from exact_titan.titan.destinations import check_destinations
+from exact_titan.titan.destinations import check_destinations, check_disks
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
 from exact_titan.titan.loss import ExactLoss, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
@@ -69,6 +69,7 @@ def complete(config: RunConfig) -> RunConfig:
         config = start.with_initial_weights(config, architecture)
         model_spec = decoder_spec(architecture)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
+    check_disks(config, model_spec.model.architecture.num_parameters())
     set_implementation(model_spec.model, config.attention)
     completed = replace(
         config,
@@ -83,6 +84,7 @@ def complete(config: RunConfig) -> RunConfig:
         hf_assets_path=config.hf_assets_path or str(tokenizer),
     )
     completed.model_spec = model_spec
+    _check_tokenizer(completed)
     return _with_changes(completed, ranks)
 
 
@@ -151,6 +153,20 @@ def with_rule(config: RunConfig) -> RunConfig:
 def packed_tokenizer(config: RunConfig) -> Path:
     """Folder of the tokenizer of the training windows: the copy in the first packed dataset."""
     return parse(config.dataloader.dataset_path)[0].folder / TOKENIZER_FOLDER
+
+
+def _check_tokenizer(config: RunConfig) -> None:
+    """Refuse a tokenizer folder that torchtitan's trainer cannot load. The trainer loads the folder for its datasets.
+
+    A large tokenizer takes about a second.
+    """
+    try:
+        config.tokenizer.build(tokenizer_path=config.hf_assets_path)
+    except Exception as error:  # the library raises the bare class Exception
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"the tokenizer in {config.hf_assets_path} cannot be loaded ({why}): copy the folder again from its source"
+        ) from error
 
 
 def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:

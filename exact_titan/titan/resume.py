@@ -3,8 +3,10 @@
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA, find_checkpoints, why_incomplete
+from exact_titan.runs.checkpoint_folders import Checkpoints, cannot_be_read, find_checkpoints
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.run_folder import MODEL_FOLDER, stored_names
+from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
 from exact_titan.runs.run_record import Resume, read_record
 from exact_titan.titan.run_config import RunConfig
 
@@ -13,27 +15,30 @@ def find_resume(config: RunConfig) -> Resume | None:
     """Return the checkpoint that the start continues, and None for a new run.
 
     Raises:
-        InputError: if ``checkpoint.load_step`` names no complete checkpoint, or if the last checkpoint holds too little
-            for a resume. The message names the option that saved it so.
+        InputError: if ``checkpoint.load_step`` names no complete checkpoint, if the folder has checkpoints and none is
+            complete, if a later checkpoint cannot be read, or if the last checkpoint holds too little for a resume. The
+            message then names the option that saved it so.
     """
     options = config.checkpoint
     if not options.enable or options.create_seed_checkpoint:
         return None
     folder = Path(config.dump_folder) / options.folder
-    complete, _ = find_checkpoints(folder)
-    if options.load_step == -1 and not complete:
+    found = find_checkpoints(folder)
+    if options.load_step != -1:
+        step = options.load_step
+        _check_step(found, folder, step)
+    elif options.start_over and not found.complete and not found.unreadable:
         return None
-    step = max(complete) if options.load_step == -1 else options.load_step
-    if step not in complete:
-        checkpoint = folder / f"step-{step}"
-        if not checkpoint.is_dir():
-            steps = ", ".join(map(str, sorted(complete))) or "none"
-            raise InputError(
-                f"checkpoint.load_step is {step}, but there is no folder {checkpoint}: the complete checkpoints are of "
-                f"the steps {steps}"
-            )
-        why = why_incomplete(checkpoint)
-        raise InputError(f"checkpoint.load_step is {step}, but {checkpoint} is not complete: {why}")
+    else:
+        last = found.last(
+            folder,
+            way_out="copy these checkpoints again, or set --checkpoint.start_over: the run then keeps them under other "
+            "names and starts at step 1",
+        )
+        if last is None:
+            return None
+        step = last
+    complete = found.complete
     if step:  # torchtitan loads only the weights of step 0, a seed checkpoint
         _check_whole(complete[step], config, earlier=[one for one in complete if one < step])
     if config.training.steps < step:
@@ -41,7 +46,10 @@ def find_resume(config: RunConfig) -> Resume | None:
             f"training.steps is {config.training.steps}, but {complete[step]} has {step} steps: set training.steps to "
             f"{step} or more, or start from an earlier checkpoint with --checkpoint.load_step"
         )
-    return Resume(complete[step], step, read_record(complete[step]))
+    record = read_record(complete[step])
+    if record is not None:
+        record.check_resumable(complete[step] / RUN_RECORD)
+    return Resume(complete[step], step, record)
 
 
 def is_finished(config: RunConfig) -> bool:
@@ -52,6 +60,24 @@ def is_finished(config: RunConfig) -> bool:
     validator = config.validator
     due = validator.enable and resume.step % validator.freq == 0
     return not due or (resume.checkpoint / "validated").exists()
+
+
+def _check_step(found: Checkpoints, folder: Path, step: int) -> None:
+    """Refuse a ``checkpoint.load_step`` without a complete checkpoint."""
+    if step in found.complete:
+        return
+    checkpoint = folder / f"step-{step}"
+    if checkpoint in found.unreadable:
+        raise cannot_be_read(checkpoint, found.unreadable[checkpoint])
+    if checkpoint not in found.incomplete:
+        steps = ", ".join(map(str, found.complete)) or "none"
+        raise InputError(
+            f"checkpoint.load_step is {step}, but there is no folder {checkpoint}: the complete checkpoints are of "
+            f"the steps {steps}"
+        )
+    raise InputError(
+        f"checkpoint.load_step is {step}, but {checkpoint} is not complete: {found.incomplete[checkpoint]}"
+    )
 
 
 def _check_whole(checkpoint: Path, config: RunConfig, *, earlier: list[int]) -> None:

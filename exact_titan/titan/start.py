@@ -11,7 +11,8 @@ from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import PRESETS, REPOSITORIES, Architecture
 from exact_titan.models.hf_weights import check_weights
-from exact_titan.runs.checkpoint_manifest import DCP_METADATA
+from exact_titan.runs.checkpoint_folders import step_of
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.locations import run_of
 from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint, write_model_folder
 from exact_titan.runs.run_record import sampled_digest
@@ -81,7 +82,7 @@ def with_initial_weights(config: RunConfig, architecture: Architecture) -> RunCo
         stored = _previous_checkpoint(config)
         check_checkpoint(stored, architecture)
         initial, in_hf = stored, False
-        weights = {"kind": "run", "path": str(stored), "step": int(stored.name.removeprefix("step-"))}
+        weights = {"kind": "run", "path": str(stored), "step": step_of(stored)}
         files = [stored / DCP_METADATA, *stored.glob("*.distcp")]
     elif config.model:
         initial, in_hf = Path(config.model), True

@@ -1,11 +1,12 @@
 """The agreement of all ranks on the point of the run where all ranks stop. Any rank can start the agreement."""
 
 import contextlib
-import itertools
+import os
+import socket
 import threading
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch.distributed as dist
 from torchtitan.tools.logging import logger
@@ -54,12 +55,11 @@ class StopAgreement:
         ranks: number of processes.
     """
 
-    _instances = itertools.count()
-
     def __init__(self, folder: Path, store: dist.Store, *, rank: int, ranks: int) -> None:
         self._rank, self._ranks = rank, ranks
         self._file = folder / STOP_FILE
-        cloning: Any = store  # torch's stubs lack the method
+        # The server of rank 0 ends with its object.
+        self._store = cloning = cast(Any, store)  # torch's stubs lack clone()
         # A store serves one thread at a time.
         self._waiting, self._asking = cloning.clone(), cloning.clone()
         self._waiting.set_timeout(_DAY)
@@ -76,13 +76,17 @@ class StopAgreement:
 
     @classmethod
     def of_process_group(cls, folder: Path) -> "StopAgreement":
-        """Return an agreement of all ranks of the default process group.
+        """Return an agreement of all ranks of the default process group, over a store in the process of rank 0.
 
-        Every rank must create its agreements in the same order.
+        The store of the process group ends with torchrun, and the ranks stop when torchrun ends. A collective call.
         """
-        store = dist.distributed_c10d._get_default_store()
-        own = dist.PrefixStore(f"exact_titan/stop/{next(cls._instances)}", store)
-        return cls(folder, own, rank=dist.get_rank(), ranks=dist.get_world_size())
+        rank, ranks = dist.get_rank(), dist.get_world_size()
+        server = dist.TCPStore("localhost", 0, ranks, is_master=True, wait_for_workers=False) if rank == 0 else None
+        box = [(_address(ranks), server.port) if server is not None else None]
+        dist.broadcast_object_list(box)
+        assert box[0] is not None
+        store = server or dist.TCPStore(*box[0], ranks, is_master=False, wait_for_workers=False)
+        return cls(folder, store, rank=rank, ranks=ranks)
 
     def ask(self, reason: str) -> None:
         """Ask all ranks to stop. Any thread of any rank may call this method. Only the first reason is used.
@@ -95,6 +99,8 @@ class StopAgreement:
         Raises:
             RuntimeError: if the store is not reachable. An agreement is then impossible.
         """
+        if self._closed.is_set():
+            return
         with self._asking_lock:
             named = self._asking.compare_set("reason", "", f"{reason} on rank {self._rank}").decode()
             self._asking.multi_set([self._asked(rank) for rank in range(self._ranks)], [named] * self._ranks)
@@ -147,9 +153,7 @@ class StopAgreement:
             self._stop_at = int(self._wait_for("stop_at"))
         except RuntimeError as error:
             if not self._closed.is_set():
-                logger.warning(
-                    f"The store of the process group cannot be reached ({error}): signals can no longer stop the run"
-                )
+                logger.warning(f"The store of rank 0 cannot be reached ({error}): signals can no longer stop the run")
         finally:
             self._taken_up.set()
             self._settled.set()
@@ -165,12 +169,24 @@ class StopAgreement:
                 continue
 
     def _look(self) -> None:
+        failing = False
         while not self._closed.wait(_LOOK_SECONDS):
-            if self._file.exists():
+            try:
+                self._file.stat()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if not failing:
+                    failing = True
+                    logger.warning(f"{self._file} cannot be looked for ({error}): the run looks again twice a second")
+                continue
+            try:
                 self._file.unlink(missing_ok=True)
-                with contextlib.suppress(RuntimeError):  # the other thread logs that the store cannot be reached
-                    self.ask(f"The file {self._file}")
-                return
+            except OSError as error:
+                logger.warning(f"{self._file} cannot be removed ({error}): remove it, or the next start stops, too")
+            with contextlib.suppress(RuntimeError):  # the other thread logs that the store cannot be reached
+                self.ask(f"The file {self._file}")
+            return
 
     @staticmethod
     def _asked(rank: int) -> str:
@@ -179,3 +195,22 @@ class StopAgreement:
     @staticmethod
     def _begun(rank: int) -> str:
         return f"begun/{rank}"
+
+
+def _address(ranks: int) -> str:
+    """Return the address under which all ranks reach this machine.
+
+    All ranks reach ``MASTER_ADDR``. If this machine is another machine, its address is the address of the network
+    interface to ``MASTER_ADDR``. No packet is sent.
+    """
+    if ranks == 1:
+        return "localhost"
+    master = os.environ["MASTER_ADDR"]
+    for family, kind, _, _, address in socket.getaddrinfo(
+        master, int(os.environ["MASTER_PORT"]), type=socket.SOCK_DGRAM
+    ):
+        with socket.socket(family, kind) as route, contextlib.suppress(OSError):
+            route.connect(address)
+            own = route.getsockname()[0]
+            return master if own == route.getpeername()[0] else own
+    return master

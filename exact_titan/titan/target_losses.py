@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
 from torchtitan.tools.logging import logger
 
 from exact_titan.dataset.dataset import NO_LABEL, PackedDataset
@@ -20,6 +21,7 @@ from exact_titan.dataset.lengths import lengths_file, read_lengths
 from exact_titan.dataset.policies import lay_out
 from exact_titan.errors import InputError
 from exact_titan.exposure import effective_context
+from exact_titan.file_errors import why
 from exact_titan.runs.records import ValidationSet, Weights
 from exact_titan.runs.target_losses import TargetLosses, write_target_losses
 from exact_titan.titan.cross_entropy import BucketSums
@@ -88,7 +90,7 @@ class Documents:
 
 def _documents_of_windows(dataset: PackedDataset, split: str, first: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return document and inputs of every segment, and the first segment of every window."""
-    lengths_D = read_lengths(dataset.folder, split, dataset.record.documents)
+    lengths_D = read_lengths(dataset.folder, split, dataset.record.documents, inputs=dataset.record.tokens)
     documents, inputs, borders = [], [], [0]
     for window in lay_out(dataset.manifest.policy, dataset.window, lengths_D, dataset.record.parts):
         documents += [segment.document + first for segment in window]
@@ -137,7 +139,12 @@ class TargetFiles:
             place=columns["place"],
             weights=weights,
         )
-        write_target_losses(self._run, losses, keep=self._keep)
+        try:
+            write_target_losses(self._run, losses, keep=self._keep)
+        except (OSError, SafetensorError) as error:
+            # The mean values of the validation are in metrics.jsonl. The run is worth more than this file.
+            cause = why(error) if isinstance(error, OSError) else " ".join(str(error).split())
+            logger.warning(f"The run keeps no file with the targets of the validation of step {step}: {cause}")
 
     def _columns(self, sums: TargetSums, documents: Documents) -> dict[str, list[np.ndarray]]:
         """Return the columns of the file, one array a window."""

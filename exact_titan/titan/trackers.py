@@ -3,11 +3,12 @@
 No tag has parentheses, because a chart of TensorBoard's Custom Scalars with parentheses in a tag stays empty.
 """
 
+import contextlib
 import importlib.util
 import os
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import BaseLogger, MetricsProcessor, WandBLogger
 
 from exact_titan.errors import InputError
+from exact_titan.file_errors import naming
 from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord, Weights
 from exact_titan.titan.step_clock import PARTS
 
@@ -48,6 +50,9 @@ def check_wandb(config: MetricsProcessor.Config) -> None:
 class TensorBoard(BaseLogger):
     """Writes the scalars and figures of a run into ``folder``. All starts of the run write into the same folder.
 
+    After an error of the disk the next call starts another file. The points of the failed call are lost here.
+    ``metrics.jsonl`` has them.
+
     Every start adds a file. The file begins with the step of the start, and TensorBoard then hides older points of
     later steps. The points reach the disk at every record, because a killed run cannot repeat the points of steps
     before its checkpoint.
@@ -63,20 +68,39 @@ class TensorBoard(BaseLogger):
         self._writer.add_custom_scalars(_charts(buckets))
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
-        assert self._writer is not None
-        for tag, value in metrics.items():
-            self._writer.add_scalar(tag, value, step)
-        self._writer.flush()
+        """Add the scalars of a step.
+
+        Raises:
+            OSError: naming the folder, if the file cannot be written.
+        """
+        with self._writing() as writer:
+            for tag, value in metrics.items():
+                writer.add_scalar(tag, value, step)
+            writer.flush()
 
     def figure(self, tag: str, figure: "Figure", step: int) -> None:
-        """Add a figure, and close the figure."""
-        assert self._writer is not None
-        self._writer.add_figure(tag, figure, step)
-        self._writer.flush()
+        """Add a figure, and close the figure. The errors are those of :meth:`log`."""
+        with self._writing() as writer:
+            writer.add_figure(tag, figure, step)
+            writer.flush()
 
     def close(self) -> None:
+        """Write the last points. The errors are those of :meth:`log`."""
         if self._writer is not None:
-            self._writer.close()
+            with self._writing() as writer:
+                writer.close()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[SummaryWriter]:
+        try:
+            with naming(self._folder):
+                if self._writer is None:
+                    self._writer = SummaryWriter(str(self._folder))
+                yield self._writer
+        except OSError:
+            # The writer's thread has ended with the error, and every further call would raise the error again.
+            self._writer = None
+            raise
 
 
 class WandB(BaseLogger):

@@ -107,7 +107,7 @@ class ExactTrainer(Trainer):
             tokens_per_step=self.windows_per_step * config.training.seq_len,
         )
         self.nonfinite = NonFiniteDetector(self.device, self.gradient_accumulation_steps)
-        self.checkpointer.before_save = self.nonfinite.check
+        self.checkpointer.before_save = self._before_save
         self.stop = StopAgreement.of_process_group(Path(config.dump_folder))
         if config.validator.enable:
             self.validator.stop = self.stop
@@ -215,6 +215,10 @@ class ExactTrainer(Trainer):
                 self.stop.ask(detected)
             self.stop.check()
         return more
+
+    def _before_save(self) -> None:
+        self.nonfinite.check()
+        self.metrics_processor.flush()
 
     def _write_record(self) -> None:
         """Write ``run.json``, and hand the record to the checkpoints. Rank 0 calls this method."""

@@ -1,4 +1,3 @@
-import dataclasses
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -27,7 +26,7 @@ def test_comes_back_as_it_was_written(tmp_path: Path) -> None:
     MANIFEST.write(tmp_path)
     assert Manifest.read(tmp_path) == MANIFEST
     content = json.loads((tmp_path / "manifest.json").read_text())
-    assert content["format_version"] == 2
+    assert content["format_version"] == 4
     assert content["fingerprint"] == MANIFEST.fingerprint
 
 
@@ -36,12 +35,13 @@ SFT = replace(MANIFEST, policy="best_fit", sft=SftRecord("dolly", "01", 12, ["ro
 OLD = replace(MANIFEST, splits={"train": replace(MANIFEST.splits["train"], parts=[])})
 
 
-@pytest.mark.parametrize(("manifest", "version"), [(OLD, 1), (MANIFEST, 2), (SFT, 3)])
+@pytest.mark.parametrize(("manifest", "version"), [(OLD, 1), (MANIFEST, 2), (SFT, 3), (MANIFEST, 4), (SFT, 4)])
 def test_every_format_is_read(tmp_path: Path, manifest: Manifest, version: int) -> None:
+    manifest = replace(manifest, format_version=version)
     manifest.write(tmp_path)
     content = json.loads((tmp_path / "manifest.json").read_text())
     assert content["format_version"] == version
-    assert ("sft" in content) == (version == 3)
+    assert ("sft" in content) == (version >= 3)
     assert ("parts" in content["splits"]["train"]) == (version > 1)
     assert Manifest.read(tmp_path) == manifest
     assert content["fingerprint"] == manifest.fingerprint
@@ -49,13 +49,37 @@ def test_every_format_is_read(tmp_path: Path, manifest: Manifest, version: int) 
 
 def test_the_manifest_of_documents_has_not_changed() -> None:
     # The fingerprint of MANIFEST before format 3 existed.
-    assert MANIFEST.fingerprint == "bdc34aba4c9a265d29372a7082913d7ca38117136e106001755ef8e7242e5f40"
+    before = "bdc34aba4c9a265d29372a7082913d7ca38117136e106001755ef8e7242e5f40"
+    assert replace(MANIFEST, format_version=2).fingerprint == before
 
 
-def test_fingerprint_is_over_everything() -> None:
+CHANGES = [{"window": 17}, {"policy": "best_fit"}, {"sources": []}, {"val_fraction": 0.25}, {"token_dtype": "uint16"}]
+
+
+def test_the_fingerprint_is_over_the_content() -> None:
     assert len(MANIFEST.fingerprint) == 64
-    for change in ({"window": 17}, {"policy": "best_fit"}, {"sources": []}, {"val_fraction": 0.25}):
-        assert dataclasses.replace(MANIFEST, **change).fingerprint != MANIFEST.fingerprint
+    source, tokenizer, split = MANIFEST.sources[0], MANIFEST.tokenizer, MANIFEST.splits["train"]
+    changed = [replace(MANIFEST, **change) for change in CHANGES]
+    changed += [replace(MANIFEST, sources=[replace(source, **{key: "x"})]) for key in ("sha256", "contents", "tokens")]
+    changed += [replace(MANIFEST, tokenizer=replace(tokenizer, **{key: "x"})) for key in ("sha256", "eos_id")]
+    changed += [replace(MANIFEST, splits={"train": replace(split, shards=[replace(split.shards[0], sha256="x")])}), SFT]
+    assert len({manifest.fingerprint for manifest in [MANIFEST, *changed]}) == len(changed) + 1
+
+
+@pytest.mark.parametrize("version", [3, 4])
+def test_only_older_fingerprints_are_over_names(version: int) -> None:
+    sft = replace(SFT, format_version=version)
+    assert sft.sft is not None
+    renamed = [
+        replace(sft, sources=[replace(sft.sources[0], name="copy")]),
+        replace(sft, tokenizer=replace(sft.tokenizer, name="copy")),
+        replace(sft, sft=replace(sft.sft, too_long=["copy.jsonl, line 3 (20 tokens)"])),
+        replace(sft, sources=[replace(sft.sources[0], dropped={"no text, in other words": 1})]),
+        replace(sft, sources=[replace(sft.sources[0], remarks={"a remark": 1})]),
+    ]
+    assert len({manifest.fingerprint for manifest in [sft, *renamed]}) == (6 if version == 3 else 1)
+    passed_over = replace(sft, sources=[replace(sft.sources[0], passed_over={"an empty file": 1})])
+    assert passed_over.fingerprint == sft.fingerprint
 
 
 def _set(*keys: str | int, to: object) -> Callable[[dict], None]:
@@ -73,8 +97,9 @@ def _set(*keys: str | int, to: object) -> Callable[[dict], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (_set("format_version", to=4), "format_version is 4, this version of exact_titan reads 1, 2, 3"),
-        (_set("format_version", to=3), "key 'sft' is missing"),
+        (_set("format_version", to=5), "format_version is 5, this version of exact_titan reads 1, 2, 3, 4"),
+        (_set("format_version", to=3), "the fingerprint does not match"),
+        (_set("sft", to=None), "key 'sft' is missing"),
         (_set("format_version", to=True), "format_version is True"),
         (_set("format_version", to=None), "format_version is None"),
         (_set("window", to=None), "key 'window' is missing"),

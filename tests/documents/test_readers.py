@@ -128,10 +128,10 @@ def test_a_broken_cell_is_named_with_its_row(tmp_path: Path) -> None:
         (
             "d.json",
             b'[{"text": "a"},\n\n{"text": "b" "c"}\n]' + b" " * 99,
-            r"d\.json, line 3: not JSON \(Expecting ','",
+            r"d\.json, line 3: not JSON \(unexpected character, expected ',' or '}'\): write the file again",
         ),
         ("d.json", b'[{"text": "a"},\n{"text": "b"}', r"d\.json, line 2: the array is cut short: write the file again"),
-        ("d.json", b'[{"text": "a"},\n{"text": "b', r"d\.json, line 2: not JSON \(Unterminated string"),
+        ("d.json", b'[{"text": "a"},\n{"text": "b', r"d\.json, line 2: not JSON \(a string or an object has no end\)"),
         ("d.json", b'[{"text": "a"}\n{"text": "b"}]', r"d\.json, line 2: not JSON \(, or \] is missing\)"),
         ("d.json", b'[{"text": "a"}]\n[]', r"d\.json, line 2: not JSON \(text after the end of the array\)"),
         ("d.json", b'[\n"a"]', r"d\.json, line 2: not a JSON object"),

@@ -323,7 +323,10 @@ def with_loss_mask(folder: Path) -> Path:
             r"other\.ds\.index is broken \(document 2 ends before it begins\)",
         ),
         (lambda folder: write_datatrove(folder / "other.ds", [], 2), r"other\.ds: it holds no token, leave it out"),
-        (with_loss_mask, r"other\.ds\.loss masks the loss, which a packed dataset cannot hold: remove it to train on"),
+        (
+            with_loss_mask,
+            r"other\.ds\.loss masks the loss, which a packed dataset cannot hold: move it to another folder",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_named(tmp_path: Path, write: Callable[[Path], Path], message: str) -> None:

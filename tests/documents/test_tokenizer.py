@@ -141,3 +141,55 @@ def test_dropout_is_off(bpe_tokenizer: Path, tmp_path: Path) -> None:
     text = "The quick brown fox jumps over the lazy dog. " * 9
     (found,), (expected,) = (DocumentTokenizer(folder, "<end>").encode([text]) for folder in (tmp_path, bpe_tokenizer))
     np.testing.assert_array_equal(found, expected)
+
+
+BROKEN_PARTS = {
+    "panics while it loads": {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AA=="}},
+    "panics while it encodes": {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    "a template without its token": {
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "[X]", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        }
+    },
+    "an id beyond the vocabulary": {
+        "post_processor": {
+            "type": "RobertaProcessing",
+            "sep": ["</s>", 70000],
+            "cls": ["<s>", 0],
+            "trim_offsets": True,
+            "add_prefix_space": True,
+        }
+    },
+    "merges without their token": {"model": {"type": "BPE", "vocab": {"a": 0, "b": 1, "</s>": 2}, "merges": ["a b"]}},
+}
+
+
+@pytest.mark.parametrize("name", BROKEN_PARTS)
+def test_a_broken_tokenizer_is_one_line(tmp_path: Path, name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    content = {
+        "version": "1.0",
+        "model": {"type": "WordLevel", "vocab": {"a": 0, "</s>": 1}, "unk_token": "a"},
+        "added_tokens": [],
+    } | BROKEN_PARTS[name]
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(InputError, match=r"^.*tokenizer\.json is (broken|not a Hugging Face tokenizer\.json).*$"):
+        DocumentTokenizer(tmp_path)
+    assert capfd.readouterr().err == "", "the library's report of a panic"
+
+
+def test_a_deep_or_large_tokenizer_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "tokenizer.json"
+    for content in (
+        '{"model": ' + "[" * 200_000,
+        '{"model": {"type": "WordLevel", "vocab": ' + "{" * 200_000,
+        "\xff" * 9,
+    ):
+        file.write_text(content, encoding="latin-1")
+        with pytest.raises(InputError, match=r"^.*tokenizer\.json is not a Hugging Face tokenizer\.json \(.*\): copy"):
+            DocumentTokenizer(tmp_path)
+    monkeypatch.setattr("exact_titan.documents.tokenizer.LARGEST_BYTES", 8)
+    with pytest.raises(InputError, match=r"tokenizer\.json has more than 8 bytes"):
+        DocumentTokenizer(tmp_path)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,6 +162,33 @@ def test_other_signals_save(dataset, tmp_path, name):
         run.wait_for("step 2/")
         run.agent.send_signal(signal.Signals[name])
         assert run.end() == 75, run.output()
+
+
+@pytest.mark.parametrize("ignored", [True, False])
+def test_the_hangup_stays_ignored_under_nohup(tmp_path, ignored):
+    class FinishedAgent:
+        killed = False
+
+        def run(self) -> types.SimpleNamespace:
+            return types.SimpleNamespace(failures={})
+
+        def exit_codes(self) -> dict[int, int]:
+            return {0: 0}
+
+        def output(self, rank: int, stream: str) -> None:
+            return None
+
+    numbers = [getattr(signal, name) for name in agent.SIGNALS.split(",")]
+    former = {number: signal.getsignal(number) for number in numbers}
+    try:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+        assert agent._wait(FinishedAgent(), tmp_path) == 0
+        assert (signal.getsignal(signal.SIGHUP) == signal.SIG_IGN) == ignored
+        # torchrun's code sets its own handler for every signal of this list.
+        assert ("SIGHUP" in os.environ["TORCHELASTIC_SIGNALS_TO_HANDLE"]) != ignored
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 @pytest.mark.slow

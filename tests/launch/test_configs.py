@@ -64,7 +64,7 @@ def test_a_copy_never_overwrites():
     copied = configs.copy("Llama-3.1-8B-16k", Path("new/mine"))
     assert copied.read_bytes() == configs.shipped()["Llama-3.1-8B-16k"].read_bytes()
     copied.write_text("mine")
-    with pytest.raises(InputError, match="exists: remove the file"):
+    with pytest.raises(InputError, match="exists: name another folder"):
         configs.copy("Llama-3.1-8B-16k.toml", Path("new/mine"))
     assert copied.read_text() == "mine"
     assert configs.copy("fineweb-edu", Path()).name == "fineweb-edu.toml"

@@ -42,7 +42,7 @@ def test_forks_of_the_warm_process(dataset, tmp_path):
     server = Path(f"/proc/{forkserver._forkserver._forkserver_pid}")
     assert len(list((server / "task").iterdir())) == 1
     blocked = int((server / "status").read_text().partition("SigBlk:")[2].split()[0], 16)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
         assert blocked >> (number - 1) & 1
 
     log = tmp_path / "run.log"

@@ -182,6 +182,28 @@ def test_keys_that_old_files_omit_have_the_defaults_of_transformers(tmp_path):
         ({"hidden_size": 4100}, "hidden_size (4100) is not a multiple of num_attention_heads (32)"),
         ({"num_key_value_heads": 5}, "num_key_value_heads (5) does not divide num_attention_heads (32)"),
         ({"head_dim": 63}, "head_dim is 63: RoPE needs an even head_dim"),
+        ({"architectures": [["LlamaForCausalLM"]]}, "architectures is [['LlamaForCausalLM']]"),
+        ({"layer_types": 5}, "layer_types is 5: it must be a list"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps is nan: it must be a number above 0"),
+        ({"rms_norm_eps": float("inf")}, "rms_norm_eps is inf: it must be a number above 0"),
+        ({"rms_norm_eps": 1e30}, "rms_norm_eps is 1e+30: it must be a number above 0 and below 1"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps is -1e-05: it must be a number above 0"),
+        ({"rope_theta": 10**400}, "rope_theta is 1000000"),
+        ({"rope_theta": float("-inf")}, "rope_theta is -inf: it must be a number"),
+        (
+            {"vocab_size": 2**62},
+            f"vocab_size is {2**62}: it must be a whole number of 1 or more and 2147483647 or less",
+        ),
+        ({"vocab_size": 10**4000}, "vocab_size is 1000000"),
+        (
+            {"num_hidden_layers": 10**9},
+            "num_hidden_layers is 1000000000: it must be a whole number of 1 or more and 10000",
+        ),
+        ({"max_position_embeddings": 2**40}, "max_position_embeddings is 1099511627776"),
+        ({"intermediate_size": -1}, "intermediate_size is -1"),
+        ({"hidden_size": 4096.0}, "hidden_size is 4096.0: it must be a whole number"),
+        ({"hidden_size": 2**30, "vocab_size": 2**30}, "the model would have"),
+        ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false': it must be true or false"),
     ],
 )
 def test_unsupported_values_are_refused_by_name(tmp_path, changes, message):
@@ -190,6 +212,23 @@ def test_unsupported_values_are_refused_by_name(tmp_path, changes, message):
         read_architecture(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / 'config.json'}: ")
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b'{"a":' * 500 + b"1" + b"}" * 500, b'{"a": "\xff"}', b"\0" * 40])
+def test_a_config_that_is_no_plain_json_is_one_line(tmp_path, content):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(InputError, match=r"config\.json is not a readable JSON file") as refused:
+        read_architecture(tmp_path)
+    assert len(str(refused.value)) < 300
+
+
+def test_a_config_behind_a_link_out_of_the_folder_is_refused(tmp_path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write(tmp_path, LLAMA_31_8B)
+    (folder / "config.json").symlink_to("../config.json")
+    with pytest.raises(InputError, match=r"config\.json is a link to .*, which is outside of"):
+        read_architecture(folder)
 
 
 def test_a_folder_without_a_readable_config_is_named(tmp_path):

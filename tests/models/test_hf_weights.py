@@ -1,4 +1,5 @@
 import json
+import os
 import struct
 
 import pytest
@@ -7,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from exact_titan.errors import InputError
 from exact_titan.models.hf_config import read_architecture
-from exact_titan.models.hf_weights import check_weights, hf_name, native_name
+from exact_titan.models.hf_weights import INDEX_NAME, check_weights, hf_name, native_name
 from tests.checkpoints import transformers_model
 
 
@@ -104,6 +105,52 @@ def test_an_unreadable_index_is_named(folder):
         (folder / "model.safetensors.index.json").write_text(content)
         with pytest.raises(InputError, match=r"model\.safetensors\.index\.json is not a safetensors index"):
             check(folder)
+
+
+@pytest.mark.parametrize("name", ["../model.safetensors", "/etc/passwd", "sub/a.safetensors", "", None, 3, ["a"]])
+def test_an_index_names_only_files_of_the_folder(folder, name):
+    (folder / INDEX_NAME).write_text(json.dumps({"weight_map": {"a": "model.safetensors", "b": name}}))
+    with pytest.raises(InputError, match=rf"{INDEX_NAME} names .*, which is not a file of the folder"):
+        check(folder)
+
+
+def test_weights_behind_a_link_out_of_the_folder_are_refused(folder, tmp_path_factory):
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "weights"
+    (folder / "model.safetensors").rename(elsewhere)
+    (folder / "model.safetensors").symlink_to(elsewhere)
+    with pytest.raises(InputError, match=r"model\.safetensors is a link to .*/weights, which is outside of"):
+        check(folder)
+
+
+def test_a_pipe_is_no_file_of_weights(folder):
+    os.mkfifo(folder / "more.safetensors")
+    with pytest.raises(InputError, match=r"more\.safetensors is not a file"):
+        check(folder)
+
+
+@pytest.mark.parametrize(
+    "header",
+    {
+        "a huge header": (2**62, b"{}"),
+        "a header longer than the file": (1000, b"{}"),
+        "no JSON": (4, b"abcd"),
+        "nested": (40_000, b"[" * 40_000),
+        "data outside": (None, {"a": {"dtype": "F32", "shape": [4], "data_offsets": [0, 2**40]}}),
+        "a huge shape": (None, {"a": {"dtype": "F32", "shape": [2**62, 2**62], "data_offsets": [0, 16]}}),
+        "a negative shape": (None, {"a": {"dtype": "F32", "shape": [-4], "data_offsets": [0, 16]}}),
+        "another data type": (None, {"a": {"dtype": "X9", "shape": [4], "data_offsets": [0, 16]}}),
+    }.items(),
+    ids=lambda one: one[0],
+)
+def test_a_lying_header_is_one_line(folder, header):
+    size, content = header[1]
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (folder / "model.safetensors").write_bytes(
+        struct.pack("<Q", len(text) if size is None else size) + text + bytes(16)
+    )
+    with pytest.raises(InputError, match=r"model\.safetensors is truncated or is not a safetensors file") as refused:
+        check(folder)
+    assert "\n" not in str(refused.value)
 
 
 def test_a_truncated_shard_is_named(folder):

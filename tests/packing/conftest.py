@@ -3,8 +3,11 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -91,3 +94,44 @@ def finished(folder: Path) -> dict[int, Path]:
     # A part in progress has a dot in its name, and its folder may vanish at any time.
     parts = [part for part in folder.glob(".out.partial/parts/*") if "." not in part.name]
     return {file.stat().st_ino: file for part in parts for file in part.glob("*.safetensors")}
+
+
+@pytest.fixture
+def pipe(documents: Documents) -> Iterator[Path]:
+    """Two parts: the folder ``a``, and a pipe. The worker of the pipe waits for a writer."""
+    documents.write("a", files=1, documents=60, longest=60)
+    file = documents.folder / "pipe.jsonl"
+    os.mkfifo(file)
+    return file
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def reader_of(pipe: Path) -> int:
+    """Return the process that waits for a writer of the pipe, or 0. The writer is this process."""
+    try:
+        os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return 0
+    for process in Path("/proc").iterdir():
+        if process.name.isdigit() and int(process.name) != os.getpid():
+            try:
+                if any(os.readlink(file) == str(pipe) for file in (process / "fd").iterdir()):
+                    return int(process.name)
+            except OSError:
+                continue  # the process has ended
+    return 0
+
+
+def kill_the_reader(pipe: Path, number: signal.Signals, documents: Documents) -> tuple[int, float]:
+    """Kill the worker that reads the pipe when the other part is finished. Return its number and the time."""
+    until(lambda: finished(documents.folder))
+    found: list[int] = []
+    until(lambda: found.append(reader_of(pipe)) or found[-1])
+    os.kill(found[-1], number)
+    return found[-1], time.monotonic()

@@ -16,7 +16,7 @@ from exact_titan.dataset.verify import verify
 from exact_titan.errors import InputError
 from exact_titan.packing import Execution, pack
 from exact_titan.slurm_options import SlurmOptions
-from tests.packing.conftest import Documents, contents, packing
+from tests.packing.conftest import Documents, contents, finished, kill_the_reader, packing
 from tests.support import word_tokenizer
 
 OPTIONS = {"seq_len": 64, "val_fraction": 0.1, "part_bytes": 8000}
@@ -122,3 +122,27 @@ def test_ray_gives_the_same_bytes_and_reports_errors(documents: Documents) -> No
     _, err = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "InputError: a/003.jsonl, line 1: not JSON" in err.splitlines()[-1], err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["slurm", "ray"])
+def test_a_killed_task_is_named_with_its_part(
+    documents: Documents, pipe: Path, executor: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if executor == "ray":
+        pytest.importorskip("ray")
+    else:
+        monkeypatch.setenv("SLURM_CONF", str(request.getfixturevalue("slurm")))
+    given = {"sources": ["a", "pipe.jsonl"], "execution": {"executor": executor}, "slurm": {"mem_per_cpu_gb": 1}}
+    process = packing(documents.folder, out="out", **given, **OPTIONS | {"part_bytes": 4000})
+    kill_the_reader(pipe, signal.SIGKILL, documents)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    log = r", see \S+/slurm_logs/\d+_\d\.out \(.*Killed\)" if executor == "slurm" else ""
+    assert re.search(
+        rf"InputError: 1 of 2 parts were not packed: the task that packed part 2 of 2, pipe\.jsonl was killed{log}: "
+        r"often by the out-of-memory killer or the time limit: give .* run the same command again to resume "
+        r"\(1 parts are finished",
+        err.splitlines()[-1],
+    ), err
+    assert len({shard.parent for shard in finished(documents.folder).values()}) == 1

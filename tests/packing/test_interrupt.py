@@ -14,7 +14,7 @@ from tests.support import ROOT, word_tokenizer
 def test_signals_end_a_pack_that_waits_for_a_pipe(tmp_path: Path) -> None:
     word_tokenizer(tmp_path / "tokenizer.json", 300)
     runs = {}
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         name = number.name
         os.mkfifo(tmp_path / f"{name}.jsonl")
         command = ["-m", "exact_titan.cli", "pack", f"{name}.jsonl", "--tokenizer", "tokenizer.json", "--out", name]
@@ -44,5 +44,6 @@ def test_signals_end_a_pack_that_waits_for_a_pipe(tmp_path: Path) -> None:
         assert time.monotonic() - begin < 10
         os.close(pipe)
         assert run.stderr is not None
-        assert run.stderr.read() == ("exact-titan: interrupted\n" if number == signal.SIGINT else "")
+        end = "interrupted" if number == signal.SIGINT else f"ended by {number.name}"
+        assert run.stderr.read() == f"exact-titan: {end}\n"
     assert not list(tmp_path.glob(".SIG*"))

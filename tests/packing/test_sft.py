@@ -122,7 +122,7 @@ def test_only_responses_have_a_loss(tmp_path: Path, chat_tokenizer: Path, capsys
     assert list(verify(out))
 
     manifest = dataset.manifest
-    assert (manifest.policy, manifest.format_version) == ("best_fit", 3)
+    assert (manifest.policy, manifest.format_version) == ("best_fit", 4)
     assert manifest.sources[0].documents == len(kept)
     assert manifest.sources[0].dropped["longer than the window"] == 2
     assert manifest.sft is not None
@@ -247,7 +247,7 @@ def test_a_dataset_of_format_1_takes_more_documents(tmp_path: Path, word_tokeniz
         )
     manifest = pack([tmp_path / "old.jsonl"], tokenizer=word_tokenizer, seq_len=8, out=tmp_path / "out")
     old = replace(manifest.splits["train"], parts=[])
-    replace(manifest, splits={"train": old}).write(tmp_path / "out")
+    replace(manifest, splits={"train": old}, format_version=1).write(tmp_path / "out")
     assert Manifest.read(tmp_path / "out").format_version == 1
     assert list(verify(tmp_path / "out"))
     appended = append(tmp_path / "out", [tmp_path / "new.jsonl"])

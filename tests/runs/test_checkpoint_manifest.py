@@ -8,7 +8,9 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import find_checkpoints, reading_checkpoint, why_incomplete, write_manifest
+from exact_titan.runs.checkpoint_errors import reading_checkpoint
+from exact_titan.runs.checkpoint_folders import find_checkpoints
+from exact_titan.runs.checkpoint_manifest import why_incomplete, write_manifest
 from exact_titan.runs.run_folder import find_checkpoint
 
 
@@ -86,7 +88,7 @@ def test_a_file_that_the_save_has_truncated_gets_no_manifest(tmp_path):
 
 def test_only_folders_named_step_and_a_number_are_checkpoints(tmp_path):
     save(tmp_path, 3).rename(tmp_path / "checkpoint" / "step-3-kept")
-    assert find_checkpoints(tmp_path / "checkpoint") == ({}, {})
+    assert find_checkpoints(tmp_path / "checkpoint") == ({}, {}, {})
     save(tmp_path, 12)
     save(tmp_path, 4)
     assert list(find_checkpoints(tmp_path / "checkpoint")[0]) == [4, 12]

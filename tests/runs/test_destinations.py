@@ -1,3 +1,6 @@
+import os
+from pathlib import Path
+
 import pytest
 
 from exact_titan.errors import InputError
@@ -35,3 +38,9 @@ def test_a_new_folder_is_not_a_file_or_a_broken_link(tmp_path):
         with pytest.raises(InputError, match=f"{name} exists already"):
             check_new(tmp_path / name, "export")
     check_new(tmp_path / "new", "export")
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--out is .*: the name is not UTF-8: choose another name"):
+        check_writable(tmp_path / os.fsdecode(b"caf\xe9"), "--out")
+    assert list(tmp_path.iterdir()) == []

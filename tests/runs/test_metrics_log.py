@@ -19,6 +19,7 @@ from exact_titan.runs.records import (
     ValidationSet,
     Weights,
 )
+from tests.support import largest_file
 
 LOSSES = ContextLosses.of([[6.0, 0.0, 8.0], [3, 0, 2]], ["0-7", "8-15", "16-32"], [0, 8, 16], 16)
 MEMORY = Memory(1.0, 10.0, 2.0, 20.0, 0, 0)
@@ -181,3 +182,24 @@ def test_reading_a_run_that_still_writes_and_files_that_are_no_records(tmp_path)
         read_records(tmp_path, "train")
     with pytest.raises(InputError, match="no such folder"):
         read_records(tmp_path / "nothing", "train")
+
+
+def test_a_record_that_a_full_disk_refuses_is_written_later(tmp_path: Path) -> None:
+    log, file = MetricsLog(tmp_path), tmp_path / "metrics.jsonl"
+    log.begin(0)
+    log.append(train(1))
+    with largest_file(file.stat().st_size + 10):
+        for step in (2, 3):
+            with pytest.raises(OSError, match="File too large") as caught:
+                log.append(train(step))
+            assert caught.value.filename == str(file)
+        with pytest.raises(OSError, match="File too large"):
+            log.flush()  # no checkpoint is saved without its records
+    assert [one["step"] for one in read_records(tmp_path, "train")] == [1]
+    assert file.read_bytes().endswith(b"}\n")
+    log.append(train(4))
+    assert [one["step"] for one in read_records(tmp_path, "train")] == [1, 2, 3, 4]
+    with largest_file(file.stat().st_size + 10), pytest.raises(OSError, match="File too large"):
+        log.append(train(5))
+    log.close()
+    assert [one["step"] for one in read_records(tmp_path, "train")] == [1, 2, 3, 4, 5]

@@ -200,7 +200,7 @@ def test_the_command_says_what_it_made(corpus: Path, tmp_path: Path, capsys: pyt
 
 
 def test_an_existing_folder_and_a_dataset_without_facts_are_refused(corpus: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--out .*facts exists: give a new folder, or remove it"):
+    with pytest.raises(InputError, match=r"--out .*facts exists: give a new folder"):
         plant_facts([corpus / "texts.jsonl.gz"], out=corpus / "facts", **SIZES)
     with pytest.raises(InputError, match=r"has no facts\.json: facts can be measured only in a dataset of"):
         fact_distances(tmp_path, "val")

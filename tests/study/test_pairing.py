@@ -13,7 +13,7 @@ from exact_titan.study import pairing, proof
 from exact_titan.study.plan import plan, representatives
 from exact_titan.study.spec import Study, read_study
 from tests.study import toy
-from tests.support import pack_lengths
+from tests.support import pack_lengths, pack_renamed_copy
 
 
 def records(study: Study, *arms: str) -> dict[tuple[str, str], RunRecord]:
@@ -87,9 +87,9 @@ def test_an_arm_with_other_validation_windows(dataset, tmp_path, baseline):
     assert "changes the validation: its fingerprint is" in refusal(tmp_path, dataset.folder, baseline, options)
 
 
-def test_the_same_data_in_another_folder_is_paired(dataset, tmp_path, baseline):
-    (tmp_path / "link").symlink_to(dataset.folder)
-    options = f"[arms.exact]\nloss.rule = 'exact'\ndataloader.dataset_path = '{tmp_path}/link'\n"
+def test_a_renamed_copy_of_the_data_is_paired(dataset, tmp_path, baseline):
+    copy = pack_renamed_copy(dataset, tmp_path / "copy").folder
+    options = f"[arms.exact]\nloss.rule = 'exact'\ndataloader.dataset_path = '{copy}'\n"
     text = toy.ONE_STAGE.replace('[arms.exact.loss]\nrule = "exact"\nalpha = 0.5\n', options)
     study = read_study(toy.write(tmp_path, dataset.folder, text=text))
     pairing.check_arms(baseline | records(study, "exact"), "standard", where="study.toml")

@@ -12,11 +12,13 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.config import load_config
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import find_checkpoints, why_incomplete
+from exact_titan.runs.checkpoint_folders import find_checkpoints
+from exact_titan.runs.checkpoint_manifest import why_incomplete
 from exact_titan.runs.export import export
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.preflight import complete
 from tests import warm_ranks
+from tests.support import largest_file
 from tests.titan.test_training import RUNNER, argv, losses, record
 
 
@@ -61,16 +63,48 @@ def test_save_now_repeats_a_failed_asynchronous_save(checkpoints, tmp_path, capl
         manager.save_future.result()
     (tmp_path / "checkpoint").unlink()
     assert manager.save_now(1)
-    assert "has failed and is repeated now" in caplog.text
+    assert "The checkpoint of step 1 cannot be saved" in caplog.text
     assert why_incomplete(tmp_path / "checkpoint/step-1") is None
 
 
-def test_a_failed_asynchronous_save_ends_the_run_at_the_next_save(checkpoints, tmp_path):
-    manager = checkpoints(async_mode="async")
-    (tmp_path / "checkpoint").write_text("in the way")
+@pytest.mark.parametrize("mode", ["disabled", "async"])
+def test_a_periodic_save_that_the_disk_refuses_is_a_warning_and_the_last_save_an_error(
+    checkpoints, tmp_path, caplog, mode
+):
+    folder = tmp_path / "checkpoint"
+    manager = checkpoints(async_mode=mode)
     manager.save(1)
-    with pytest.raises(CheckpointException):
+    manager.maybe_wait_for_saving()
+    with largest_file(300):
         manager.save(2)
+        manager.maybe_wait_for_saving()
+    assert "The checkpoint of step 2 cannot be saved: " in caplog.text
+    assert "File too large: raise the limit" in caplog.text
+    assert "A resume starts from step 1" in caplog.text
+    manager.save(3)
+    manager.maybe_wait_for_saving()
+    assert list(find_checkpoints(folder).complete) == [1, 3]
+    for save in (lambda: manager.save(4, last_step=True), lambda: manager.save_now(5)):
+        message = (
+            r"the checkpoint of step [45] cannot be saved: .*File too large.*; the same command resumes from step 3"
+        )
+        with largest_file(300), pytest.raises(InputError, match=message):
+            save()
+    assert manager.save_now(5)
+    manager.close()
+    # The files of the failed saves are removed at once, because the next save needs the room.
+    assert sorted(one.name for one in folder.iterdir()) == ["step-1", "step-3", "step-5"]
+
+
+def test_a_bug_in_a_save_ends_the_run(checkpoints):
+    class Broken:
+        def write(self, folder: Path) -> None:
+            raise RuntimeError("a bug")
+
+    manager = checkpoints()
+    manager.record = Broken()
+    with pytest.raises(CheckpointException):
+        manager.save(1)
 
 
 def test_an_error_in_before_save_prevents_the_save(checkpoints, tmp_path):
@@ -104,6 +138,9 @@ def test_a_complete_checkpoint_with_changed_bytes_is_refused_by_name(checkpoints
     made.save(1)
     (file,) = (tmp_path / "checkpoint/step-1").glob("*.distcp")
     file.write_bytes(b"\0" * file.stat().st_size)
+    with pytest.raises(InputError, match=r"step-1: the content of __0_0\.distcp is not the content of the save"):
+        made.load()
+    made.verify_on_load = False
     with pytest.raises(InputError, match=r"step-1 cannot be read \(.*\): copy it again, or resume"):
         made.load()
 
@@ -180,14 +217,14 @@ def test_the_last_k_complete_checkpoints_are_kept_and_incomplete_ones_removed(da
         folder = tmp_path / mode / "checkpoint"
         assert list(find_checkpoints(folder)[0]) == [6, 7]
         assert sorted(path.name for path in folder.iterdir()) == ["step-6", "step-7"]
-        # The remains of two interrupted saves: the run repeats step 8 and does not reach step 100.
+        # Two unfinished copies: the run repeats step 8 and does not reach step 100.
         for step in (8, 100):
             shutil.copytree(folder / "step-7", folder / f"step-{step}")
             (folder / f"step-{step}/files.json").unlink()
     second = record(2, tmp_path, *specs[1::2])
     for mode in ("disabled", "async"):
         folder = tmp_path / mode / "checkpoint"
-        assert sorted(path.name for path in folder.iterdir()) == ["step-8", "step-9"]
+        assert sorted(path.name for path in folder.iterdir()) == ["step-100", "step-8", "step-9"]
         assert why_incomplete(folder / "step-8") is None
         assert [step["step"] for step in second[f"{mode} 9"]["steps"]] == [8, 9]
     assert losses(second["async 9"]) == losses(second["disabled 9"])

@@ -1,8 +1,10 @@
+from types import SimpleNamespace
+
 import pytest
 
 from exact_titan.config import load_config
 from exact_titan.errors import InputError
-from exact_titan.titan.destinations import check_destinations
+from exact_titan.titan.destinations import check_destinations, check_disks
 
 
 def check(folder, *options: str) -> None:
@@ -47,3 +49,25 @@ def test_an_export_does_not_share_a_folder_with_the_run(tmp_path, export):
 def test_an_export_needs_checkpoints(tmp_path):
     with pytest.raises(InputError, match="export is set and reads the last checkpoint: enable checkpoint"):
         check(tmp_path, "--export", str(tmp_path / "hf"), "--checkpoint.no-enable")
+
+
+@pytest.mark.parametrize(
+    ("options", "free", "message"),
+    [
+        ([], 11, "checkpoint.folder is .*: the disk has 11 MiB of free room, and the files need 12 MiB: make room"),
+        ([], 12, None),
+        (["--ema.decay", "0.9"], 12, "the files need 16 MiB"),
+        (["--checkpoint.last_save_model_only", "--checkpoint.interval", "5"], 4, None),
+        (["--checkpoint.load_only"], 0, None),
+        (["--checkpoint.no-enable"], 0, None),
+        (["--checkpoint.load_only", "--export", "hf"], 1, "export is hf: .* need 2 MiB"),
+    ],
+)
+def test_a_run_needs_room_for_its_checkpoint_and_its_export(tmp_path, monkeypatch, options, free, message):
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free * 2**20))
+    given = ["--config", "from_scratch", "--dump_folder", str(tmp_path), "--training.steps", "5", *options]
+    if message is None:
+        check_disks(load_config(given), 2**20)
+        return
+    with pytest.raises(InputError, match=message):
+        check_disks(load_config(given), 2**20)

@@ -16,7 +16,7 @@ from exact_titan.runs.checkpoint_manifest import MANIFEST, why_incomplete
 from exact_titan.runs.run_record import FILE_NAME, options_of, read_record
 from exact_titan.titan.changes import decision
 from tests import warm_ranks
-from tests.support import pack_lengths
+from tests.support import pack_lengths, pack_renamed_copy
 from tests.titan.test_training import SIZES, argv
 
 SAVED = ["--checkpoint.enable", "--checkpoint.interval", "2"]
@@ -129,6 +129,17 @@ def test_a_change_of_what_the_run_trains_is_refused_by_name(run, dataset, option
     assert done.codes == [0], done.stderr
     if name == "model":
         assert hf_config.read_architecture(run / "model").rope_theta == 8e6
+
+
+def test_a_renamed_copy_of_the_data_resumes_a_run(run, dataset, tmp_path):
+    copy = pack_renamed_copy(dataset, tmp_path / "copy")
+    assert copy.manifest.sources != dataset.manifest.sources
+    done = train(1, run.parent, *argv(copy, run, *SAVED, steps=3))
+    assert done.codes == [0], done.stderr
+    record = read_record(run)
+    assert record is not None
+    assert [start.resumed_from for start in record.starts] == [0, 2]
+    assert record.data["datasets"][0]["path"] == str(copy.folder.resolve())
 
 
 def test_the_default_threshold_may_be_written_out(run, dataset):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 
 from exact_titan.config import load_config
 from exact_titan.dataset import PackedDataset
+from exact_titan.errors import InputError
 from exact_titan.exposure import bucket_weights
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.loader import open_mixture
@@ -70,6 +72,25 @@ def test_the_tokenizer_is_from_the_first_dataset(folders):
     config = completed(f"{folders[1]}=3,{folders[0]}=1")
     assert packed_tokenizer(config) == folders[1] / "tokenizer"
     assert config.hf_assets_path == str(folders[1] / "tokenizer")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", "[" * 200_000),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", "[" * 200_000),
+        ("tokenizer_config.json", '{"chat_template": "{% for"}'),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_loaded(folders, tmp_path, name, content):
+    copy = shutil.copytree(folders[2], tmp_path / "packed")
+    (copy / "tokenizer" / name).write_text(content)
+    with pytest.raises(
+        InputError, match=r"the tokenizer in .*packed/tokenizer cannot be loaded \(.+\): copy "
+    ) as raised:
+        completed(str(copy), "--validator.no-enable")
+    assert "\n" not in str(raised.value)
 
 
 def test_the_log_says_how_often_each_dataset_is_read(folders, dataset, caplog):

@@ -1,6 +1,7 @@
 """Real signals to one process, without torch."""
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -37,7 +38,12 @@ def program(request):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     command = [sys.executable, "-c", PROGRAM, request.param]
-    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+
+    def hangup() -> None:
+        # The tests may run under nohup.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if request.param == "nohup" else signal.SIG_DFL)
+
+    with subprocess.Popen(command, env=environment, text=True, preexec_fn=hangup, **pipes) as process:
         assert process.stdout.readline() == "ready\n"
         yield process
         process.kill()
@@ -49,7 +55,7 @@ def send_line(process: subprocess.Popen[str]) -> None:
 
 
 @pytest.mark.parametrize("program", ["busy"], indirect=True)
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1"])
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGUSR1", "SIGHUP"])
 def test_the_first_signal_asks_and_the_second_exits_even_inside_a_c_call(program, name):
     program.send_signal(signal.Signals[name])
     assert program.stdout.readline() == f"asked by {name}\n"
@@ -96,3 +102,55 @@ def test_the_former_handlers_are_restored(program):
     assert program.stdout.readline() == "left\n"
     program.send_signal(signal.SIGTERM)
     assert program.wait(5) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize("program", ["nohup"], indirect=True)
+def test_under_nohup_the_hangup_stays_ignored(program):
+    assert program.stdout.readline() == "waits\n"
+    program.send_signal(signal.SIGHUP)
+    time.sleep(0.2)
+    for _ in range(2):
+        send_line(program)
+    assert program.wait(5) == 0
+    assert program.stdout.read() == "left\n"
+
+
+TERMINAL = """
+import fcntl, os, sys, termios, time
+from pathlib import Path
+from exact_titan.titan.signals import StopSignals
+
+fcntl.ioctl(1, termios.TIOCSCTTY, 0)
+asked = []
+with StopSignals() as stop:
+    stop.on_first(asked.append)
+    print("ready", flush=True)
+    Path(sys.argv[1]).touch()
+    while not asked:
+        time.sleep(0.01)
+    print("a line for a terminal that has closed", flush=True)
+    print("and another one", file=sys.stderr, flush=True)
+Path(sys.argv[1]).write_text(*asked)
+"""
+
+
+def test_a_closed_terminal_stops_the_run_and_later_lines_are_no_error(tmp_path):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-c", TERMINAL, str(tmp_path / "asked")]
+    process = subprocess.Popen(
+        command,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+    )
+    os.close(theirs)
+    end = time.monotonic() + 20
+    while not (tmp_path / "asked").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    assert os.read(ours, 100).startswith(b"ready")
+    os.close(ours)
+    assert process.wait(10) == 0
+    assert (tmp_path / "asked").read_text() == "SIGHUP"

@@ -4,11 +4,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 
 from exact_titan.runs.exit_codes import ExitCode
+from exact_titan.titan import stop
 from exact_titan.titan.stop import StopAgreement, Stopped
 
 
@@ -88,6 +90,34 @@ def test_the_stop_file_asks_and_is_removed(agreements, tmp_path):
     assert ended[0] == ended[1]
     assert ended[0][0] == f"The file {tmp_path / 'stop'} on rank 0"
     assert not (tmp_path / "stop").exists()
+
+
+def test_errors_of_the_file_system_do_not_end_the_search_for_the_stop_file(tmp_path, monkeypatch, caplog):
+    errors = iter([PermissionError(13, "Permission denied"), OSError(5, "Input/output error"), OSError(116, "Stale")])
+    look = Path.stat
+
+    def flaky(path: Path, **options):
+        if path.name == "stop" and (error := next(errors, None)) is not None:
+            raise error
+        return look(path, **options)
+
+    def stays(path: Path, **options):
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "stat", flaky)
+    monkeypatch.setattr(Path, "unlink", stays)
+    monkeypatch.setattr(stop, "_LOOK_SECONDS", 0.02)
+    (tmp_path / "stop").touch()
+    server = dist.TCPStore("localhost", 0, 1, is_master=True, wait_for_workers=False)
+    agreement = StopAgreement(tmp_path, server, rank=0, ranks=1)
+    ended: list = [None]
+    walk(agreement, 1000, random.Random(0), ended, 0)
+    assert ended[0][0] == f"The file {tmp_path / 'stop'} on rank 0"
+    warnings = [one.getMessage() for one in caplog.records if one.levelname == "WARNING"]
+    assert [text.partition(" (")[0] for text in warnings] == [
+        f"{tmp_path / 'stop'} cannot be looked for",
+        f"{tmp_path / 'stop'} cannot be removed",
+    ]
 
 
 def test_close_leaves_no_thread(agreements):

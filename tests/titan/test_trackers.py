@@ -4,11 +4,13 @@ import re
 from pathlib import Path
 
 import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torchtitan.components.metrics import MetricsProcessor
 
 from exact_titan.errors import InputError
-from exact_titan.titan.trackers import WandB, _charts, check_wandb, scalars
+from exact_titan.titan.trackers import TensorBoard, WandB, _charts, check_wandb, scalars
 from tests.runs.test_metrics_log import train, validation
+from tests.support import largest_file
 
 BUCKETS = ["0-7", "8-15", "16-32"]
 
@@ -88,3 +90,19 @@ def test_wandb_that_does_not_start_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(wandb, "init", fail)
     with pytest.raises(InputError, match=r"W&B does not start \(no network and more\): run `wandb login`"):
         WandB(tmp_path, None).begin(0, BUCKETS)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_tensorboard_goes_on_after_a_full_disk(tmp_path: Path) -> None:
+    board = TensorBoard(tmp_path)
+    board.begin(0, BUCKETS)
+    board.log({"loss": 1.0}, 1)
+    with largest_file(10):
+        for step in (2, 3):
+            with pytest.raises(OSError, match="File too large") as caught:
+                board.log({"loss": 1.0}, step)
+            assert caught.value.filename == str(tmp_path)
+    board.log({"loss": 1.0}, 4)
+    board.close()
+    points = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
+    assert [point.step for point in points] == [1, 4]

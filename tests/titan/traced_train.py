@@ -2,8 +2,8 @@
 
     tests.titan.traced_train FOLDER [options of exact_titan.train]
 
-Each rank writes ``<process>-<rank>.jsonl`` into FOLDER, one line for every finished step: ``step``, the ``places`` that
-this rank trained, and ``loss`` on rank 0. The end of the run adds ``final.json``.
+Each rank writes ``<launcher>-<rank>.jsonl`` into FOLDER, one line for every finished step: ``step``, the ``places``
+that this rank trained, and ``loss`` on rank 0. The end of the run adds ``final.json``.
 """
 
 import json
@@ -24,6 +24,7 @@ from exact_titan.titan.trainer import ExactTrainer  # noqa: E402
 
 
 def main(folder: Path, argv: list[str]) -> None:
+    launch = os.getppid()  # later the launcher may have ended
     losses: dict[int, str] = {}
     stock_log = ExposureMetrics.log
 
@@ -38,7 +39,7 @@ def main(folder: Path, argv: list[str]) -> None:
             record = {"step": self.step, "places": [place for batch in self.nonfinite.step_places for place in batch]}
             if rank == 0:
                 record["loss"] = losses[self.step]
-            with (folder / f"{os.getppid()}-{rank}.jsonl").open("a") as out:
+            with (folder / f"{launch}-{rank}.jsonl").open("a") as out:
                 out.write(json.dumps(record) + "\n")
 
         def train(self) -> None:

@@ -1,11 +1,11 @@
 """Greedy generation: the end of a generated sequence, and its text."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
+from exact_titan.json_files import read_json
 
 
 def end_tokens(folder: Path) -> frozenset[int]:
@@ -19,10 +19,13 @@ def end_tokens(folder: Path) -> frozenset[int]:
         file = folder / name
         if file.is_file():
             try:
-                ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id")
-            except (OSError, ValueError, AttributeError) as error:
+                ids = read_json(file).get("eos_token_id")
+            except (ValueError, AttributeError) as error:
                 raise InputError(f"{file} is not a JSON object ({error}): copy the file again") from None
-            found.update(ids if isinstance(ids, list) else [] if ids is None else [ids])
+            ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+            if not all(isinstance(one, int) for one in ids):
+                raise InputError(f"{file}: eos_token_id is {ids!r:.60}: it must be a number or a list of numbers")
+            found.update(ids)
     return frozenset(found)
 
 

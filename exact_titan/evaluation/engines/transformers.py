@@ -59,7 +59,12 @@ class TransformersEngine:
         self._device = _device(options.device)
         cuda = self._device.type == "cuda"
         try:
-            self._config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+            self._config = transformers.AutoConfig.from_pretrained(
+                folder,
+                local_files_only=True,
+                # None asks at the terminal whether the code of the folder may run.
+                trust_remote_code=False,
+            )
         except (OSError, ValueError, KeyError) as error:
             raise InputError(f"{folder}: transformers cannot read config.json: {_line(error)}") from None
         self._dtype = _dtype(options.dtype, self._config, cuda=cuda)
@@ -236,6 +241,8 @@ class TransformersEngine:
                 dtype=self._dtype,
                 attn_implementation=self._attention,
                 local_files_only=True,
+                trust_remote_code=False,
+                use_safetensors=True,  # the other files are pickles
             )
         except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
             raise InputError(f"{self._folder}: transformers cannot load the model: {_line(error)}") from None

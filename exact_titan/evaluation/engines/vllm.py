@@ -144,6 +144,8 @@ class VllmEngine:
         try:
             return LLM(
                 model=str(self._folder),
+                trust_remote_code=False,
+                load_format="safetensors",  # the other files are pickles
                 dtype=self._dtype,
                 tensor_parallel_size=self._options.gpus,
                 gpu_memory_utilization=self._options.gpu_memory,

@@ -15,7 +15,7 @@ from torchtitan.models.llama3.model import Llama3TransformerBlock
 from torchtitan.protocols.model_spec import ModelSpec
 
 from exact_titan.errors import InputError
-from exact_titan.models.architecture import Architecture
+from exact_titan.models.architecture import LARGEST_SIZE, MOST_LAYERS, Architecture
 from exact_titan.titan.model.attention import DocumentAttention
 from exact_titan.titan.model.rope import HalfRoPE
 from exact_titan.titan.model.state_dict import HuggingFaceAdapter
@@ -74,8 +74,11 @@ class LlamaSizes:
             if getattr(self, name) < 1:
                 raise InputError(f"architecture.{name} is {getattr(self, name)}: it must be 1 or more")
         for name in ("dim", "n_layers", "ffn_dim", "vocab_size", "max_positions"):
-            if getattr(self, name) >= 2**31:
+            if getattr(self, name) > (MOST_LAYERS if name == "n_layers" else LARGEST_SIZE):
                 raise InputError(f"architecture.{name} is {getattr(self, name)}: no model is that large")
+        for name in ("vocab_size", "max_positions"):
+            if getattr(self, name) < 0:
+                raise InputError(f"architecture.{name} is {getattr(self, name)}: it must be 0 or more")
         if not 1 < self.rope_theta < math.inf:
             raise InputError(
                 f"architecture.rope_theta is {self.rope_theta}: it must be more than 0, finite, and above 1"
@@ -89,7 +92,7 @@ class LlamaSizes:
             raise InputError(
                 f"architecture.n_kv_heads is {self.n_kv_heads}: it must divide architecture.n_heads ({self.n_heads})"
             )
-        return Architecture(
+        made = Architecture(
             family="llama",
             dim=self.dim,
             n_layers=self.n_layers,
@@ -103,6 +106,8 @@ class LlamaSizes:
             norm_eps=1e-5,
             tie_embeddings=self.tie_embeddings,
         )
+        made.check_size("architecture")
+        return made
 
 
 def check_vocabulary(model: Decoder.Config, *, tokenizer_vocab: int) -> None:

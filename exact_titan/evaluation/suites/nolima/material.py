@@ -94,7 +94,7 @@ def read_default_template(repository: Path) -> str | None:
         return None
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError) as error:
         raise InputError(f"{file} cannot be read ({error}): clone the repository again") from None
     for node in tree.body:
         if (

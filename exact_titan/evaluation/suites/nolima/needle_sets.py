@@ -6,7 +6,6 @@ of a character, and the name is the right answer. Schema: ``evaluation/run_tests
 github.com/adobe-research/NoLiMa. The optional field ``choices`` is an addition of this package.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
+from exact_titan.json_files import read_json
 
 CHARACTER = "{CHAR}"
 TEMPLATE_FILE = "evaluation/run_tests.py"
@@ -92,10 +92,10 @@ def read_needle_set(file: Path, rules: NeedleSetRules, default_template: str | N
         InputError: naming the file, the entry and the field that is missing or wrong.
     """
     try:
-        entries = json.loads(file.read_text(encoding="utf-8"))
+        entries = read_json(file)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file: copy the needle set into the folder") from None
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"{file} cannot be read as JSON ({error}): copy the needle set again") from None
     if not isinstance(entries, list) or not all(isinstance(one, dict) for one in entries):
         raise InputError(f"{file} is not a list of JSON objects: copy the needle set again")

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.evaluation.suites.qa.tasks import QaTask, Row
+from exact_titan.json_files import parse_json
 
 
 @dataclass(frozen=True)
@@ -135,9 +136,11 @@ def _read(folder: Path, split: str) -> Iterable[Row]:
 
                 yield from read_table(file).to_pylist()
             else:
-                with file.open(encoding="utf-8") as lines:
-                    yield from (json.loads(line) for line in lines if line.strip())
+                with file.open("rb") as lines:
+                    yield from (parse_json(line) for line in lines if line.strip())
         except (OSError, ValueError) as error:  # JSONDecodeError, UnicodeDecodeError and ArrowInvalid are ValueErrors
+            if isinstance(error, OSError) and error.errno is not None:  # pyarrow's errors about the content have none
+                raise
             raise InputError(f"{file} cannot be read ({error}): copy the file again") from None
 
 

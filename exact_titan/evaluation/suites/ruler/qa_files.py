@@ -1,13 +1,13 @@
 """Questions and documents from the published files of SQuAD and HotpotQA."""
 
 import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
+from exact_titan.json_files import parse_json
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def read_questions(file: Path, form: Format) -> tuple[list[Question], list[str],
     """
     try:
         content = file.read_bytes()
-        questions, documents = form(json.loads(content))
+        questions, documents = form(parse_json(content))
     except OSError as error:
         raise InputError(f"{file} cannot be read: {error.strerror or error}") from None
     except (ValueError, KeyError, TypeError, AttributeError) as error:

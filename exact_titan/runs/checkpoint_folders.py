@@ -1,0 +1,225 @@
+"""The folders of a run's checkpoints: ``step-N`` for a saved checkpoint, and hidden names for unfinished work.
+
+1. A save writes into ``.unfinished-step-N``. The manifest completes the checkpoint.
+2. :func:`publish` renames the folder to ``step-N``. An older folder of that name gets a name that starts with
+   ``.removed-``.
+3. The run deletes folders whose names start with ``.removed-``.
+
+A kill between steps 1 and 2 leaves a complete checkpoint under its hidden name. :func:`find_checkpoints` finds it. Of
+several complete checkpoints of a step, the one that was completed last counts.
+A folder ``step-N`` that is not complete is therefore no remains of a save of this version. Such a folder is an
+unfinished copy, or an older version has written the folder. Its data may be whole.
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from exact_titan.errors import InputError
+from exact_titan.file_errors import why
+from exact_titan.runs.checkpoint_manifest import MANIFEST, NOT_THERE, CannotRead, why_incomplete
+
+REMOVED = ".removed-"
+SET_ASIDE = "set-aside-"
+_UNFINISHED = ".unfinished-"
+_STEP = re.compile(r"(step-(0|[1-9][0-9]*))(-[0-9]+)?")
+_SHOWN = 3
+
+
+class Checkpoints(NamedTuple):
+    """The checkpoints in a folder, in ascending order of the step.
+
+    Attributes:
+        complete: the folder of every complete checkpoint, by step.
+        incomplete: the reason of :func:`why_incomplete` for every step folder that is not complete.
+        unreadable: the file and the cause for every checkpoint that the system does not let this process read.
+    """
+
+    complete: dict[int, Path]
+    incomplete: dict[Path, str]
+    unreadable: dict[Path, str]
+
+    def last(self, folder: Path, *, way_out: str = "copy these checkpoints again") -> int | None:
+        """Return the step of the last complete checkpoint. None if there is no checkpoint at all.
+
+        Args:
+            folder: the folder of the checkpoints, for the message.
+            way_out: the way out if no checkpoint is complete, for the message.
+
+        Raises:
+            InputError: if a later checkpoint cannot be read, or if there are checkpoints and none is complete.
+        """
+        last = max(self.complete, default=None)
+        for checkpoint, cause in reversed(self.unreadable.items()):
+            if last is None or step_of(checkpoint) > last:
+                other = "" if last is None else f", or choose the earlier checkpoint of step {last} by its step"
+                raise cannot_be_read(checkpoint, cause, other)
+        if last is None and self.incomplete:
+            latest = list(reversed(self.incomplete.items()))
+            reasons = "; ".join(f"{checkpoint.name}: {reason}" for checkpoint, reason in latest[:_SHOWN])
+            more = f"; and {len(latest) - _SHOWN} more" if len(latest) > _SHOWN else ""
+            raise InputError(f"{folder} has checkpoints, but none is complete ({reasons}{more}): {way_out}")
+        return last
+
+    def of_step(self, folder: Path, step: int) -> Path:
+        """Return the complete checkpoint of a step.
+
+        Raises:
+            InputError: if the checkpoint does not exist, is not complete, or cannot be read.
+        """
+        if step in self.complete:
+            return self.complete[step]
+        for checkpoint, cause in self.unreadable.items():
+            if step_of(checkpoint) == step:
+                raise cannot_be_read(checkpoint, cause)
+        for checkpoint, reason in self.incomplete.items():
+            if step_of(checkpoint) == step:
+                raise InputError(f"{checkpoint} is not a complete checkpoint: {reason}")
+        steps = ", ".join(map(str, self.complete)) or "none"
+        raise InputError(f"{folder} has no complete checkpoint of step {step}: there are {steps}")
+
+
+def find_checkpoints(folder: Path) -> Checkpoints:
+    """Find the checkpoints in the checkpoint folder of a run. A folder that does not exist has none.
+
+    Raises:
+        InputError: if the folder cannot be listed.
+    """
+    complete: dict[int, Path] = {}
+    incomplete, unreadable = {}, {}
+    for step, checkpoint in sorted(_step_folders(folder)):
+        try:
+            reason = why_incomplete(checkpoint)
+        except CannotRead as error:
+            unreadable[checkpoint] = str(error)
+            continue
+        if reason is None:
+            complete[step] = max(complete.get(step, checkpoint), checkpoint, key=_completed)
+        elif not _is_hidden(checkpoint):
+            incomplete[checkpoint] = reason
+    # A save that could not get its name stands for the incomplete folder of this name.
+    incomplete = {one: reason for one, reason in incomplete.items() if step_of(one) not in complete}
+    return Checkpoints(complete, incomplete, unreadable)
+
+
+def cannot_be_read(checkpoint: Path, cause: str, other: str = "") -> InputError:
+    """Return the error for a checkpoint that the system does not let this process read."""
+    return InputError(
+        f"{checkpoint} cannot be read ({cause}): repeat the command when this user can read the file{other}"
+    )
+
+
+def step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint's folder, published or not.
+
+    Raises:
+        InputError: if the folder has another name.
+    """
+    match = _STEP.fullmatch(checkpoint.name.removeprefix(_UNFINISHED))
+    if match is None:
+        raise InputError(f"{checkpoint}: the name of this checkpoint is not step-N: give the folder its step as name")
+    return int(match[2])
+
+
+def unfinished_of(checkpoint: Path) -> Path:
+    """Return a free hidden name for a save of ``checkpoint``."""
+    name = f"{_UNFINISHED}{checkpoint.name}"
+    free, number = checkpoint.with_name(name), 1
+    while os.path.lexists(free):
+        number += 1
+        free = checkpoint.with_name(f"{name}-{number}")
+    return free
+
+
+def remains(folder: Path) -> list[Path]:
+    """Return the folders of interrupted saves and removals, and of saves that a later save of the step replaces."""
+    return [*unfinished(folder), *folder.glob(f"{REMOVED}*")]
+
+
+def unfinished(folder: Path) -> list[Path]:
+    """Return the folders of interrupted saves, and of saves that a later save of the step replaces."""
+    hidden = [one for _, one in _step_folders(folder) if _is_hidden(one)]
+    if not hidden:
+        return []
+    found = find_checkpoints(folder)
+    kept = {*found.complete.values(), *found.unreadable}
+    return [one for one in hidden if one not in kept]
+
+
+def publish(unfinished: Path) -> Path:
+    """Give a complete checkpoint its name. An older folder of this name gets the name of a removed folder.
+
+    Raises:
+        OSError: if a folder cannot be renamed. The checkpoint then stays complete under its hidden name.
+    """
+    checkpoint = unfinished.with_name(f"step-{step_of(unfinished)}")
+    if os.path.lexists(checkpoint):
+        replaced = removed_name(checkpoint)
+        checkpoint.rename(replaced)
+        try:
+            unfinished.rename(checkpoint)
+        except OSError:
+            replaced.rename(checkpoint)
+            raise
+    else:
+        unfinished.rename(checkpoint)
+    return checkpoint
+
+
+def removed_name(checkpoint: Path) -> Path:
+    """Return a free name for a folder that is about to be deleted."""
+    return checkpoint.with_name(f"{REMOVED}{checkpoint.name.lstrip('.')}-{time.time_ns()}")
+
+
+def set_aside(folder: Path) -> list[Path]:
+    """Rename every incomplete checkpoint of ``folder``, so that no run finds or deletes it. Return the new folders.
+
+    Raises:
+        InputError: if a folder cannot be renamed.
+    """
+    aside = []
+    for checkpoint in find_checkpoints(folder).incomplete:
+        free, number = checkpoint.with_name(f"{SET_ASIDE}{checkpoint.name}"), 1
+        while os.path.lexists(free):
+            number += 1
+            free = checkpoint.with_name(f"{SET_ASIDE}{checkpoint.name}-{number}")
+        try:
+            checkpoint.rename(free)
+        except OSError as error:
+            raise InputError(
+                f"{checkpoint} cannot be renamed to {free.name} ({why(error)}): choose another dump_folder"
+            ) from None
+        aside.append(free)
+    return aside
+
+
+def _is_hidden(checkpoint: Path) -> bool:
+    return checkpoint.name.startswith(_UNFINISHED)
+
+
+def _completed(checkpoint: Path) -> int:
+    """Return the time at which the last file of a checkpoint was written."""
+    try:
+        return (checkpoint / MANIFEST).stat().st_mtime_ns
+    except OSError:  # another process has renamed the folder
+        return 0
+
+
+def _step_folders(folder: Path) -> list[tuple[int, Path]]:
+    """Return the step and the path of every folder and link whose name is that of a checkpoint."""
+    found = []
+    try:
+        for entry in os.scandir(folder):
+            match = _STEP.fullmatch(entry.name.removeprefix(_UNFINISHED))
+            numbered = match is not None and match[3] is not None and not entry.name.startswith(_UNFINISHED)
+            if match is not None and not numbered and not entry.is_file(follow_symlinks=False):
+                found.append((int(match[2]), Path(entry.path)))
+    except OSError as error:
+        if error.errno in NOT_THERE:
+            return []
+        raise InputError(
+            f"{folder} cannot be read ({why(error)}): repeat the command when this user can read the folder"
+        ) from None
+    return found

@@ -1,0 +1,42 @@
+"""The lock of a run's folder: two runs in one folder would overwrite each other's checkpoints."""
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from exact_titan import folder_lock
+from exact_titan.runs.destinations import check_writable
+
+_LOCK = ".lock"
+
+
+def lock_run(folder: Path) -> AbstractContextManager[None]:
+    """Hold the lock of a run's folder. Make the folder. A folder that is still empty at the end is removed.
+
+    Rank 0 holds the lock from the first change in the folder to the end of the export.
+
+    Raises:
+        InputError: if another process holds the lock, or if the folder cannot be written.
+    """
+    check_writable(folder, "dump_folder")
+    return folder_lock.locked(folder / _LOCK, *_messages(folder), beats=True)
+
+
+def check_no_run(folder: Path) -> None:
+    """Raise the error of :func:`lock_run` if a run works in the folder. The folder stays as it is.
+
+    Raises:
+        InputError: as :func:`lock_run`.
+    """
+    folder_lock.check_free(folder / _LOCK, *_messages(folder))
+
+
+def has_files(folder: Path) -> bool:
+    """Return whether a run's folder exists and has files, apart from the lock."""
+    return folder.is_dir() and any(one.name != _LOCK for one in folder.iterdir())
+
+
+def _messages(folder: Path) -> tuple[str, str]:
+    return (
+        f"dump_folder is {folder}: another start of a run works in this folder",
+        f"wait for its end, stop it with `touch {folder / 'stop'}`, or give another --dump_folder",
+    )
