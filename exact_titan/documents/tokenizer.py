@@ -234,8 +234,8 @@ class DocumentTokenizer:
         ids = encode_long(self._tokenizer, text) if self._special_tokens is not None else None
         if ids is None:
             return self._ended(self._tokenizer.encode_batch_fast([text])[0].ids)
-        before, after = self._special_tokens or ([], [])
-        return self._ended(np.concatenate([before, ids, after]).astype(self.dtype))
+        before, after = (np.array(added, dtype=self.dtype) for added in self._special_tokens or ([], []))
+        return self._ended(np.concatenate([before, ids.astype(self.dtype), after]))
 
     @cached_property
     def _special_tokens(self) -> tuple[list[int], list[int]] | None:

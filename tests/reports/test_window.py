@@ -66,7 +66,7 @@ def test_lengths_of_other_documents_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"train-lengths\.npy does not fit the windows"):
         window_report(folder, 2)
     np.save(folder / "train-lengths.npy", np.array([2, 2, 2, 2]))
-    with pytest.raises(InputError, match=r"train-lengths\.npy does not fit the windows"):
+    with pytest.raises(InputError, match=r"train-lengths\.npy does not fit the manifest: its documents have 4 inputs"):
         window_report(folder, 2)
 
 
