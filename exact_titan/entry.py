@@ -56,7 +56,11 @@ def _flush() -> None:
 def _ended_by_signals(program: str) -> Iterator[None]:
     """Raise SystemExit at SIGTERM and SIGHUP. The clean-up after a first signal is not interrupted by a second."""
 
+    ended = False
+
     def end(number: int, frame: FrameType | None) -> None:
+        nonlocal ended
+        ended = True
         for one in handled:
             signal.signal(one, signal.SIG_IGN)
         print(f"{program}: ended by {signal.Signals(number).name}", file=sys.stderr, flush=True)
@@ -73,4 +77,6 @@ def _ended_by_signals(program: str) -> Iterator[None]:
         yield
     finally:
         for number, former in handled.items():
-            signal.signal(number, former)
+            # A run ignores signals until its process ends, after the ranks have agreed on their end.
+            if ended or signal.getsignal(number) is end:
+                signal.signal(number, former)

@@ -79,8 +79,8 @@ class HeldError(InputError):
 
 
 class _HeldBy(Exception):
-    def __init__(self, holder: Holder | None) -> None:
-        self.holder = holder
+    def __init__(self, holder: Holder | None, hint: str = "") -> None:
+        super().__init__(f"{holder or 'a process that has just started'}{hint}")
 
 
 @contextlib.contextmanager
@@ -114,7 +114,7 @@ def locked(file: Path, held: str, way_out: str, *, inherited: bool = False, beat
             threading.Thread(target=_beat, args=(lock, file, over), name="heartbeat of the lock", daemon=True).start()
         yield
     except _HeldBy as error:
-        raise HeldError(f"{held} ({error.holder or 'a process that has just started'}): {way_out}") from None
+        raise HeldError(f"{held} ({error}): {way_out}") from None
     finally:
         over.set()
         if os.getpid() == me.process:
@@ -200,7 +200,7 @@ def _check_line(file: Path, holder: Holder | None, *, kernel: bool) -> None:
         if _changes(file, seconds):
             raise _HeldBy(holder)
     elif not kernel:
-        raise _HeldBy(holder)
+        raise _HeldBy(holder, f"; if that process has ended, remove the lock {file}")
 
 
 def _changes(file: Path, seconds: float) -> bool:

@@ -60,11 +60,15 @@ class GuardedStream:
         stream: the stream.
         name: name of the stream in errors.
         lossy: whether the text that cannot be written is dropped.
+
+    Attributes:
+        escapes: whether the stream escapes at all.
     """
 
     def __init__(self, stream: TextIO, name: str, *, lossy: bool) -> None:
         self._stream, self._name = stream, name
         self.lossy = lossy
+        self.escapes = True
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -77,7 +81,7 @@ class GuardedStream:
         """
         start = text[: text.startswith("\r")]
         with self._naming():
-            self._stream.write(start + escape(text[len(start) :]))
+            self._stream.write(start + escape(text[len(start) :]) if self.escapes else text)
         return len(text)
 
     def writelines(self, lines: Iterable[str]) -> None:
@@ -136,8 +140,15 @@ def _show_guarded(show: Callable[..., object], *error: object) -> None:
 @contextlib.contextmanager
 def unguarded() -> Iterator[None]:
     """Write to standard output without escapes. Only for the package's own text with its own colours, such as help."""
-    with contextlib.redirect_stdout(getattr(sys.stdout, "_stream", sys.stdout)):
+    stream = sys.stdout
+    if not isinstance(stream, GuardedStream):
         yield
+        return
+    stream.escapes = False
+    try:
+        yield
+    finally:
+        stream.escapes = True
 
 
 def drop_output_errors() -> None:

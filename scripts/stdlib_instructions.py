@@ -10,9 +10,12 @@ import argparse
 import ast
 import json
 import random
+import sys
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
+
+from exact_titan import entry
 
 SHORTEST, LONGEST = 30, 300
 """Characters of a response."""
@@ -69,4 +72,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(entry.run("stdlib_instructions", main))

@@ -1,6 +1,7 @@
 """Helpers for the tests of several rooms: datasets with documents of chosen lengths, and real torchrun."""
 
 import contextlib
+import ctypes
 import json
 import os
 import random
@@ -167,3 +168,12 @@ def background_torchrun(nproc: int, *arguments: str, cwd: Path) -> Iterator[Back
             yield run
         finally:
             run.kill()
+
+
+def become_ordinary_user() -> None:
+    """Let the permissions of files bind this process, also if the process belongs to root."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header, data = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
+    assert libc.capget(header, data) == 0
+    data[0] &= ~0b1110  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_FOWNER of the effective set
+    assert libc.capset(header, data) == 0

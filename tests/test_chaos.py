@@ -16,7 +16,7 @@ from tests.test_stopping import arguments
 from tests.warm_ranks import Run
 
 RUNNER = "tests.titan.traced_train"
-ROUNDS, STEPS, BATCH = 19, 140, 4
+ROUNDS, STEPS, BATCH = 18, 140, 4
 TORCHRUN_KILLED = 7
 """The round under real torchrun. SIGKILL ends torchrun, and its workers save and end by themselves."""
 SECOND_START = (5, 13)

@@ -36,6 +36,18 @@ def test_a_command_ends_with_its_own_code() -> None:
     assert run("program", lambda: 75) == 75
 
 
+def test_signals_that_a_command_ignores_until_its_process_ends_stay_ignored() -> None:
+    """torchrun sends SIGTERM to the other ranks after the end of one rank."""
+    former = signal.getsignal(signal.SIGTERM)
+    try:
+        assert run("program", lambda: signal.signal(signal.SIGTERM, signal.SIG_IGN) and 75) == 75
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, former)
+    assert run("program", lambda: None) == 0
+    assert signal.getsignal(signal.SIGTERM) == former
+
+
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)], ids=lambda one: str(one)
 )

@@ -143,7 +143,10 @@ def test_without_locks_of_the_kernel_the_process_decides(file, decides):
     with hold(file):
         pass
     write_line(file, machine="another")  # nothing shows that this process has ended
-    with pytest.raises(InputError), hold(file):
+    with (
+        pytest.raises(InputError, match=rf"UTC; if that process has ended, remove the lock {file}\): wait"),
+        hold(file),
+    ):
         pass
 
 

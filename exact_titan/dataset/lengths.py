@@ -85,7 +85,10 @@ def read_lengths(folder: Path, split: str, documents: int, *, inputs: int | None
     # A sum of int64 could overflow. A float64 is exact for the inputs of every possible split.
     found = float(lengths_D.sum(dtype=np.float64)) - documents
     if inputs is not None and found != inputs:
-        raise InputError(f"{file}: its documents have {found:.0f} inputs, and the windows have {inputs}: {AGAIN}")
+        raise InputError(
+            f"{file} does not fit the manifest: its documents have {found:.0f} inputs, and the windows have {inputs}: "
+            f"{AGAIN}"
+        )
     return lengths_D
 
 

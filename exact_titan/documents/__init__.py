@@ -1,9 +1,10 @@
 """Documents: from files to texts, and from texts to token ids.
 
-1. :mod:`listing` finds the files of a source, on the local disk or at a URL. :mod:`file_kinds` says which files are
-   read. All other files are counted.
+1. :mod:`listing` finds the files of a source, on the local disk or at a URL (:mod:`remote`). :mod:`file_kinds` says
+   which files are read. All other files are counted.
 2. :mod:`sources` opens the files and yields the texts of their documents. :mod:`readers` reads the formats
-   (:mod:`json_documents` reads JSON), and :mod:`streams` decompresses the files and computes their digests.
+   (:mod:`json_documents` reads JSON, :mod:`table_readers` reads tables), and :mod:`streams` decompresses the files and
+   computes their digests. :mod:`limits` has the bounds of the memory.
 3. :mod:`tokenizer` converts every text to token ids and ends every document with the end-of-text token.
    :mod:`long_texts` cuts a very long text into pieces for the tokenizer. :mod:`special_tokens` finds special tokens
    that a document spells in its text.
@@ -17,5 +18,5 @@
 Words: a *source* is a file or a folder of documents. A *document* is one text. The end-of-text token is the last token
 of every tokenized document.
 
-The package imports no other package of exact_titan except ``errors``.
+The package imports no other room of exact_titan.
 """

@@ -148,6 +148,8 @@ def _leads_to_nothing(link: Path) -> InputError:
 
 
 def _check_utf8(path: str, what: str) -> None:
+    if "\0" in path:
+        raise InputError(f"{what} {path!r}: no file has a zero character in its name: correct the path")
     try:
         path.encode()
     except UnicodeEncodeError:

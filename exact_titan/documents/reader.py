@@ -11,6 +11,8 @@ from exact_titan.documents.file_kinds import FileKind
 from exact_titan.documents.streams import DigestedFile, decompressed
 from exact_titan.errors import InputError
 
+_MOST_LETTERS = 500
+
 
 @dataclass
 class Reader(ABC):
@@ -64,5 +66,5 @@ class Reader(ABC):
     def _check_column(self, columns: Iterable[str]) -> None:
         columns = list(columns)
         if self.text_key not in columns:
-            shown = ", ".join(columns[:20])
+            shown = " ".join(", ".join(columns[:20]).split())[:_MOST_LETTERS]
             raise InputError(f"{self.shown} has no column {self.text_key!r} (it has {shown}): see --text-key")

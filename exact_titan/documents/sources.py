@@ -195,21 +195,21 @@ class DocumentReader:
                 f"{self._shown}: there is not enough memory to read its documents: divide the largest documents, or "
                 "pack on a machine with more memory"
             ) from error
-        except pyarrow.ArrowException as error:
-            why = str(error).splitlines()[0]
-            raise InputError(
-                f"{self._shown} is not a whole {kind.format.strip('.')} file ({why}): write it again"
-            ) from error
         except UnicodeDecodeError as error:
             raise InputError(
                 f"{self._shown} is not UTF-8 ({error.reason} at byte {error.start}): convert it to UTF-8"
             ) from error
-        except OSError as error:
-            if kind.compression and error.errno is None:  # bz2
+        except (OSError, pyarrow.ArrowException) as error:
+            why = (str(error).splitlines() or [type(error).__name__])[0]
+            if isinstance(error, OSError) and error.errno is not None:
+                raise InputError(f"{self._shown} cannot be read: {error.strerror or why}") from error
+            if kind.compression:  # bz2
                 raise InputError(
-                    f"{self._shown} is broken or cut short ({error}): download or compress it again"
+                    f"{self._shown} is broken or cut short ({why}): download or compress it again"
                 ) from error
-            raise InputError(f"{self._shown} cannot be read: {error.strerror or error}") from error
+            raise InputError(
+                f"{self._shown} is not a whole {kind.format.strip('.')} file ({why}): write it again"
+            ) from error
 
     @property
     def progress(self) -> float:

@@ -40,11 +40,11 @@ class DigestedFile(io.RawIOBase):
     def __init__(self, file: Path) -> None:
         # O_NONBLOCK: the opening of a named pipe would wait for a program that writes.
         descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        self._stream = os.fdopen(descriptor, "rb", buffering=0)
         found = os.fstat(descriptor)
         if (why := why_not_readable(found)) is not None:
-            self._stream.close()
+            os.close(descriptor)
             raise OSError(errno.EINVAL, why)
+        self._stream = os.fdopen(descriptor, "rb", buffering=0)
         self._digest = hashlib.sha256()
         self.size = found.st_size
         self.done = 0

@@ -271,16 +271,29 @@ class SlurmJob:
         """Return whether a recorded job has not ended."""
         if not self._file.is_file():
             return False
-        command = ["squeue", "--noheader", "--jobs", self._file.read_text(encoding="utf-8"), "--format", "%i"]
+        command = ["squeue", "--noheader", "--jobs", self._number(), "--format", "%i"]
         found = subprocess.run(command, capture_output=True, text=True, check=False)
         # Slurm forgets a job some time after its end: "Invalid job id". If the controller does not answer, the job may
         # still run.
         return bool(found.stdout.strip()) or (found.returncode != 0 and "Invalid job id" not in found.stderr)
 
+    def _number(self) -> str:
+        """Return the recorded number.
+
+        Raises:
+            InputError: if the file holds something else. ``scancel`` would obey an option in the file.
+        """
+        number = self._file.read_text(encoding="utf-8", errors="replace").strip()
+        if not re.fullmatch(r"[0-9]{1,18}", number):
+            raise InputError(
+                f"{self._file} holds {number!r:.60}, not the number of a Slurm job: write the number into it"
+            )
+        return number
+
     def wait(self) -> None:
         """Wait until all tasks have ended. If a task fails, cancel the other tasks."""
         while self.is_active():
             if self._work.error() is not None:
-                subprocess.run(["scancel", self._file.read_text(encoding="utf-8")], check=False)
+                subprocess.run(["scancel", self._number()], check=False)
             time.sleep(POLL_SECONDS)
         self._file.unlink(missing_ok=True)

@@ -256,6 +256,6 @@ def _positive(value: Any, what: str) -> int:
 
 
 def _location(source: CorpusSource) -> tuple[str, str | None]:
-    if is_url(source.path):
+    if is_url(source.path) or "\0" in source.path:  # the opening of the source refuses the character
         return source.path.rstrip("/"), source.files
     return str(Path(source.path).resolve()), source.files

@@ -1,9 +1,9 @@
 """Export of a run's weights as a Hugging Face folder, which transformers and vLLM load.
 
 1. Find the checkpoint. Compare its tensors with the architecture in ``<run>/model``, and its files with their SHA-256.
-2. Divide the tensors into output shards.
+2. Check and write the tokenizer, for transformers 4 and 5. Divide the tensors into output shards.
 3. For each output shard, read its tensors from the checkpoint, convert the dtype, and write one safetensors file.
-4. Write the index, ``config.json``, ``generation_config.json`` and the tokenizer, for transformers 4 and 5.
+4. Write the index, ``config.json`` and ``generation_config.json``.
 5. Write the unfinished folder through to the disk, and rename the folder to its final name.
 """
 
@@ -87,9 +87,10 @@ def export(
     check_room(out, weights_bytes(architecture, dtype), "the folder of the export")
     try:
         with unfinished_folder(out) as partial:
-            files = _write_weights(checkpoint, architecture.tensors(), partial, DTYPES[dtype], max_shard_size)
             config = hf_config.portable_config(hf_config.read_config(model_folder), architecture, dtype=dtype)
+            # A wrong file of the tokenizer ends the export before the weights are written.
             ids = write_tokenizer(model_folder, partial, model_config=config, max_positions=architecture.max_positions)
+            files = _write_weights(checkpoint, architecture.tensors(), partial, DTYPES[dtype], max_shard_size)
             config = with_special_ids(config, ids)
             hf_config.write_config(partial, config)
             write_generation_config(partial, config)

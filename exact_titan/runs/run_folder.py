@@ -10,7 +10,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
-from exact_titan.folder_files import copy_files
+from exact_titan.folder_files import checked_content, copy_files
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
@@ -46,6 +46,17 @@ def copy_tokenizer(source: Path, target: Path) -> None:
         InputError: if a file is a link out of the folder, or is not what its name says.
     """
     copy_files(source, target, TOKENIZER_FILES)
+
+
+def check_tokenizer_files(source: Path) -> None:
+    """Refuse a folder whose files :func:`copy_tokenizer` refuses, before hours of work.
+
+    Raises:
+        InputError: as :func:`copy_tokenizer`.
+    """
+    for name in TOKENIZER_FILES:
+        if (source / name).is_file():
+            checked_content(source, source / name)
 
 
 def find_checkpoint(

@@ -85,6 +85,7 @@ def complete(config: RunConfig) -> RunConfig:
     )
     completed.model_spec = model_spec
     _check_tokenizer(completed)
+    start.check_copied_tokenizer(completed, dataset_tokenizer=tokenizer)
     return _with_changes(completed, ranks)
 
 

@@ -14,7 +14,13 @@ from exact_titan.models.hf_weights import check_weights
 from exact_titan.runs.checkpoint_folders import step_of
 from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.locations import run_of
-from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint, write_model_folder
+from exact_titan.runs.run_folder import (
+    MODEL_FOLDER,
+    check_checkpoint,
+    check_tokenizer_files,
+    find_checkpoint,
+    write_model_folder,
+)
 from exact_titan.runs.run_record import sampled_digest
 from exact_titan.titan.model.decoder import DecoderModel, LlamaSizes
 from exact_titan.titan.run_config import RunConfig
@@ -130,8 +136,7 @@ def write_model_copy(config: RunConfig, *, dataset_tokenizer: Path, eos_id: int)
     if config._resume is not None and kept.is_dir() and not config._resume.model_changed:
         return
     if folder is not None and folder != kept:
-        tokenizer = folder if (folder / "tokenizer.json").is_file() else dataset_tokenizer
-        write_model_folder(run, hf_config.read_config(folder), tokenizer)
+        write_model_folder(run, hf_config.read_config(folder), _copied_tokenizer(folder, dataset_tokenizer))
     elif config.model_spec is not None and isinstance(config.model_spec.model, DecoderModel.Config):
         made = hf_config.make_config(config.model_spec.model.architecture, eos_token_id=eos_id)
         write_model_folder(run, made, dataset_tokenizer)
@@ -158,6 +163,21 @@ def check_tokenizer(config: RunConfig, *, dataset_tokenizer: Path) -> None:
                 f"the tokenizer of the dataset is not the tokenizer of {folder}: {token!r} has the id {token_id} "
                 f"in the dataset and {model.get(token, 'none')} in the model; pack with --tokenizer {folder}"
             )
+
+
+def check_copied_tokenizer(config: RunConfig, *, dataset_tokenizer: Path) -> None:
+    """Refuse a tokenizer whose files a new run may not copy, before the process group exists.
+
+    Raises:
+        InputError: if a file is a link out of its folder, or is not what its name says.
+    """
+    if config._resume is None:
+        check_tokenizer_files(_copied_tokenizer(_model_folder(config), dataset_tokenizer))
+
+
+def _copied_tokenizer(folder: Path | None, dataset_tokenizer: Path) -> Path:
+    """Return the folder of the tokenizer that a run copies: the model's, or the dataset's if the model has none."""
+    return folder if folder is not None and (folder / "tokenizer.json").is_file() else dataset_tokenizer
 
 
 def _vocabulary(file: Path) -> dict[str, int]:

@@ -363,7 +363,7 @@ def test_lengths_that_lie(folder: Path, length: int, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(folder.parent)
     for argv in (["inspect", "packed", "--compare"], ["verify", "packed"], ["window", "packed", "1"]):
         assert main(argv) == 2
-        assert "train-lengths.npy: its documents have " in capsys.readouterr().err
+        assert "train-lengths.npy does not fit the manifest: its documents have " in capsys.readouterr().err
 
 
 def test_flipped_bits(folder: Path) -> None:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,11 +16,20 @@ from exact_titan.dataset import Manifest
 from exact_titan.dataset.verify import verify
 from exact_titan.errors import InputError
 from exact_titan.packing import Execution, pack
+from exact_titan.packing.clusters import SlurmJob
 from exact_titan.slurm_options import SlurmOptions
 from tests.packing.conftest import Documents, contents, finished, kill_the_reader, packing
 from tests.support import word_tokenizer
 
 OPTIONS = {"seq_len": 64, "val_fraction": 0.1, "part_bytes": 8000}
+
+
+@pytest.mark.parametrize("content", ["--user=me", "1 2", "", "1;2", "-1"])
+def test_a_number_of_a_job_that_is_something_else_is_refused(tmp_path: Path, content: str) -> None:
+    """``scancel --user=me`` cancels all jobs of the user."""
+    (tmp_path / "slurm-job").write_text(content)
+    with pytest.raises(InputError, match=r"slurm-job holds '.*', not the number of a Slurm job"):
+        SlurmJob(SimpleNamespace(path=tmp_path)).is_active()  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -127,3 +127,11 @@ def test_a_changed_path_is_opened(folders):
     other = replace(config.dataloader, dataset_path=str(folders[1]))
     assert open_mixture(other, 64).datasets[0].folder == folders[1]
     assert open_mixture(replace(config.dataloader, split="val", infinite=False), 64).split == "val"
+
+
+def test_a_tokenizer_with_a_link_out_of_its_folder(folders, tmp_path):
+    copy = shutil.copytree(folders[2], tmp_path / "packed")
+    (tmp_path / "private.json").write_text("{}")
+    (copy / "tokenizer" / "special_tokens_map.json").symlink_to(tmp_path / "private.json")
+    with pytest.raises(InputError, match=r"special_tokens_map\.json is a link to .*private\.json, which is outside of"):
+        completed(str(copy), "--validator.no-enable")

@@ -1,5 +1,6 @@
 """A run resumes on any number of ranks, but only with the data, order and step size of its checkpoint."""
 
+import errno
 import shutil
 from pathlib import Path
 
@@ -101,3 +102,31 @@ def test_a_load_step_without_a_complete_checkpoint_is_refused(tmp_path):
     (tmp_path / "checkpoint/step-7").mkdir(parents=True)
     with pytest.raises(InputError, match=r"checkpoint.load_step is 7, but .*step-7 is not complete: it has no files"):
         find_resume(config)
+
+
+def test_a_run_without_a_complete_checkpoint_does_not_start_at_step_1(tmp_path, monkeypatch):
+    config = load_config(["--config", "from_scratch", "--dump_folder", str(tmp_path)])
+    over = load_config(["--config", "from_scratch", "--dump_folder", str(tmp_path), "--checkpoint.start_over"])
+    assert find_resume(config) is None
+    for name in (".unfinished-step-1", "set-aside-step-1"):  # an interrupted first save is no checkpoint
+        (tmp_path / "checkpoint" / name).mkdir(parents=True)
+    assert find_resume(config) is None
+    for step in (2, 10):
+        (tmp_path / f"checkpoint/step-{step}").mkdir()
+    reasons = (
+        r"none is complete \(step-10: it has no files.json, .*; step-2: it has no .*\): .* --checkpoint.start_over"
+    )
+    with pytest.raises(InputError, match=reasons):
+        find_resume(config)
+    assert find_resume(over) is None
+    read = Path.read_bytes
+
+    def refuse(path: Path) -> bytes:
+        if path.parent.name == "step-2":
+            raise OSError(errno.ETIMEDOUT, "Connection timed out", str(path))
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    for one in (config, over):
+        with pytest.raises(InputError, match=r"step-2 cannot be read \(.*Connection timed out\): repeat the command"):
+            find_resume(one)
