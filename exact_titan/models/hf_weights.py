@@ -11,10 +11,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import check_readable
-from exact_titan.folder_files import is_plain_name
-from exact_titan.json_files import read_json
 from exact_titan.models.architecture import Architecture
+from exact_titan.system.file_errors import check_readable
+from exact_titan.system.folder_files import is_plain_name
+from exact_titan.system.json_files import read_json
 
 INDEX_NAME = "model.safetensors.index.json"
 
