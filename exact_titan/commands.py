@@ -11,7 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from exact_titan.errors import InputError
 from exact_titan.launch import arguments, configs
 from exact_titan.slurm_options import SlurmOptions
-from exact_titan.terminal import one_line
+from exact_titan.system.terminal import one_line
 
 if TYPE_CHECKING:
     from exact_titan.dataset import Manifest
@@ -36,6 +36,7 @@ class ExecutionOptions:
 
 
 Sources = Annotated[Positional[tuple[str, ...]], arg(metavar="SOURCES…", help_behavior_hint="")]
+Datasets = Annotated[Positional[str], arg(metavar="DATASET[=WEIGHT],…")]
 Mirror = Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="(default: from the hub)")]
 Execution = Annotated[ExecutionOptions, arg(name="")]
 
@@ -224,7 +225,7 @@ def _print_line(line: str) -> None:
 
 
 def inspect(
-    folder: Positional[Path],
+    datasets: Datasets,
     *,
     split: str = "train",
     compare: Annotated[bool, FlagCreatePairsOff] = False,
@@ -232,56 +233,75 @@ def inspect(
     threshold: Annotated[int | None, arg(metavar="N", help_behavior_hint="(default: a quarter of the window)")] = None,
     rules: Annotated[str, arg(metavar="A,B,...")] = "standard,exact",
 ) -> None:
-    """Show the left context of the targets of a packed dataset, and their loss weights under EXACT and other rules.
+    """Show the left context of the targets of packed datasets, and their loss weights under EXACT and other rules.
 
     Example: exact-titan inspect packed/books-16k --png exposure.png
 
+    Example: exact-titan inspect packed/web=3,packed/math=1
+
     Args:
-        folder: The packed dataset.
+        datasets: The packed dataset, or several datasets with or without weights, as for --dataloader.dataset_path.
         split: train or val.
         compare: Also show the windows that each packing policy would make of the same documents.
         png: Also draw the histogram into this file.
         threshold: First context length of the tail, in tokens.
         rules: The rules to compare, with commas: the names of --loss.rule.
     """
-    from exact_titan.dataset.dataset import split_record
-    from exact_titan.dataset.manifest import Manifest
     from exact_titan.exposure import default_threshold
-    from exact_titan.reports.exposure import ExposureReport
+    from exact_titan.reports.exposure import ExposureReport, mixture_table
     from exact_titan.reports.figures import save_png
     from exact_titan.reports.policies import measure_policies, policy_table
+    from exact_titan.sampling.mixture import Mixture
 
-    manifest = Manifest.read(folder)
-    record = split_record(manifest, split, folder)
-    start = default_threshold(manifest.window) if threshold is None else threshold
-    report = ExposureReport.of(folder, manifest, split, threshold=start, rules=rules.split(","))
-    windows = f"{record.windows:,} windows of {manifest.window}, {record.documents:,} documents"
-    title = f"{folder.resolve().name}, {split}: {windows}"
-    policies = measure_policies(folder, manifest, split) if compare else []
+    mixture = Mixture(datasets, split)
+    start = default_threshold(mixture.window) if threshold is None else threshold
+    report = ExposureReport.of_mixture(mixture, threshold=start, rules=rules.split(","))
+    names = " + ".join(dataset.folder.resolve().name for dataset in mixture.datasets)
+    windows = sum(map(len, mixture.datasets))
+    documents = sum(dataset.record.documents for dataset in mixture.datasets)
+    title = f"{names}, {split}: {windows:,} windows of {mixture.window}, {documents:,} documents"
+    policies = [measure_policies(one.folder, one.manifest, split) for one in mixture.datasets] if compare else []
     if png is not None:
         save_png(report.figure(title), png)
-    _print_line(f"{title}, fingerprint {manifest.fingerprint[:12]}")
+    several = len(mixture.datasets) > 1
+    _print_line(title if several else f"{title}, fingerprint {mixture.fingerprint[:12]}")
+    if several:
+        print(f"{mixture_table(mixture, threshold=report.tail_start)}\n")
     print(report.table())
-    if policies:
-        print(f"\npolicies on the same documents; this dataset is packed with {manifest.policy}")
-        print(policy_table(policies, start))
+    for dataset, figures in zip(mixture.datasets, policies, strict=False):
+        of = f" of {dataset.folder}" if several else ""
+        print(f"\npolicies on the same documents{of}; this dataset is packed with {dataset.manifest.policy}")
+        print(policy_table(figures, start))
 
 
 def window(
-    folder: Positional[Path], number: Annotated[Positional[int], arg(metavar="N")], *, split: str = "train"
+    datasets: Datasets,
+    number: Annotated[Positional[int], arg(metavar="N")],
+    *,
+    split: str = "train",
+    seed: int = 0,
 ) -> None:
     """Show the documents of one window of a packed dataset as text, with their lengths and their cuts.
 
     Example: exact-titan window packed/books-16k 17 | less
 
-    Args:
-        folder: The packed dataset.
-        number: Number of the window in the split, from 0.
-        split: train or val.
-    """
-    from exact_titan.reports.window import window_report
+    Example: exact-titan window packed/web=3,packed/math=1 0
 
-    print(window_report(folder, number, split))
+    Args:
+        datasets: The packed dataset, or several datasets with or without weights, as for --dataloader.dataset_path.
+        number: Number of the window in the split, from 0. For several datasets: the index of the window in a run on
+            these datasets.
+        split: train or val.
+        seed: dataloader.seed of the run, for several datasets with weights.
+    """
+    from exact_titan.reports.window import place_report, window_report
+    from exact_titan.sampling.dataset_path import parse
+
+    entries = parse(datasets)
+    if len(entries) == 1:
+        print(window_report(entries[0].folder, number, split))
+    else:
+        print(place_report(datasets, number, split, seed=seed))
 
 
 def verify(folder: Positional[Path]) -> None:

@@ -12,6 +12,7 @@ from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError, did_you_mean
 from exact_titan.exposure import RULES, Buckets, Rule, TargetCounts, tail_mass
 from exact_titan.reports.figures import Bars, bucket_figure
+from exact_titan.sampling.mixture import Mixture
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -60,14 +61,20 @@ class ExposureReport:
         Raises:
             InputError: if a rule is unknown, the dataset has no such split, or a shard is missing or broken.
         """
-        for name in rules:
-            if name not in RULES:
-                raise InputError(f"--rules has {name!r}: choose from {', '.join(RULES)}{did_you_mean(name, RULES)}")
+        needs_joint = _check_rules(rules)
         counts = torch.tensor(split_record(manifest, split, folder).bucket_counts, dtype=torch.int64)
-        joint = None
-        if any(RULES[name].needs_joint for name in rules):
-            joint = PackedDataset(folder, split, manifest=manifest).joint_counts()
+        joint = PackedDataset(folder, split, manifest=manifest).joint_counts() if needs_joint else None
         return cls(counts, manifest.window, threshold, tuple(dict.fromkeys(rules)), joint)
+
+    @classmethod
+    def of_mixture(cls, mixture: Mixture, *, threshold: int, rules: Sequence[str] = DEFAULT_RULES) -> "ExposureReport":
+        """Return the report of several datasets, with the counts that a run uses (:attr:`Mixture.counts`).
+
+        Raises:
+            InputError: if a rule is unknown, or a shard is missing or broken.
+        """
+        joint = torch.from_numpy(mixture.joint_counts) if _check_rules(rules) else None
+        return cls(torch.from_numpy(mixture.counts), mixture.window, threshold, tuple(dict.fromkeys(rules)), joint)
 
     @property
     def tail_start(self) -> int:
@@ -149,6 +156,38 @@ class ExposureReport:
     @property
     def _rules(self) -> list[Rule]:
         return [RULES[name] for name in self.rules]
+
+
+def mixture_table(mixture: Mixture, *, threshold: int) -> str:
+    """Return a row for every dataset of a mixture: its share, its windows, and the tail's share of its targets.
+
+    A weighted mixture also has the epochs of every dataset at the place where the first dataset begins to repeat.
+    """
+    shares = mixture.shares
+    places = mixture.places_once()
+    total = sum(map(len, mixture.datasets))
+    header = ["share %", "windows", "documents", f"tail % (>= {threshold})", *(["epochs"] if shares else []), "dataset"]
+    rows = [header]
+    for index, dataset in enumerate(mixture.datasets):
+        share = shares.weights[index] / shares.period if shares else len(dataset) / total
+        tail = ExposureReport(dataset.counts, dataset.window, threshold).tail_percent
+        row = [f"{100 * share:.2f}", f"{len(dataset):,}", f"{dataset.record.documents:,}", f"{tail:.1f}"]
+        if shares:
+            row.append(f"{shares.turns(places)[index] / len(dataset):.2f}")
+        rows.append([*row, str(dataset.folder)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join([*(cell.rjust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1]])
+        for row in rows
+    )
+
+
+def _check_rules(rules: Sequence[str]) -> bool:
+    """Return whether a rule needs the packed positions. Refuse unknown rules."""
+    for name in rules:
+        if name not in RULES:
+            raise InputError(f"--rules has {name!r}: choose from {', '.join(RULES)}{did_you_mean(name, RULES)}")
+    return any(RULES[name].needs_joint for name in rules)
 
 
 def _notes(rule: Rule) -> Iterator[str]:

@@ -11,6 +11,8 @@ from exact_titan.dataset.manifest import TOKENIZER_FOLDER
 from exact_titan.dataset.policies import Segment, lay_out
 from exact_titan.documents.tokenizer import FILE_NAME, load_tokenizer
 from exact_titan.errors import InputError
+from exact_titan.sampling.mixture import Mixture
+from exact_titan.sampling.run_order import RunOrder
 
 _BEGINNING = 12
 """Number of a document's first tokens in a summary."""
@@ -59,6 +61,26 @@ def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> 
             tokenizer.decode(ids, skip_special_tokens=False),
         ]
     return "\n".join(lines)
+
+
+def place_report(dataset_path: str, place: int, split: str = "train", *, seed: int = 0) -> str:
+    """Return the window at a place of a run on several datasets as text: a heading and :func:`window_report`.
+
+    With weights, the place is that of a run with this ``dataloader.seed``. Without weights, the windows of the datasets
+    follow each other.
+
+    Raises:
+        InputError: as :func:`window_report`, if ``dataset_path`` is no mixture, or if the run has no such place.
+    """
+    mixture = Mixture(dataset_path, split)
+    order = RunOrder(mixture, seed=seed, infinite=mixture.shares is not None)
+    found = order.window(place) if place >= 0 else None
+    if found is None:
+        last = "" if order.places is None else f" to {order.places - 1}"
+        raise InputError(f"window {place}: a run on {dataset_path} has the places from 0{last} in its split {split}")
+    dataset, k = mixture.datasets[found[0]], found[1]
+    shuffled = f", dataloader.seed {seed}" if order.shuffled else ""
+    return f"place {place} of a run on {dataset_path}{shuffled}\n{window_report(dataset.folder, k, split)}"
 
 
 def window_summary(dataset: PackedDataset, k: int) -> str:

@@ -1,13 +1,16 @@
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from exact_titan.cli import main
 from exact_titan.dataset import PackedDataset
 from exact_titan.errors import InputError
 from exact_titan.reports.exposure import ExposureReport
 from exact_titan.reports.figures import save_png
+from exact_titan.sampling.mixture import Mixture
 from tests.exposure.naive_rules import bucket_of, contexts, naive_weights
 from tests.support import pack_lengths
 
@@ -110,3 +113,45 @@ def test_figure(tmp_path: Path) -> None:
     assert (tmp_path / "exposure.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(InputError, match=r"--png .* cannot be written: No such file"):
         save_png(figure, tmp_path / "none" / "exposure.png")
+
+
+@pytest.fixture(scope="module")
+def two(dataset: PackedDataset, tmp_path_factory: pytest.TempPathFactory) -> list[PackedDataset]:
+    """A dataset of mixed documents and a small dataset of long documents."""
+    return [dataset, pack_lengths(tmp_path_factory.mktemp("other"), [150] * 20, seq_len=64, seed=5)]
+
+
+@pytest.mark.parametrize("weights", [(3, 1), None])
+def test_a_mixture_has_the_counts_of_training(two, weights, capsys) -> None:
+    entries = [str(one.folder) for one in two]
+    if weights:
+        entries = [f"{entry}={weight}" for entry, weight in zip(entries, weights, strict=True)]
+    path = ",".join(entries)
+    rules = ("standard", "exact", "packed_position")
+    assert main(["inspect", path, "--threshold", "16", "--rules", ",".join(rules)]) == 0
+    shown = capsys.readouterr().out
+    mixture = Mixture(path)
+    report = ExposureReport.of_mixture(mixture, threshold=16, rules=rules)
+    assert report.counts.tolist() == mixture.counts.tolist()
+    assert report.table() in shown
+    total = len(two[0]) + len(two[1])
+    targets = [one.counts / one.counts.sum() for one in two]
+    for number, one in enumerate(two):
+        share = weights[number] / 4 if weights else len(one) / total
+        tail = 100 * float(targets[number][2:].sum())
+        assert re.search(
+            rf"^ *{100 * share:.2f} +{len(one):,} +{one.record.documents} +{tail:.1f} .*{one.folder}$", shown, re.M
+        )
+    if weights:
+        # A window of each dataset is nearly full, so the shares of the windows are the shares of the targets.
+        expected = (0.75 * targets[0] + 0.25 * targets[1]).tolist()
+        assert (report.counts / report.counts.sum()).tolist() == pytest.approx(expected, abs=2e-3)
+        # The epochs at the place where the first dataset has no new window.
+        assert " 1.00  " in shown
+
+
+def test_the_policies_of_every_dataset_of_a_mixture(two, capsys) -> None:
+    assert main(["inspect", ",".join(f"{one.folder}=1" for one in two), "--compare"]) == 0
+    shown = capsys.readouterr().out
+    for one in two:
+        assert f"policies on the same documents of {one.folder}; this dataset is packed with concat" in shown

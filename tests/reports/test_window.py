@@ -4,10 +4,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from exact_titan.cli import main
 from exact_titan.dataset.dataset import PackedDataset
 from exact_titan.errors import InputError
 from exact_titan.packing import pack
-from exact_titan.reports.window import window_report, window_summary
+from exact_titan.reports.window import place_report, window_report, window_summary
+from exact_titan.sampling.mixture import Mixture
+from exact_titan.sampling.run_order import RunOrder
 from tests.support import word_tokenizer
 
 LENGTHS = (40, 100, 10, 150)  # words. Each document has one token more, </s>
@@ -18,6 +21,7 @@ def words(document: int) -> list[str]:
 
 
 def packed(folder: Path, policy: str) -> Path:
+    folder.mkdir(exist_ok=True)
     word_tokenizer(folder / "tokenizer.json", 256)
     lines = (json.dumps({"text": " ".join(words(document))}) + "\n" for document in range(len(LENGTHS)))
     (folder / "d.jsonl").write_text("".join(lines))
@@ -99,3 +103,26 @@ def test_a_window_of_a_dataset_in_parts(tmp_path):
     # Windows: document 0 alone, two of document 1, document 2 alone, three of document 3.
     assert "document 2, tokens 0 … 10 of 11, whole" in window_report(folder, 3)
     assert "document 3, tokens 128 … 150 of 151, cut: it begins before this segment" in window_report(folder, 6)
+
+
+def test_a_window_of_a_mixture_is_that_of_the_run(tmp_path, capsys):
+    one, other = packed(tmp_path / "one", "concat"), packed(tmp_path / "other", "best_fit")
+    path = f"{one}=2,{other}=1"
+    order = RunOrder(Mixture(path), seed=3, infinite=True)
+    for place in (0, 1, 2, 50):
+        index, k = order.window(place)
+        folder = order.mixture.datasets[index].folder
+        report = f"place {place} of a run on {path}, dataloader.seed 3\n{window_report(folder, k)}"
+        assert place_report(path, place, seed=3) == report
+        assert main(["window", path, str(place), "--seed", "3"]) == 0
+        assert capsys.readouterr().out == f"{report}\n"
+
+
+def test_a_window_of_datasets_without_weights(tmp_path):
+    one, other = packed(tmp_path / "one", "concat"), packed(tmp_path / "other", "best_fit")
+    first, second = (dataset.folder for dataset in Mixture(f"{one},{other}").datasets)
+    last = len(PackedDataset(first)) + len(PackedDataset(second)) - 1
+    assert window_report(second, len(PackedDataset(second)) - 1) in place_report(f"{one},{other}", last)
+    for place in (-1, last + 1):
+        with pytest.raises(InputError, match=rf"^window {place}: a run on .* has the places from 0 to {last} in its"):
+            place_report(f"{one},{other}", place)
