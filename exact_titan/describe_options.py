@@ -19,12 +19,8 @@ import tyro
 from exact_titan import entry
 from exact_titan.config import recipes, registry
 from exact_titan.launch import options
-<<<<<<< HEAD
-from exact_titan.titan import layout
-=======
 from exact_titan.system.atomic_files import write_atomically
-from exact_titan.titan import preflight
->>>>>>> main
+from exact_titan.titan import layout
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.trainer import ExactTrainer
 
