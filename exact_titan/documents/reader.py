@@ -68,3 +68,5 @@ class Reader(ABC):
         if self.text_key not in columns:
             shown = " ".join(", ".join(columns[:20]).split())[:_MOST_LETTERS]
             raise InputError(f"{self.shown} has no column {self.text_key!r} (it has {shown}): see --text-key")
+        if columns.count(self.text_key) > 1:
+            raise InputError(f"{self.shown} has several columns {self.text_key!r}: give each column its own name")
