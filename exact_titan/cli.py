@@ -18,7 +18,7 @@ from exact_titan import entry, evaluation_commands, study_commands, version
 from exact_titan.commands import COMMANDS
 from exact_titan.errors import InputError, did_you_mean
 from exact_titan.launch import command
-from exact_titan.terminal import unguarded
+from exact_titan.system.terminal import unguarded
 
 GROUPS = {"study": study_commands.COMMANDS, "eval": evaluation_commands.COMMANDS}
 """Commands of two words, such as ``exact-titan study run``."""

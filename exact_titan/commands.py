@@ -11,7 +11,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 from exact_titan.errors import InputError
 from exact_titan.launch import arguments, configs
 from exact_titan.slurm_options import SlurmOptions
-from exact_titan.terminal import one_line
+from exact_titan.system.terminal import one_line
 
 if TYPE_CHECKING:
     from exact_titan.dataset import Manifest

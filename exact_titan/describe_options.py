@@ -17,9 +17,9 @@ from typing import Any
 import tyro
 
 from exact_titan import entry
-from exact_titan.atomic_files import write_atomically
 from exact_titan.config import recipes, registry
 from exact_titan.launch import options
+from exact_titan.system.atomic_files import write_atomically
 from exact_titan.titan import preflight
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.trainer import ExactTrainer

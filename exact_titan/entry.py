@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from exact_titan.errors import InputError, print_error
-from exact_titan.file_errors import as_input_errors
-from exact_titan.terminal import STANDARD_OUTPUT, give_up_output, guarded
+from exact_titan.system.file_errors import as_input_errors
+from exact_titan.system.terminal import STANDARD_OUTPUT, give_up_output, guarded
 
 INPUT_ERROR = 2
 _ENDING = (signal.SIGTERM, signal.SIGHUP)

@@ -4,7 +4,7 @@ import difflib
 import sys
 from collections.abc import Iterable
 
-from exact_titan.terminal import escape
+from exact_titan.system.terminal import escape
 
 
 class InputError(ValueError):

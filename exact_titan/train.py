@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from exact_titan import entry
 from exact_titan.errors import InputError, print_error
-from exact_titan.file_errors import as_input_errors
 from exact_titan.launch import arguments, help_pages
 from exact_titan.runs.exit_codes import Ended, ExitCode, remove_exit_code, write_exit_code
 from exact_titan.runs.run_lock import has_files, lock_run
-from exact_titan.terminal import drop_output_errors
+from exact_titan.system.file_errors import as_input_errors
+from exact_titan.system.terminal import drop_output_errors
 from exact_titan.titan.agent_watch import watch_agent
 from exact_titan.titan.logs import start_logging
 from exact_titan.titan.signals import StopSignals

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exact_titan import processes
+from exact_titan.system import processes
 from tests import warm_ranks
 from tests.support import ROOT, background_torchrun, torchrun
 from tests.test_stopping import arguments

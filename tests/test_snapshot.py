@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from exact_titan import snapshot
+from exact_titan.runs.run_lock import lock_run
 from tests.support import ROOT
 
 
@@ -43,3 +44,10 @@ def test_a_wrong_option_is_one_line_and_leaves_no_files(dataset, tmp_path, capsy
     assert err.startswith("exact_titan.train: error: training.global_batch_size is 6: it must be a multiple of")
     assert err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_job_in_the_folder_of_a_running_job_is_refused(dataset, tmp_path, capsys):
+    with lock_run(tmp_path / "exact"):
+        assert snapshot.main(["--name", "13/start-1", "--ranks", "1", "--", *options(dataset, tmp_path)]) == 2
+        assert "another start of a run works in this folder (process " in capsys.readouterr().err
+        assert [one.name for one in (tmp_path / "exact").iterdir()] == [".lock"]

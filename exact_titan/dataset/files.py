@@ -6,7 +6,7 @@ from pathlib import Path
 
 from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.errors import InputError
-from exact_titan.folder_files import leads_outside
+from exact_titan.system.folder_files import leads_outside
 
 
 def check_size(file: Path, size: int) -> None:
@@ -31,8 +31,8 @@ def check_file(file: Path, *, what: str = "") -> int:
 
     Raises:
         InputError: if the file is missing, is no regular file, cannot be looked at, or is a link that leads out of its
-            folder (:mod:`exact_titan.folder_files`). Such a link could show any file of the reader's machine as a part
-            of the dataset.
+            folder (:mod:`exact_titan.system.folder_files`). Such a link could show any file of the reader's machine as
+            a part of the dataset.
     """
     # One lstat a file: a dataset may have many thousands of shards on a network file system.
     try:

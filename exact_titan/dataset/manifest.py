@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exact_titan.atomic_files import write_atomically
 from exact_titan.dataset.manifest_checks import check_dataset, check_split
 from exact_titan.dataset.parsed_records import AGAIN, parse_record
 from exact_titan.dataset.records import SftRecord, ShardRecord, SourceRecord, SplitRecord
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
-from exact_titan.json_files import parse_json
+from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.json_files import parse_json
 
 __all__ = ["Manifest", "SftRecord", "ShardRecord", "SourceRecord", "SplitRecord"]
 

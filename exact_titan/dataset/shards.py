@@ -28,7 +28,7 @@ import numpy as np
 
 from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.errors import InputError
-from exact_titan.json_files import parse_json
+from exact_titan.system.json_files import parse_json
 
 # The tensors with the widest elements come first. Every tensor is then aligned to the size of its elements.
 TENSORS = ("segment_start", "window_segments", "segment_length", "segment_unsupervised", "tokens")

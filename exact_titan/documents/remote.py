@@ -15,8 +15,8 @@ from typing import Any
 
 import fsspec
 
-from exact_titan.atomic_files import partial_of
 from exact_titan.errors import InputError
+from exact_titan.system.atomic_files import partial_of
 
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 """The extra of this package that installs fsspec's library for a URL scheme. ``hf://`` needs no extra."""

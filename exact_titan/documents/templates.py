@@ -16,7 +16,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from exact_titan.errors import InputError
-from exact_titan.json_files import read_json
+from exact_titan.system.json_files import read_json
 
 # The headings of databrickslabs/dolly, training/consts.py.
 _INTRO = "Below is an instruction that describes a task. Write a response that appropriately completes the request."

@@ -15,8 +15,8 @@ from exact_titan.documents.long_texts import LONG, encode_long
 from exact_titan.documents.special_tokens import SpecialTokens, SpelledTokens, mark_special_tokens
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
-from exact_titan.folder_files import check_inside, checked_content
-from exact_titan.json_files import LARGEST_BYTES, read_json
+from exact_titan.system.folder_files import check_inside, checked_content
+from exact_titan.system.json_files import LARGEST_BYTES, read_json
 
 FILE_NAME = "tokenizer.json"
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")

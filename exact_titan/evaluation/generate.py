@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exact_titan import hangup
 from exact_titan.errors import InputError
 from exact_titan.evaluation.answers import ANSWERS_FOLDER, Answer, AnswersHeader, read_answers, read_answers_header
 from exact_titan.evaluation.engines import Engine
@@ -27,9 +26,10 @@ from exact_titan.evaluation.model_folder import EvaluatedModel, read_model
 from exact_titan.evaluation.progress import Progress, Work, estimate, works
 from exact_titan.evaluation.prompt_sets import PromptSet, read_prompts
 from exact_titan.evaluation.record_files import RecordAppender
-from exact_titan.file_errors import why
-from exact_titan.folder_lock import locked
 from exact_titan.runs.exit_codes import Ended, ExitCode
+from exact_titan.system import hangup
+from exact_titan.system.file_errors import why
+from exact_titan.system.folder_lock import locked
 
 
 @dataclass(frozen=True)

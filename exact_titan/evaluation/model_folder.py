@@ -4,10 +4,10 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 from exact_titan.evaluation.examples import from_record
-from exact_titan.json_files import read_json
+from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.json_files import read_json
 
 MODELS_FOLDER = "models"
 """Folder of the models inside the folder of an evaluation."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
 from exact_titan.evaluation.engine_options import NO_EXTENSION, RopeOptions
 from exact_titan.evaluation.model_folder import FILE_NAME, MODELS_FOLDER, EvaluatedModel, read_model
@@ -24,6 +23,7 @@ from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.destinations import check_writable
 from exact_titan.runs.locations import run_of
 from exact_titan.runs.run_record import RunRecord, read_record, sampled_digest
+from exact_titan.system.atomic_files import unfinished_folder
 
 logger = logging.getLogger(__name__)
 

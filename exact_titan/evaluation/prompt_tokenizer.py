@@ -9,7 +9,7 @@ from exact_titan.documents.templates import ChatTemplate, dolly_prompt
 from exact_titan.documents.tokenizer import FILE_NAME, load_tokenizer
 from exact_titan.errors import InputError
 from exact_titan.evaluation.options import Template
-from exact_titan.json_files import read_json
+from exact_titan.system.json_files import read_json
 
 
 class PromptTokenizer:

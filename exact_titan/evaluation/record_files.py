@@ -11,10 +11,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from exact_titan.atomic_files import partial_of, publish
 from exact_titan.errors import InputError
-from exact_titan.file_errors import naming
-from exact_titan.json_files import parse_json
+from exact_titan.system.atomic_files import partial_of, publish
+from exact_titan.system.file_errors import naming
+from exact_titan.system.json_files import parse_json
 
 
 def write_records(file: Path, header: dict[str, Any], records: Iterable[dict[str, Any]]) -> None:

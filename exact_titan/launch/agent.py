@@ -28,10 +28,10 @@ from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalEx
 from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
-from exact_titan import hangup
 from exact_titan.errors import InputError
 from exact_titan.launch import LOGS_FOLDER
 from exact_titan.runs.exit_codes import ExitCode
+from exact_titan.system import hangup
 
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP"
 """Signals that the agent passes on to the ranks. Under ``nohup``, SIGHUP is ignored."""

@@ -17,7 +17,7 @@ from typing import Any
 from exact_titan.errors import InputError, did_you_mean
 from exact_titan.launch import configs
 from exact_titan.launch.options import POLICY, Option, table
-from exact_titan.toml_file import read_toml_file
+from exact_titan.system.toml_file import read_toml_file
 
 HELP = ("-h", "--help")
 HELP_ALL = ("--help-all", "--help_all")

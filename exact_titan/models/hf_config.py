@@ -11,9 +11,9 @@ from typing import Any
 
 from exact_titan.documents.hub import hub_hint
 from exact_titan.errors import InputError
-from exact_titan.folder_files import check_inside
-from exact_titan.json_files import read_json
 from exact_titan.models.architecture import LARGEST_SIZE, MOST_LAYERS, Architecture, RopeScaling
+from exact_titan.system.folder_files import check_inside
+from exact_titan.system.json_files import read_json
 
 FILE_NAME = "config.json"
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import check_readable
-from exact_titan.folder_files import check_inside, is_plain_name
-from exact_titan.json_files import read_json
 from exact_titan.models.architecture import Architecture
+from exact_titan.system.file_errors import check_readable
+from exact_titan.system.folder_files import is_plain_name
+from exact_titan.system.json_files import read_json
 
 INDEX_NAME = "model.safetensors.index.json"
 
@@ -114,7 +114,7 @@ def _headers(folder: Path) -> dict[str, _Tensor]:
         raise InputError(f"{folder} has no .safetensors weights{pickles}: download or save the model as safetensors")
     tensors: dict[str, _Tensor] = {}
     for file in files:
-        check_inside(folder, file)
+        # A link out of the folder is allowed: some tools download weights into a shared cache and link them.
         if not file.is_file():  # such as a pipe, which never ends
             raise InputError(f"{file} is not a file: download the folder again")
         check_readable(file)

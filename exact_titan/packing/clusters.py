@@ -19,12 +19,12 @@ from datatrove.executor import RayPipelineExecutor, SlurmPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
 from loguru import logger
 
-from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 from exact_titan.packing.parts import Part
 from exact_titan.packing.tasks import PackingJob, PartPacker
 from exact_titan.packing.work_folder import WorkFolder
 from exact_titan.slurm_options import SlurmOptions
+from exact_titan.system.atomic_files import write_atomically
 
 # datatrove's executors log every task. This module prints the messages for users instead.
 logger.disable("datatrove")

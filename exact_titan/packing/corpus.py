@@ -30,7 +30,7 @@ from exact_titan.documents.listing import is_url
 from exact_titan.documents.sources import Source
 from exact_titan.documents.token_files import TokenFile, is_token_file, open_token_file
 from exact_titan.errors import InputError
-from exact_titan.toml_file import parse_toml_file
+from exact_titan.system.toml_file import parse_toml_file
 
 UNITS = ("tokens", "documents")
 SPLITS = ("train", "val")

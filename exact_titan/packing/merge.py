@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 
-from exact_titan.atomic_files import partial_of, publish
 from exact_titan.dataset.lengths import (
     LengthWriter,
     lengths_file,
@@ -21,6 +20,7 @@ from exact_titan.documents.digests import digest_in_order, digest_of_all
 from exact_titan.packing.part_result import PartResult, part_folder
 from exact_titan.packing.parts import Part
 from exact_titan.packing.reasons import MOST_NAMES
+from exact_titan.system.atomic_files import partial_of, publish
 
 DOUBLES = "files with the same content as an earlier file"
 

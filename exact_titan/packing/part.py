@@ -19,7 +19,6 @@ from secrets import token_hex
 
 import numpy as np
 
-from exact_titan.atomic_files import publish
 from exact_titan.dataset.writer import SplitWriter
 from exact_titan.documents.digests import FileDigest
 from exact_titan.documents.instructions import Instructions, Sample, open_template
@@ -45,6 +44,7 @@ from exact_titan.packing.reasons import (
     reason_to_drop,
 )
 from exact_titan.packing.threads import Threads, in_order
+from exact_titan.system.atomic_files import publish
 
 BATCH_BYTES = 1_500_000
 BATCH_DOCUMENTS = 512

@@ -11,8 +11,8 @@ from exact_titan.dataset.manifest_checks import check_names
 from exact_titan.dataset.parsed_records import parse_record
 from exact_titan.dataset.records import SplitRecord
 from exact_titan.documents.digests import FileDigest
-from exact_titan.json_files import parse_json
 from exact_titan.packing.parts import Part
+from exact_titan.system.json_files import parse_json
 
 RESULT = "part.json"
 

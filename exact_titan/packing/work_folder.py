@@ -10,7 +10,7 @@
     dataset/      the dataset until it is complete
     slurm-job     number of the Slurm job that packs the parts
     published     fingerprint of the dataset that is about to be complete
-    lock          lock of the packing process (:mod:`exact_titan.folder_lock`)
+    lock          lock of the packing process (:mod:`exact_titan.system.folder_lock`)
 """
 
 import shutil
@@ -18,11 +18,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
-from exact_titan.atomic_files import publish, write_atomically
 from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
-from exact_titan.folder_lock import HeldError, locked
 from exact_titan.packing.part_result import RESULT
+from exact_titan.system.atomic_files import publish, write_atomically
+from exact_titan.system.folder_lock import HeldError, locked
 
 
 class WorkFolder:

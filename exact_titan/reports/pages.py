@@ -1,8 +1,8 @@
 """A report as Markdown and as one HTML file with its pictures inside, from the same blocks.
 
 The texts may contain foreign names: of models, of datasets, of arms. Every format shows the names as text. Control
-characters and bidirectional marks become visible escapes (:mod:`exact_titan.terminal`). Markdown and HTML in a name
-have no effect.
+characters and bidirectional marks become visible escapes (:mod:`exact_titan.system.terminal`). Markdown and HTML in a
+name have no effect.
 """
 
 import base64
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exact_titan.errors import InputError
-from exact_titan.terminal import escape
+from exact_titan.system.terminal import escape
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

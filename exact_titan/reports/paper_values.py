@@ -5,7 +5,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from exact_titan.toml_file import read_toml_file
+from exact_titan.system.toml_file import read_toml_file
 
 FILE = Path(__file__).with_suffix(".toml")
 

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.json_files import read_json
 from exact_titan.reports import study_figures, study_tables
 from exact_titan.reports.pages import Heading, Items, Lines, Page, Text
 from exact_titan.reports.study_csv import checkpoint_row, comparison_row, loss_mass_rows, pair_rows
@@ -15,6 +14,7 @@ from exact_titan.study.proof import FILE_NAME as PROOF_FILE
 from exact_titan.study.proof import FORMAT as PROOF_FORMAT
 from exact_titan.study.proof import proof_lines
 from exact_titan.study.weighting import doses, loss_masses
+from exact_titan.system.json_files import read_json
 
 FILES = {
     *(f"{name}.png" for name in ("loss_mass", "buckets", "training", "dose")),

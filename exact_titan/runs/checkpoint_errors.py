@@ -11,10 +11,10 @@ from pathlib import Path
 from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import why
 from exact_titan.runs.checkpoint_folders import cannot_be_read
 from exact_titan.runs.checkpoint_manifest import NOT_THERE
 from exact_titan.runs.safe_pickle import MetadataError
+from exact_titan.system.file_errors import why
 
 OTHER_CHECKPOINT = "copy it again, or resume from an earlier checkpoint with --checkpoint.load_step"
 """The way out, in messages about a checkpoint with wrong content."""

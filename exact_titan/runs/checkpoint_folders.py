@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import why
 from exact_titan.runs.checkpoint_manifest import MANIFEST, NOT_THERE, CannotRead, why_incomplete
+from exact_titan.system.file_errors import why
 
 REMOVED = ".removed-"
 SET_ASIDE = "set-aside-"

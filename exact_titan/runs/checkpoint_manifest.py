@@ -15,12 +15,12 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from exact_titan.atomic_files import write_atomically
-from exact_titan.file_errors import why
 from exact_titan.runs.checkpoint_reader import DCP_METADATA, stored_bytes
 from exact_titan.runs.file_digests import sha256_of
 from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
 from exact_titan.runs.safe_pickle import parse_metadata
+from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.file_errors import why
 
 MANIFEST = "files.json"
 """The manifest's file name in the folder of a checkpoint.

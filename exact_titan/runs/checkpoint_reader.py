@@ -26,8 +26,8 @@ from torch.distributed.checkpoint.filesystem import _StorageInfo
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import ReadItem
 
-from exact_titan.folder_files import leads_outside
 from exact_titan.runs.safe_pickle import MetadataError, parse_metadata
+from exact_titan.system.folder_files import leads_outside
 
 DCP_METADATA = ".metadata"
 """The file in which PyTorch's distributed checkpoints record the file and offset of every tensor."""

@@ -6,7 +6,7 @@ import tempfile
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import why
+from exact_titan.system.file_errors import why
 
 
 def check_writable(folder: Path, name: str) -> None:

@@ -10,7 +10,7 @@ import time
 from enum import IntEnum
 from pathlib import Path
 
-from exact_titan.atomic_files import write_atomically
+from exact_titan.system.atomic_files import write_atomically
 
 EXIT_CODE_FILE = "exit_code"
 """The file in the run's folder. Content: the number of the exit code and a line break."""

@@ -17,9 +17,7 @@ from huggingface_hub import split_state_dict_into_shards_factory
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
-from exact_titan.file_errors import file_name, why
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import INDEX_NAME, native_name
@@ -28,6 +26,8 @@ from exact_titan.runs.destinations import check_new, check_room
 from exact_titan.runs.export_tokenizer import why_not_auto, with_special_ids, write_generation_config, write_tokenizer
 from exact_titan.runs.locations import run_of
 from exact_titan.runs.run_folder import MODEL_FOLDER, check_checkpoint, find_checkpoint, load_tensors
+from exact_titan.system.atomic_files import unfinished_folder
+from exact_titan.system.file_errors import file_name, why
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from tokenizers import Tokenizer
 
 from exact_titan.documents.tokenizer import load_tokenizer
 from exact_titan.errors import InputError
-from exact_titan.json_files import read_json
 from exact_titan.runs.run_folder import copy_tokenizer
+from exact_titan.system.json_files import read_json
 
 CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"

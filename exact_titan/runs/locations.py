@@ -9,10 +9,10 @@ import json
 import os
 from pathlib import Path
 
-from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
-from exact_titan.json_files import read_json
 from exact_titan.runs.checkpoint_folders import find_checkpoints
+from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.json_files import read_json
 
 MODEL_FOLDER = "model"
 """The folder in the run's folder that holds config.json and the tokenizer. An export needs only this folder and the

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import naming
-from exact_titan.json_files import parse_json
 from exact_titan.runs.records import Record, Weights, as_json
+from exact_titan.system.file_errors import naming
+from exact_titan.system.json_files import parse_json
 
 FILE_NAME = "metrics.jsonl"
 REPLACED = "metrics.replaced.jsonl"

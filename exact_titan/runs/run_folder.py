@@ -8,9 +8,7 @@ from typing import Any
 import torch
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from exact_titan.atomic_files import unfinished_folder
 from exact_titan.errors import InputError
-from exact_titan.folder_files import checked_content, copy_files
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
@@ -20,6 +18,8 @@ from exact_titan.runs.checkpoint_manifest import CannotRead, why_incomplete
 from exact_titan.runs.checkpoint_reader import DCP_METADATA, load_checkpoint, read_metadata
 from exact_titan.runs.locations import MODEL_FOLDER, checkpoints_of
 from exact_titan.runs.safe_pickle import MetadataError
+from exact_titan.system.atomic_files import unfinished_folder
+from exact_titan.system.folder_files import checked_content, copy_files
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "tokenizer.model"),

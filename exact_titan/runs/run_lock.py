@@ -3,8 +3,8 @@
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from exact_titan import folder_lock
 from exact_titan.runs.destinations import check_writable
+from exact_titan.system import folder_lock
 
 _LOCK = ".lock"
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import exact_titan
-from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
-from exact_titan.json_files import read_json
 from exact_titan.runs.record_types import missing_to_resume, why_wrong
+from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.json_files import read_json
 
 FILE_NAME = "run.json"
 FORMAT = 1

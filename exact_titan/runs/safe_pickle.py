@@ -31,7 +31,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
-from exact_titan.folder_files import is_plain_name
+from exact_titan.system.folder_files import is_plain_name
 
 LARGEST_BYTES = 2**30
 """Largest ``.metadata`` in bytes. A stored piece needs about 150 bytes: 1,000 tensors with their optimizer on

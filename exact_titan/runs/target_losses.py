@@ -21,10 +21,10 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from exact_titan.atomic_files import partial_of, publish
 from exact_titan.errors import InputError
-from exact_titan.file_errors import check_readable
 from exact_titan.runs.records import ValidationSet, Weights
+from exact_titan.system.atomic_files import partial_of, publish
+from exact_titan.system.file_errors import check_readable
 
 FOLDER = "validation"
 

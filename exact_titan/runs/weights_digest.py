@@ -12,12 +12,12 @@ import torch
 from safetensors import safe_open
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from exact_titan.file_errors import check_readable
 from exact_titan.models import hf_config
 from exact_titan.models.hf_weights import native_name
 from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.locations import run_of
 from exact_titan.runs.run_folder import MODEL_FOLDER, load_tensors, stored_names
+from exact_titan.system.file_errors import check_readable
 
 LARGEST_BYTES = 2**30
 """Weights up to this size are hashed."""

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 
-from exact_titan.atomic_files import write_atomically
 from exact_titan.dataset import PackedDataset
 from exact_titan.dataset.dataset import NO_LABEL, reading_window
 from exact_titan.dataset.parsed_records import AGAIN, parse_record
 from exact_titan.errors import InputError
-from exact_titan.json_files import read_json
+from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.json_files import read_json
 
 FILE_NAME = "facts.json"
 

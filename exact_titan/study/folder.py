@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from exact_titan import folder_lock
 from exact_titan.errors import InputError
 from exact_titan.runs.destinations import check_writable
 from exact_titan.study.results import FILE_NAME, read_study_file
 from exact_titan.study.spec import Study
+from exact_titan.system import folder_lock
 
 _LOCK = ".lock"
 

@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
 from exact_titan.runs.run_record import RunRecord, read_record
 from exact_titan.runs.weights_digest import weights_digest
@@ -19,6 +18,7 @@ from exact_titan.study import pairing
 from exact_titan.study.results import ArmRun, is_finished, stage_runs
 from exact_titan.study.spec import Study
 from exact_titan.study.windows import StepWindows, step_windows
+from exact_titan.system.atomic_files import write_atomically
 
 FILE_NAME = "proof.json"
 FORMAT = 1

@@ -10,11 +10,11 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from exact_titan.atomic_files import write_atomically
 from exact_titan.errors import InputError
-from exact_titan.json_files import read_json
 from exact_titan.runs.exit_codes import EXIT_CODE_FILE, ExitCode
 from exact_titan.study.spec import Study
+from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.json_files import read_json
 
 FILE_NAME = "study.json"
 FORMAT = 1

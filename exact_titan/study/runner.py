@@ -16,12 +16,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Protocol
 
-from exact_titan import hangup
 from exact_titan.errors import print_error
 from exact_titan.runs.exit_codes import ExitCode
 from exact_titan.study.plan import Planned
 from exact_titan.study.progress import Progress
 from exact_titan.study.results import is_finished
+from exact_titan.system import hangup
 
 _LOOK_SECONDS = 0.05
 _LAST_LINES = 50

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from exact_titan.errors import InputError, did_you_mean
 from exact_titan.study.toml_table import TomlTable, repeated_value
-from exact_titan.toml_file import read_toml_file
+from exact_titan.system.toml_file import read_toml_file
 
 SELECTIONS = ("facts", "tail", "below_tail", "all", "context_gain")
 """The targets that an outcome measures."""

@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from exact_titan import processes
+from exact_titan.system import processes
 from exact_titan.titan.signals import StopSignals, exit_at_once
 
 SAVE_SECONDS = 600.0
@@ -34,7 +34,7 @@ class Agent:
 
     Attributes:
         process: process id.
-        started: :func:`exact_titan.processes.started` of the process. None: the process has ended.
+        started: :func:`exact_titan.system.processes.started` of the process. None: the process has ended.
     """
 
     process: int

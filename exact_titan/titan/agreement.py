@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from exact_titan.errors import InputError, print_error
-from exact_titan.file_errors import as_input_errors
+from exact_titan.system.file_errors import as_input_errors
 
 T = TypeVar("T")
 

@@ -20,13 +20,13 @@ from torchtitan.tools.logging import logger
 from torchtitan.tools.utils import GarbageCollection
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import why
 from exact_titan.runs.checkpoint_errors import reading_checkpoint
 from exact_titan.runs.checkpoint_folders import find_checkpoints, publish, set_aside, step_of, unfinished_of
 from exact_titan.runs.checkpoint_manifest import write_manifest
 from exact_titan.runs.checkpoint_reader import load_checkpoint
 from exact_titan.runs.run_folder import stored_names
 from exact_titan.runs.run_record import RunRecord
+from exact_titan.system.file_errors import why
 from exact_titan.titan.checkpoint_removal import Removal
 from exact_titan.titan.checkpoint_verification import verify_files
 from exact_titan.titan.checkpoint_writer import CheckpointWriter

@@ -7,8 +7,8 @@ from pathlib import Path
 from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import why
 from exact_titan.runs.checkpoint_folders import REMOVED, find_checkpoints, remains, removed_name, step_of, unfinished
+from exact_titan.system.file_errors import why
 
 
 class Removal:

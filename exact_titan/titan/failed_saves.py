@@ -8,7 +8,7 @@ end the run with one line.
 from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import input_error
+from exact_titan.system.file_errors import input_error
 
 
 def disk_error(error: BaseException) -> str | None:

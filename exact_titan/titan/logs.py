@@ -19,7 +19,7 @@ from pathlib import Path
 from types import TracebackType
 
 from exact_titan.launch import LOGS_FOLDER
-from exact_titan.terminal import escape, one_line
+from exact_titan.system.terminal import escape, one_line
 from exact_titan.titan.console import Screen
 
 _HELD_MESSAGES = 100_000

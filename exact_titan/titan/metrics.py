@@ -21,7 +21,6 @@ from torchtitan.tools import utils
 from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import tail_mass
-from exact_titan.file_errors import input_error, why
 from exact_titan.runs.metrics_log import MetricsLog
 from exact_titan.runs.records import (
     ContextGain,
@@ -33,6 +32,7 @@ from exact_titan.runs.records import (
     ValidationSet,
     Weights,
 )
+from exact_titan.system.file_errors import input_error, why
 from exact_titan.titan.console import train_line, validation_lines
 from exact_titan.titan.health import Health
 from exact_titan.titan.loss import ExactLoss

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from exact_titan import hangup
+from exact_titan.system import hangup
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 """SIGHUP comes when the terminal closes. A run under ``nohup`` starts with SIGHUP ignored, and SIGHUP stays ignored."""

@@ -21,9 +21,9 @@ from exact_titan.dataset.lengths import lengths_file, read_lengths
 from exact_titan.dataset.policies import lay_out
 from exact_titan.errors import InputError
 from exact_titan.exposure import effective_context
-from exact_titan.file_errors import why
 from exact_titan.runs.records import ValidationSet, Weights
 from exact_titan.runs.target_losses import TargetLosses, write_target_losses
+from exact_titan.system.file_errors import why
 from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.loader import PackedDataLoader
 

@@ -16,8 +16,8 @@ from torch.utils.tensorboard import SummaryWriter
 from torchtitan.components.metrics import BaseLogger, MetricsProcessor, WandBLogger
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import naming
 from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord, Weights
+from exact_titan.system.file_errors import naming
 from exact_titan.titan.step_clock import PARTS
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Foreign names in reports: no format obeys them."""
 
 from exact_titan.reports.pages import Heading, Items, Lines, Page, Table, Text, html_page, markdown, plain
-from exact_titan.terminal import escape
+from exact_titan.system.terminal import escape
 
 NAME = 'x\x1b[2J\u202e<img src=x onerror="alert(1)">[a](javascript:b)|`'
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exact_titan import processes
+from exact_titan.system import processes
 from exact_titan.titan.agent_watch import find_agent
 from tests.support import ROOT
 

@@ -41,7 +41,7 @@ def test_lengths_that_are_missing_or_of_other_windows_are_refused(datasets):
     file = lengths_file(datasets[0].folder, "train")
     lengths = np.load(file)
     np.save(file, lengths[::-1] + 1)
-    with pytest.raises(InputError, match="does not fit the windows"):
+    with pytest.raises(InputError, match="does not fit the manifest: its documents have"):
         Documents(datasets, "train")
     file.unlink()
     with pytest.raises(InputError, match=r"train-lengths\.npy is missing"):

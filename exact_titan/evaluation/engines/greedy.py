@@ -5,7 +5,7 @@ from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
-from exact_titan.json_files import read_json
+from exact_titan.system.json_files import read_json
 
 
 def end_tokens(folder: Path) -> frozenset[int]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.json_files import read_json
+from exact_titan.system.json_files import read_json
 
 CHARACTER = "{CHAR}"
 TEMPLATE_FILE = "evaluation/run_tests.py"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.evaluation.suites.qa.tasks import QaTask, Row
-from exact_titan.json_files import parse_json
+from exact_titan.system.json_files import parse_json
 
 
 @dataclass(frozen=True)

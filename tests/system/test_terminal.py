@@ -8,7 +8,7 @@ from typing import TextIO
 import pytest
 from tqdm import tqdm
 
-from exact_titan import terminal
+from exact_titan.system import terminal
 
 EVIL = "\x1b[2J\x1b]52;c;ZWNobw==\x07\x9b31m\u202etxet\u2066\u200f\u061c\u2028\r\x7f\udcff\U000e0041"
 

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import pytest
 
-from exact_titan import folder_lock, processes
 from exact_titan.errors import InputError
-from exact_titan.folder_lock import Holder, check_free, locked
+from exact_titan.system import folder_lock, processes
+from exact_titan.system.folder_lock import Holder, check_free, locked
 from tests.support import ROOT
 
 PROGRAM = """
 import os, sys
 from pathlib import Path
-from exact_titan.folder_lock import locked
+from exact_titan.system.folder_lock import locked
 
 file, what = Path(sys.argv[1]), sys.argv[2]
 with locked(file, "in use", "wait", inherited=what == "inherited"):

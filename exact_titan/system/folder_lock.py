@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from exact_titan import processes
 from exact_titan.errors import InputError
+from exact_titan.system import processes
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +49,8 @@ class Holder:
         host: name of the machine.
         process: process id.
         since: UTC time of the lock, such as ``2026-01-31 12:00:00``.
-        machine: :func:`exact_titan.processes.machine` of the process.
-        started: :func:`exact_titan.processes.started` of the process.
+        machine: :func:`exact_titan.system.processes.machine` of the process.
+        started: :func:`exact_titan.system.processes.started` of the process.
         beats: whether the process touches the file every 10 s.
     """
 

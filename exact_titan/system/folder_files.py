@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.json_files import LARGEST_BYTES, parse_json
+from exact_titan.system.json_files import LARGEST_BYTES, parse_json
 
 
 def is_plain_name(name: object) -> bool:
@@ -47,7 +47,7 @@ def checked_content(folder: Path, file: Path) -> bytes:
     """Return the content of a file of a model or tokenizer folder, for a copy of the file.
 
     A ``.json`` file must hold a JSON object. A ``.jinja`` or ``.txt`` file must be text in UTF-8. No file may be larger
-    than 256 MiB (:data:`exact_titan.json_files.LARGEST_BYTES`).
+    than 256 MiB (:data:`exact_titan.system.json_files.LARGEST_BYTES`).
 
     Raises:
         InputError: naming the file, if the file is a link out of the folder, or is not what its name says.

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from exact_titan.errors import InputError
-from exact_titan.folder_files import check_inside, checked_content, copy_files, is_plain_name, leads_outside
+from exact_titan.system.folder_files import check_inside, checked_content, copy_files, is_plain_name, leads_outside
 
 
 @pytest.mark.parametrize("name", ["a.safetensors", ".metadata", "__0_0.distcp", "..a", "é"])

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from exact_titan.atomic_files import partial_of, publish, write_atomically
+from exact_titan.system.atomic_files import partial_of, publish, write_atomically
 
 HOST = socket.gethostname().replace(".", "-")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import as_input_errors, input_error, naming
+from exact_titan.system.file_errors import as_input_errors, input_error, naming
 
 
 def missing(place: Path) -> None:

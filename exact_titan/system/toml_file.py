@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.file_errors import why
-from exact_titan.json_files import DEEPEST, is_deep
+from exact_titan.system.file_errors import why
+from exact_titan.system.json_files import DEEPEST, is_deep
 
 LARGEST_BYTES = 2**24
 """Largest TOML file in bytes, 16 MiB: 100,000 sources of a corpus."""
@@ -33,7 +33,7 @@ def parse_toml_file(path: Path) -> dict[str, Any]:
 
     Raises:
         ValueError: if the file is not TOML in UTF-8, is larger than :data:`LARGEST_BYTES`, or is nested deeper than 64
-            tables and lists (:data:`exact_titan.json_files.DEEPEST`). The message does not name the file.
+            tables and lists (:data:`exact_titan.system.json_files.DEEPEST`). The message does not name the file.
         OSError: if the file cannot be read.
     """
     with path.open("rb") as opened:

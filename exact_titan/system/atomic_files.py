@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from exact_titan.file_errors import naming
+from exact_titan.system.file_errors import naming
 
 _DAY = 24 * 3600
 

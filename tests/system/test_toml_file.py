@@ -3,11 +3,11 @@
 import pytest
 
 from exact_titan.errors import InputError
-from exact_titan.json_files import DEEPEST
 from exact_titan.launch.arguments import read as read_arguments
 from exact_titan.packing.corpus import Corpus
 from exact_titan.study.spec import read_study
-from exact_titan.toml_file import read_toml_file
+from exact_titan.system.json_files import DEEPEST
+from exact_titan.system.toml_file import read_toml_file
 
 HOSTILE = {
     "nested lists": b"a = " + b"[" * 100_000,
