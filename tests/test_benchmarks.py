@@ -44,6 +44,12 @@ def test_the_policies_benchmark_runs():
     assert "best_fit: " in printed
 
 
+def test_the_benchmark_of_special_tokens_runs(bpe_tokenizer, write_jsonl, tmp_path):
+    corpus = write_jsonl(tmp_path / "documents.jsonl", ["one text", "another text"])
+    printed = run("benchmarks.special_tokens", "--tokenizer", str(bpe_tokenizer), "--corpus", str(corpus), small=())
+    assert printed.startswith("2 documents, ")
+
+
 @pytest.mark.slow
 def test_the_benchmark_of_long_documents_runs(bpe_tokenizer):
     small = ("--tokens", "300000", "--most-characters", "1200000")
