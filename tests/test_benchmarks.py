@@ -44,6 +44,7 @@ def test_the_policies_benchmark_runs():
     assert "best_fit: " in printed
 
 
+@pytest.mark.slow
 def test_the_benchmark_of_special_tokens_runs(bpe_tokenizer, write_jsonl, tmp_path):
     corpus = write_jsonl(tmp_path / "documents.jsonl", ["one text", "another text"])
     printed = run("benchmarks.special_tokens", "--tokenizer", str(bpe_tokenizer), "--corpus", str(corpus), small=())
