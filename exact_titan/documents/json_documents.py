@@ -16,7 +16,6 @@ from exact_titan.errors import InputError
 
 CHUNK = 2**20
 _BOM = b"\xef\xbb\xbf"
-_COMPRESSED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}
 _BLANK_RUN = 256
 
 
@@ -38,7 +37,9 @@ def read_lines(stream: BufferedReader, shown: str, first: bytes = b"") -> Iterat
         try:
             value = _loads(line.removeprefix(_BOM) if number == 1 else line)
         except orjson.JSONDecodeError as error:
-            raise InputError(f"{shown}, line {number}: {_why_not_json(line, error, number)}") from error
+            raise InputError(f"{shown}, line {number}: {_why_not_json(line, error)}") from error
+        if number == 1 and isinstance(value, list):
+            raise InputError(f"{shown}, line 1: not a JSON object, but an array: end the name of the file with .json")
         yield number, _object(value, shown, number)
 
 
@@ -226,10 +227,7 @@ def _object(value: Any, shown: str, number: int) -> dict[str, Any]:
     return value
 
 
-def _why_not_json(line: bytes, error: orjson.JSONDecodeError, number: int) -> str:
-    for magic, suffix in _COMPRESSED.items():
-        if number == 1 and line.startswith(magic):
-            return f"not JSON, the file is compressed: end its name with {suffix}"
+def _why_not_json(line: bytes, error: orjson.JSONDecodeError) -> str:
     if (wrong := _utf8_error(line)) is not None:
         return f"not UTF-8 ({wrong.reason} at byte {wrong.start} of the line): convert the file to UTF-8"
     return f"not JSON ({error.msg} at character {error.colno}): correct or remove the line"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from exact_titan.documents.file_kinds import FileKind
-from exact_titan.documents.streams import DigestedFile, decompressed
+from exact_titan.documents.streams import DigestedFile, compression_of, decompressed
 from exact_titan.errors import InputError
 
 _MOST_LETTERS = 500
@@ -61,7 +61,11 @@ class Reader(ABC):
         return self.stream.done / self.stream.size if self.stream.size else 0.0
 
     def _bytes(self) -> io.BufferedReader:
-        return decompressed(self.stream, self.kind.compression)
+        stream = decompressed(self.stream, self.kind.compression)
+        if not self.kind.compression and (suffix := compression_of(stream)):
+            content = {".csv": "CSV", ".txt": "plain text"}.get(self.kind.format, "JSON")
+            raise InputError(f"{self.shown}, line 1: not {content}, the file is compressed: end its name with {suffix}")
+        return stream
 
     def _check_column(self, columns: Iterable[str]) -> None:
         columns = list(columns)

@@ -19,7 +19,7 @@ from exact_titan.documents.limits import ExpansionError
 from exact_titan.documents.listing import SourceFile, is_url, list_local, list_url
 from exact_titan.documents.readers import READERS, Reader
 from exact_titan.documents.remote import EXTRAS, copied
-from exact_titan.documents.streams import BROKEN, DigestedFile
+from exact_titan.documents.streams import BROKEN, CompressionError, DigestedFile
 from exact_titan.documents.token_files import SUFFIXES as TOKEN_SUFFIXES
 from exact_titan.errors import InputError
 
@@ -184,6 +184,8 @@ class DocumentReader:
             raise InputError(
                 f"{self._shown} is broken or cut short ({error}): download or compress it again"
             ) from error
+        except CompressionError as error:
+            raise InputError(f"{self._shown} {error}") from error
         except ExpansionError as error:
             raise InputError(
                 f"{self._shown} expands too far: {error}: if the file is what you expect, divide it into smaller files"

@@ -51,7 +51,8 @@ def _check_compressed_copies(opened: Sequence[Source | TokenFile]) -> None:
             continue
         for file in source.files:
             shown = source.shown(file)
-            other = first.setdefault(uncompressed(os.path.normpath(source.location(file))), shown)
+            place = source.location(file) if is_url(source.path) else os.path.normpath(source.location(file))
+            other = first.setdefault(uncompressed(place), shown)
             if other != shown:
                 raise InputError(
                     f"{shown} and {other} differ only in the suffix of their compression, and are probably one file: "

@@ -125,6 +125,15 @@ def test_a_broken_cell_is_named_with_its_row(tmp_path: Path) -> None:
             r"d\.jsonl, line 2: not JSON \([^)]* at character 14\): cor",
         ),
         ("d.jsonl", b"\x1f\x8b\x08\x00", r"d\.jsonl, line 1: not JSON, the file is compressed: end its name with \.gz"),
+        ("d.json", lzma.compress(b"{}"), r"d\.json, line 1: not JSON, the file is compressed: end its name with \.xz"),
+        ("d.csv", bz2.compress(b"text"), r"d\.csv, line 1: not CSV, the file is compressed: end its name with \.bz2"),
+        (
+            "d.txt",
+            COMPRESS[".zst"](b"a"),
+            r"d\.txt, line 1: not plain text, the file is compressed: end its name with \.zst",
+        ),
+        ("d.json.xz", COMPRESS[".zst"](b"{}"), r"d\.json\.xz is a \.zst file: end its name with \.zst instead of \.xz"),
+        ("d.jsonl.gz", b'{"text": "a"}', r"d\.jsonl\.gz is JSON without compression: take \.gz from the end of its"),
         (
             "d.json",
             b'[{"text": "a"},\n\n{"text": "b" "c"}\n]' + b" " * 99,
@@ -134,6 +143,7 @@ def test_a_broken_cell_is_named_with_its_row(tmp_path: Path) -> None:
         ("d.json", b'[{"text": "a"},\n{"text": "b', r"d\.json, line 2: not JSON \(a string or an object has no end\)"),
         ("d.json", b'[{"text": "a"}\n{"text": "b"}]', r"d\.json, line 2: not JSON \(, or \] is missing\)"),
         ("d.json", b'[{"text": "a"}]\n[]', r"d\.json, line 2: not JSON \(text after the end of the array\)"),
+        ("d.jsonl", b'[{"text": "a"}]', r"d\.jsonl, line 1: not a JSON object, but an array: end .* with \.json"),
         ("d.json", b'[\n"a"]', r"d\.json, line 2: not a JSON object"),
         ("d.json", b'[{"text": "\\ud800"}]', r"d\.json, line 1: not JSON"),
         ("d.json", b'[{"text":\n "\xff"}]', r"d\.json, after line 1: not UTF-8 \(invalid start byte\)"),
