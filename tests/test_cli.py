@@ -67,7 +67,7 @@ def fails(place: Path, capfd: pytest.CaptureFixture[str], command: str, message:
         ("d.jsonl --out o --tokenizer d.jsonl", "d.jsonl is not a Hugging Face tokenizer.json"),
         ("d.jsonl --out o --eos-token <end>", "--eos-token '<end>' is not in the vocabulary"),
         ("d.jsonl --out e", "--out e exists"),
-        ("d.jsonl --out d.jsonl/o", "--out d.jsonl/o cannot be written: [Errno 17] File exists: 'd.jsonl'"),
+        ("d.jsonl --out d.jsonl/o", "--out d.jsonl/o cannot be written: File exists"),
         ("d.jsonl --out o --seq-len 1", "--seq-len is 1"),
         ("d.jsonl --out o --val-fraction 1", "--val-fraction is 1.0"),
         ("d.jsonl --out o --val-fraction -0.1", "--val-fraction is -0.1"),

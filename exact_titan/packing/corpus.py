@@ -22,7 +22,6 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +144,10 @@ class Corpus:
             raise InputError(
                 f"{prefix}{self.unit} is the size of a mix, but no source has a weight: give each source a weight"
             )
-        for one, other in combinations(self.sources, 2):
-            if _location(one) == _location(other):
-                raise InputError(f"{prefix}source {one.path} appears twice: name it once")
+        first: dict[tuple[str, str | None], CorpusSource] = {}
+        for source in self.sources:
+            if (other := first.setdefault(_location(source), source)) is not source:
+                raise InputError(f"{prefix}source {other.path} appears twice: name it once")
 
     @property
     def is_mix(self) -> bool:
@@ -186,8 +186,9 @@ class Corpus:
             if len(paths) > 1:
                 raise InputError(f"{paths[0]} …: a corpus TOML lists all sources, give it alone")
             return read_corpus(Path(paths[0]))
+        given = set(map(Path, paths))
         for path in map(Path, paths):
-            if path.suffix == ".idx" and path.with_suffix(".bin") in list(map(Path, paths)):
+            if path.suffix == ".idx" and path.with_suffix(".bin") in given:
                 raise InputError(f"{path.with_suffix('.bin')} and {path.name} are one source: give one of them")
         return cls([CorpusSource(path=str(path)) for path in paths])
 

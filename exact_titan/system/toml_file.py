@@ -1,5 +1,6 @@
 """Reads a TOML file. A mistake is one line that names the file."""
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,10 @@ from exact_titan.system.json_files import DEEPEST, is_deep
 
 LARGEST_BYTES = 2**24
 """Largest TOML file in bytes, 16 MiB: 100,000 sources of a corpus."""
+
+_PART = r"""(?:[\w-]++|"[^"\n]*+"|'[^'\n]*+')"""
+# The parser needs time and memory for the square of the parts of a key such as a.b.c.
+_DEEP_KEY = re.compile(rf"(?<![\w.-]){_PART}(?:[ \t]*+\.[ \t]*+{_PART}){{{DEEPEST},}}")
 
 
 def read_toml_file(path: Path) -> dict[str, Any]:
@@ -40,11 +45,13 @@ def parse_toml_file(path: Path) -> dict[str, Any]:
         data = opened.read(LARGEST_BYTES + 1)
     if len(data) > LARGEST_BYTES:
         raise ValueError(f"it has more than {LARGEST_BYTES:,} bytes")
-    try:
-        tree = tomllib.loads(data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n"))
-    except RecursionError:
-        pass
-    else:
-        if not is_deep(tree):
-            return tree
+    text = data.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
+    if not _DEEP_KEY.search(text):
+        try:
+            tree = tomllib.loads(text)
+        except RecursionError:
+            pass
+        else:
+            if not is_deep(tree):
+                return tree
     raise ValueError(f"it has more than {DEEPEST} tables and lists inside each other")

@@ -121,3 +121,10 @@ def test_the_papers_mixes() -> None:
         "fineweb-edu_slimpajama_openwebmath-6-24-32": [Fraction(weight, 62) for weight in (6, 24, 32)],
         "fineweb-edu_slimpajama_openwebmath-1-3-6": [Fraction(weight, 10) for weight in (1, 3, 6)],
     }
+
+
+def test_many_sources_take_no_time_for_every_pair() -> None:
+    sources = [CorpusSource(path=f"{number}.bin") for number in range(3000)]
+    assert len(Corpus(sources).sources) == 3000
+    with pytest.raises(InputError, match=r"source 7\.bin appears twice: name it once"):
+        Corpus([*sources, CorpusSource(path="./7.bin")])

@@ -12,8 +12,8 @@ from exact_titan.system.toml_file import read_toml_file
 HOSTILE = {
     "nested lists": b"a = " + b"[" * 100_000,
     "nested tables": b"a = " + b"{b = " * 50_000,
-    "a key of many parts": b"a" + b".a" * 2000 + b" = 1",
-    "a table of many parts": b"[a" + b".a" * 2000 + b"]",
+    "a key of many parts": b"a" + b".a" * 50_000 + b" = 1",
+    "a table of many parts": b"[a" + b".a" * 50_000 + b"]",
     "a number of many digits": b"a = " + b"9" * 5000,
     "another encoding": b'a = "\xff"',
     "bytes": bytes(range(256)),
