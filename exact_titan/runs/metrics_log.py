@@ -25,6 +25,7 @@ from typing import Any
 
 from exact_titan.errors import InputError
 from exact_titan.runs.records import Record, Weights, as_json
+from exact_titan.system.bounded_files import open_regular
 from exact_titan.system.file_errors import naming
 from exact_titan.system.json_files import parse_json
 
@@ -171,9 +172,12 @@ def read_validations(run: Path, weights: Weights = "last") -> list[dict[str, Any
 
 def _lines(file: Path) -> list[bytes]:
     try:
-        return file.read_bytes().splitlines(keepends=True)
+        with open_regular(file) as opened:
+            return opened.read().splitlines(keepends=True)
     except FileNotFoundError:
         return []
+    except ValueError as error:
+        raise InputError(f"{file} has no records ({error}): restore the file from a copy") from None
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
