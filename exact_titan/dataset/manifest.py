@@ -32,6 +32,7 @@ from exact_titan.dataset.records import SftRecord, ShardRecord, SourceRecord, Sp
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.bounded_files import read_bounded
 from exact_titan.system.json_files import parse_json
 
 __all__ = ["Manifest", "SftRecord", "ShardRecord", "SourceRecord", "SplitRecord"]
@@ -123,7 +124,7 @@ class Manifest:
                 )
             if (size := file.stat().st_size) > MOST_BYTES:
                 raise InputError(f"{file} has {size} bytes: a manifest has at most {MOST_BYTES}: {AGAIN}")
-            content = parse_json(file.read_bytes())
+            content = parse_json(read_bounded(file, MOST_BYTES))
         except OSError as error:
             raise InputError(f"{file} cannot be read: {error.strerror}") from error
         except InputError:

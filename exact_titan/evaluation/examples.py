@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from exact_titan.errors import InputError
+from exact_titan.system.typed_values import wrong_field
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,16 @@ class Example:
         return from_record(cls, record, where)
 
 
-def from_record(kind: type[Any], record: dict[str, Any], where: str) -> Any:
+def from_record(kind: type[Any], record: Any, where: str) -> Any:
     """Return the dataclass of a record. JSON lists become tuples.
 
     Raises:
-        InputError: naming ``where`` and the field that is missing or unknown.
+        InputError: naming ``where`` and the field that is missing, is unknown or has another type.
     """
+    if not isinstance(record, dict):
+        raise InputError(f"{where}: {record!r:.60} is not a record: make the file again")
+    if (wrong := wrong_field(kind, record)) is not None:
+        raise InputError(f"{where}: {wrong}, which is another type: make the file again")
     unknown = sorted(set(record) - {one.name for one in fields(kind)})
     if unknown:
         raise InputError(f"{where}: the record has the unknown field {unknown[0]!r}: make the file again")

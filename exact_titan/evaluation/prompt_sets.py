@@ -15,6 +15,7 @@ from typing import Any
 from exact_titan.errors import InputError
 from exact_titan.evaluation.examples import Example, from_record
 from exact_titan.evaluation.record_files import read_header, read_records, write_records
+from exact_titan.system.typed_values import fits
 
 FORMAT = 1
 PROMPTS_FOLDER = "prompts"
@@ -113,10 +114,13 @@ def read_prompts(file: Path) -> PromptSet:
     if len({one.id for one in examples}) != len(examples):
         raise InputError(f"{file}: an id occurs twice: make the prompts again with `exact-titan eval prepare`")
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    return PromptSet(recipe, tuple(header.get("notes", ())), examples, digest, file)
+    notes = header.get("notes", [])
+    if not fits(notes, tuple[str, ...]):
+        raise InputError(f"{file}: notes is {notes!r:.60}: it must be a list of texts")
+    return PromptSet(recipe, tuple(notes), examples, digest, file)
 
 
 def _recipe(file: Path, header: dict[str, Any]) -> PromptRecipe:
     if header.get("kind") != "prompts" or header.get("format") != FORMAT:
         raise InputError(f"{file} is not a prompt set of format {FORMAT}: make it with `exact-titan eval prepare`")
-    return from_record(PromptRecipe, header["recipe"], str(file))
+    return from_record(PromptRecipe, header.get("recipe"), str(file))

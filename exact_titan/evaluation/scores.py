@@ -82,6 +82,17 @@ class ScoredSet:
     scores: tuple[Score, ...]
 
 
+@dataclass(frozen=True)
+class _Header:
+    """The header of a file, without the kind and the format."""
+
+    recipe: dict[str, Any]
+    notes: tuple[str, ...]
+    answers: dict[str, Any]
+    missing: int
+    metrics: tuple[dict[str, Any], ...]
+
+
 def write_scores(
     file: Path,
     prompts: PromptSet,
@@ -114,12 +125,13 @@ def read_scores(file: Path) -> ScoredSet:
     if header.get("kind") != "scores" or header.get("format") != FORMAT:
         raise InputError(f"{file} is not a file of scores of format {FORMAT}: make it with `exact-titan eval score`")
     where = str(file)
+    parts = from_record(_Header, {name: one for name, one in header.items() if name not in ("kind", "format")}, where)
     return ScoredSet(
-        recipe=from_record(PromptRecipe, header["recipe"], where),
-        notes=tuple(header["notes"]),
-        answers=from_record(AnswersHeader, header["answers"], where),
-        missing=header["missing"],
-        metrics=tuple(from_record(Metric, one, where) for one in header["metrics"]),
+        recipe=from_record(PromptRecipe, parts.recipe, where),
+        notes=parts.notes,
+        answers=from_record(AnswersHeader, parts.answers, where),
+        missing=parts.missing,
+        metrics=tuple(from_record(Metric, one, where) for one in parts.metrics),
         scores=tuple(
             from_record(Score, record, f"{where}: line {number}")
             for number, record in enumerate(read_records(file), start=2)

@@ -10,6 +10,3 @@
 A wrong option is therefore refused in a fraction of a second. The import of torch and torchtitan takes 5 to 80 seconds.
 :func:`exact_titan.config.load_config` later parses the same arguments with the config tree itself.
 """
-
-LOGS_FOLDER = "logs"
-"""Folder in the run's folder for the messages of the libraries, and for the output of the ranks other than 0."""

@@ -29,9 +29,10 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousParameters, registry
 
 from exact_titan.errors import InputError
-from exact_titan.launch import LOGS_FOLDER
+from exact_titan.runs import LOGS_FOLDER
 from exact_titan.runs.exit_codes import ExitCode
 from exact_titan.system import hangup
+from exact_titan.system.folder_files import without_links
 
 SIGNALS = "SIGTERM,SIGINT,SIGUSR1,SIGHUP"
 """Signals that the agent passes on to the ranks. Under ``nohup``, SIGHUP is ignored."""
@@ -204,7 +205,7 @@ def _keep_logs(agent: _Agent, dump_folder: Path) -> dict[int, Path]:
                 kept = dump_folder / LOGS_FOLDER / f"rank_{rank}.{stream}.log"
                 with contextlib.suppress(OSError):
                     kept.parent.mkdir(exist_ok=True)
-                    with kept.open("ab") as out, file.open("rb") as text:
+                    with open(kept, "ab", opener=without_links) as out, file.open("rb") as text:
                         shutil.copyfileobj(text, out)
                     os.utime(kept, (file.stat().st_atime, file.stat().st_mtime))
                     file = kept

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from exact_titan.launch.warm import end_with_parent
+from exact_titan.system.folder_files import without_links
 
 
 def start(argv: list[str], log: Path, environment: dict[str, str], *, nproc: int) -> "subprocess.Popen[bytes]":
@@ -22,7 +23,7 @@ def start(argv: list[str], log: Path, environment: dict[str, str], *, nproc: int
         nproc: number of processes.
     """
     command = [sys.executable, "-m", "exact_titan.cli", "train", "--nproc", str(nproc), *argv]
-    with log.open("ab") as out:
+    with open(log, "ab", opener=without_links) as out:
         return subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

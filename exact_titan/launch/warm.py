@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from exact_titan.errors import InputError
+from exact_titan.system.folder_files import without_links
 
 T = TypeVar("T")
 
@@ -159,7 +160,7 @@ def _run(argv: list[str], log: str, environment: dict[str, str]) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
     signal.signal(signal.SIGHUP, hangup)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    with open(log, "ab", buffering=0) as out:
+    with open(log, "ab", buffering=0, opener=without_links) as out:
         for stream in (1, 2):
             os.dup2(out.fileno(), stream)
     for text in (sys.stdout, sys.stderr):

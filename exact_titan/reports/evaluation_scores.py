@@ -157,6 +157,7 @@ def shared_cells(models: Sequence[ScoredModel]) -> SharedCells:
     for key in keys:
         _check_same_prompts(key, models, [cells[key][0] for cells in by_model])
     cells = []
+    _check_same_metrics(by_model)
     for key in keys:
         cell = _pair(key, [cells[key] for cells in by_model])
         counts = [len(cells[key][1]) for cells in by_model]
@@ -231,6 +232,18 @@ def _check_same_prompts(key: CellKey, models: Sequence[ScoredModel], sets: Seque
             raise InputError(
                 f"{models[0].folder} and {model.folder} have the scores of other prompts in {_shown(key)} ({unlike}): "
                 f"a paired comparison needs the same suite version, seed, tokenizer, template and settings"
+            )
+
+
+def _check_same_metrics(by_model: Sequence[Chosen]) -> None:
+    """Refuse sets of one suite with other metrics: their cells would not be the cells of one table."""
+    metrics: dict[str, tuple[Metric, ...]] = {}
+    for one in (one for cells in by_model for one, _ in cells.values()):
+        suite = one.recipe.suite
+        if not one.metrics or metrics.setdefault(suite, one.metrics) != one.metrics:
+            raise InputError(
+                f"the scores of {suite} have other metrics in {one.recipe.file_name} than in another file: make the "
+                f"scores again with `exact-titan eval score`"
             )
 
 

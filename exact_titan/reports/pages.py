@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from exact_titan.errors import InputError
+from exact_titan.system.atomic_files import write_atomically
 from exact_titan.system.terminal import escape
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def write_page(page: Page, folder: Path, possible: Set[str], name: str = "report
         for unused in possible - files.keys():
             (folder / unused).unlink(missing_ok=True)
         for file, content in files.items():
-            (folder / file).write_bytes(content)
+            write_atomically(folder / file, content)
     except OSError as error:
         raise InputError(
             f"{folder} cannot be written: {error.strerror}: make room, or change its permissions"

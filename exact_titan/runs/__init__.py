@@ -15,3 +15,6 @@
 This room may import the rooms exposure, documents, dataset, packing, sampling and models. The room
 imports no torchtitan.
 """
+
+LOGS_FOLDER = "logs"
+"""Folder in the run's folder for the messages of the libraries, and for the output of the ranks other than 0."""

@@ -10,7 +10,6 @@ moment, or the file may belong to another user. Such a checkpoint is neither com
 
 import errno
 import json
-import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,8 @@ from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
 from exact_titan.runs.safe_pickle import parse_metadata
 from exact_titan.system.atomic_files import write_atomically
 from exact_titan.system.file_errors import why
+from exact_titan.system.folder_files import is_inner_path
+from exact_titan.system.json_files import read_json
 
 MANIFEST = "files.json"
 """The manifest's file name in the folder of a checkpoint.
@@ -100,21 +101,20 @@ def read_manifest(checkpoint: Path) -> tuple[dict[str, int], dict[str, str]]:
     """
     file = checkpoint / MANIFEST
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
         files, digests = content["files"], content.get("sha256", {})
     except OSError as error:
         if error.errno in NOT_THERE:
             raise FileNotFoundError(file) from None
         raise CannotRead(f"{file}: {why(error)}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(str(error)) from None
     if not isinstance(files, dict) or not files or not all(type(size) is int for size in files.values()):
         raise ValueError("no sizes")
     if not isinstance(digests, dict) or not all(isinstance(digest, str) for digest in digests.values()):
         raise ValueError("no digests")
-    names = [*files, *digests]
-    if not all(name and "\0" not in name and not os.path.isabs(name) and ".." not in name.split("/") for name in names):
-        raise ValueError("a name that leads out of the folder")
+    if not all(map(is_inner_path, files)) or not digests.keys() <= files.keys():
+        raise ValueError("a name that is not the name of a file of the checkpoint")
     return files, digests
 
 

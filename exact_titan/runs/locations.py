@@ -91,7 +91,10 @@ def _same(one: Path, other: Path) -> bool:
 def _read(file: Path) -> Path | None:
     """Return the folder in one of the files. None if there is no such file."""
     try:
-        return Path(os.path.normpath(file.parent.resolve() / read_json(file)["folder"]))
+        folder = Path(os.path.normpath(file.parent.resolve() / read_json(file)["folder"]))
+        if "\0" in str(folder):
+            raise ValueError("the path has a null character")
+        return folder
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (ValueError, KeyError, TypeError) as error:

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.runs.records import Record, Weights, as_json
+from exact_titan.runs.records import Record, Weights, as_json, wrong_value
+from exact_titan.system.bounded_files import open_regular
 from exact_titan.system.file_errors import naming
 from exact_titan.system.json_files import parse_json
 
@@ -149,7 +150,7 @@ def read_records(run: Path, kind: str) -> list[dict[str, Any]]:
             f"{run} has no {FILE_NAME}: the folder is not the output folder of a run, or the run is from an older "
             f"version of exact_titan; look at an old run with `tensorboard --logdir {run}`, or train it again"
         )
-    records = []
+    records: list[dict[str, Any]] = []
     for number, line in enumerate(_lines(file), start=1):
         record = _record(line)
         if record is None:
@@ -157,7 +158,10 @@ def read_records(run: Path, kind: str) -> list[dict[str, Any]]:
                 raise InputError(f"{file}, line {number} is not a record: copy the file again, or correct the line")
             continue  # the run is writing this line
         if record["kind"] == kind:
-            records.append(_numbers(record))
+            where = f"{file}, line {number}"
+            if (wrong := wrong_value(record := _numbers(record))) is not None:
+                raise InputError(f"{where}: {wrong}, which is another type: copy the file again, or correct the line")
+            records.append(_Table(where, record))
     return records
 
 
@@ -171,9 +175,12 @@ def read_validations(run: Path, weights: Weights = "last") -> list[dict[str, Any
 
 def _lines(file: Path) -> list[bytes]:
     try:
-        return file.read_bytes().splitlines(keepends=True)
+        with open_regular(file) as opened:
+            return opened.read().splitlines(keepends=True)
     except FileNotFoundError:
         return []
+    except ValueError as error:
+        raise InputError(f"{file} has no records ({error}): restore the file from a copy") from None
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -191,6 +198,17 @@ def _stays(line: bytes, step: int, validated: bool) -> bool:
     if record is None:
         return False
     return record["step"] < step or (record["step"] == step and (validated or record["kind"] != "validation"))
+
+
+class _Table(dict[str, Any]):
+    """An object of a record. A missing key is a mistake in the file, and not in the program."""
+
+    def __init__(self, where: str, values: dict[str, Any]) -> None:
+        super().__init__((key, _Table(where, one) if isinstance(one, dict) else one) for key, one in values.items())
+        self._where = where
+
+    def __missing__(self, key: str) -> Any:
+        raise InputError(f"{self._where} has no value {key!r}: copy the file again, or correct the line")
 
 
 def _finite(value: Any) -> Any:

@@ -31,6 +31,7 @@ from torch.distributed.checkpoint.metadata import (
     TensorStorageMetadata,
 )
 
+from exact_titan.system.bounded_files import read_bounded
 from exact_titan.system.folder_files import is_plain_name
 
 LARGEST_BYTES = 2**30
@@ -178,10 +179,10 @@ def parse_metadata(file: Path) -> Metadata:
             checkpoint of torch.
         OSError: if the file cannot be read.
     """
-    with file.open("rb") as opened:
-        data = opened.read(LARGEST_BYTES + 1)
-    if len(data) > LARGEST_BYTES:
-        raise MetadataError(f"it has more than {LARGEST_BYTES:,} bytes")
+    try:
+        data = read_bounded(file, LARGEST_BYTES)
+    except ValueError as error:
+        raise MetadataError(str(error)) from None
     try:
         root = _Unpickler(io.BytesIO(data)).load()
     except MetadataError:

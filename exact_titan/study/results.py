@@ -14,6 +14,7 @@ from exact_titan.errors import InputError
 from exact_titan.runs.exit_codes import EXIT_CODE_FILE, ExitCode
 from exact_titan.study.spec import Study
 from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.bounded_files import read_bounded
 from exact_titan.system.json_files import read_json
 
 FILE_NAME = "study.json"
@@ -85,9 +86,10 @@ def stage_runs(study: Study, folder: Path, number: int) -> list[ArmRun]:
 def is_finished(run: ArmRun) -> bool:
     """Return whether a run has done all its steps."""
     try:
-        return (run.folder / EXIT_CODE_FILE).read_text(encoding="utf-8").strip() == str(int(ExitCode.FINISHED))
-    except FileNotFoundError:
+        code = read_bounded(run.folder / EXIT_CODE_FILE, 100)
+    except (FileNotFoundError, ValueError):
         return False
+    return code.strip() == str(int(ExitCode.FINISHED)).encode()
 
 
 def read_study_file(folder: Path) -> Study:
@@ -104,7 +106,7 @@ def read_study_file(folder: Path) -> Study:
         written, study = fields["format"], fields["study"]
         if written == FORMAT:
             return Study.of_json(study)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
         raise InputError(f"{file} is damaged ({error}): restore the file from a copy") from None
     raise InputError(f"{file} has the format {written}, not {FORMAT}: another version of exact_titan wrote the file")
 

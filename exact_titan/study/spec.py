@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from exact_titan.errors import InputError, did_you_mean
 from exact_titan.study.toml_table import TomlTable, repeated_value
 from exact_titan.system.toml_file import read_toml_file
+from exact_titan.system.typed_values import wrong_field
 
 SELECTIONS = ("facts", "tail", "below_tail", "all", "context_gain")
 """The targets that an outcome measures."""
@@ -97,11 +98,16 @@ class Study:
 
         Raises:
             KeyError, TypeError: if the values are not a study.
+            InputError: if the values do not fit together, or if a name cannot be the name of a folder.
         """
+        if (wrong := wrong_field(cls, values)) is not None:
+            raise TypeError(wrong)
         lists = {name: tuple(values[name]) for name in ("seeds", "starts")}
         stages = tuple(Stage(**stage) for stage in values["stages"])
         outcomes = tuple(Outcome(**outcome) for outcome in values["outcomes"])
-        return cls(**{**values, **lists, "stages": stages, "outcomes": outcomes})
+        study = cls(**{**values, **lists, "stages": stages, "outcomes": outcomes})
+        _check(study, "study")
+        return study
 
     def identity(self) -> dict[str, Any]:
         """Return the values that make the study: all but ``parallel``, because another number gives the same runs."""

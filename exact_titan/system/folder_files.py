@@ -10,12 +10,24 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from exact_titan.errors import InputError
+from exact_titan.system.bounded_files import read_bounded
 from exact_titan.system.json_files import LARGEST_BYTES, parse_json
 
 
 def is_plain_name(name: object) -> bool:
     """Return whether a value is a text that names a file directly in a folder, without a path."""
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & {"/", "\\", "\0"}
+    return is_inner_path(name) and name not in ("", ".") and not set(str(name)) & {"/", "\\"}
+
+
+def is_inner_path(path: object) -> bool:
+    """Return whether a value is a text that can be the path of a file inside a folder, without ``..``."""
+    if not isinstance(path, str) or "\0" in path or os.path.isabs(path) or ".." in path.split("/"):
+        return False
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        return False
+    return path != ""
 
 
 def leads_outside(folder: Path, file: Path) -> bool:
@@ -43,6 +55,15 @@ def check_inside(folder: Path, file: Path) -> None:
         )
 
 
+def without_links(file: str, flags: int) -> int:
+    """Open a file that the package writes, but not behind a link. The ``opener`` of :func:`open`.
+
+    Raises:
+        OSError: if the file is a link (ELOOP), or cannot be opened.
+    """
+    return os.open(file, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
 def checked_content(folder: Path, file: Path) -> bytes:
     """Return the content of a file of a model or tokenizer folder, for a copy of the file.
 
@@ -53,11 +74,8 @@ def checked_content(folder: Path, file: Path) -> bytes:
         InputError: naming the file, if the file is a link out of the folder, or is not what its name says.
     """
     check_inside(folder, file)
-    with file.open("rb") as opened:
-        content = opened.read(LARGEST_BYTES + 1)
     try:
-        if len(content) > LARGEST_BYTES:
-            raise ValueError(f"it has more than {LARGEST_BYTES:,} bytes")
+        content = read_bounded(file, LARGEST_BYTES)
         if file.suffix == ".json" and not isinstance(value := parse_json(content), dict):
             raise ValueError(f"it is {value!r:.40}")
         if file.suffix in (".jinja", ".txt"):

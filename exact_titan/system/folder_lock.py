@@ -17,6 +17,7 @@ import fcntl
 import json
 import logging
 import os
+import stat
 import threading
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.system import processes
+from exact_titan.system.json_files import read_json_object
 
 logger = logging.getLogger(__name__)
 
@@ -98,6 +100,7 @@ def locked(file: Path, held: str, way_out: str, *, inherited: bool = False, beat
 
     Raises:
         HeldError: ``held (process PID on HOST, since TIME UTC): way_out``, if another process holds the lock.
+        InputError: if the file is a link, a pipe or a device.
         OSError: if the folder or the file cannot be written.
     """
     me = Holder.this(beats=beats)
@@ -145,10 +148,17 @@ def _take(file: Path, me: Holder) -> int:
     while True:
         file.parent.mkdir(parents=True, exist_ok=True)
         try:
-            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            # The line of the holder replaces the content of the file, and must not replace a file behind a link.
+            lock = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except FileNotFoundError:  # the end of another lock has just removed the folder
             continue
+        except OSError as error:
+            if not file.is_symlink():
+                raise
+            raise InputError(f"{file} is a link, and no lock of exact_titan: remove the link") from error
         try:
+            if not stat.S_ISREG(os.fstat(lock).st_mode):
+                raise InputError(f"{file} is a pipe or a device, and no lock of exact_titan: remove it")
             kernel = _flock(lock)
             if not _is(lock, file):  # the end of another lock has just removed the file
                 os.close(lock)
@@ -222,10 +232,11 @@ def _touched(file: Path) -> int:
 def _read(file: Path) -> Holder | None:
     """Return the holder that the file names. None: no holder, or an incomplete line."""
     try:
-        values = json.loads(file.read_bytes())
-        return Holder(**{field.name: values[field.name] for field in dataclasses.fields(Holder)})
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        values = read_json_object(file)
+        holder = Holder(**{field.name: values[field.name] for field in dataclasses.fields(Holder)})
+    except (FileNotFoundError, ValueError, KeyError):
         return None
+    return holder if type(holder.process) is int else None
 
 
 def _is(lock: int, file: Path) -> bool:

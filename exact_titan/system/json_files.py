@@ -1,8 +1,11 @@
 """Reads JSON that somebody else may have written: bounded in size and in depth, and every fault is a ValueError."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
+
+from exact_titan.system.bounded_files import read_bounded
 
 LARGEST_BYTES = 2**28
 """Largest JSON file in bytes. The largest published ``tokenizer.json`` has 34 MB."""
@@ -10,20 +13,19 @@ LARGEST_BYTES = 2**28
 DEEPEST = 64
 """Most brackets inside each other. The files of models, tokenizers, runs and studies have fewer than 12."""
 
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+"""A character of a surrogate pair in JSON."""
+
 
 def read_json(file: Path) -> Any:
     """Return the value of a JSON file in UTF-8, with or without a byte order mark.
 
     Raises:
-        ValueError: if the file is no JSON, is larger than :data:`LARGEST_BYTES`, or is nested deeper than
-            :data:`DEEPEST`. The message is one line without the name of the file.
+        ValueError: if the file is no JSON in UTF-8, is no regular file, is larger than :data:`LARGEST_BYTES`, or is
+            nested deeper than :data:`DEEPEST`. The message is one line without the name of the file.
         OSError: if the file cannot be read.
     """
-    with file.open("rb") as opened:
-        data = opened.read(LARGEST_BYTES + 1)
-    if len(data) > LARGEST_BYTES:
-        raise ValueError(f"it has more than {LARGEST_BYTES:,} bytes")
-    return parse_json(data)
+    return parse_json(read_bounded(file, LARGEST_BYTES))
 
 
 def parse_json(data: bytes) -> Any:
@@ -34,6 +36,10 @@ def parse_json(data: bytes) -> Any:
         pass
     else:
         if not is_deep(value):
+            if _SURROGATE.search(data) is not None:
+                # A name with half of a pair is not the name of any file, and cannot be written as UTF-8. The bytes of a
+                # file name that is not UTF-8 stay.
+                json.dumps(value, ensure_ascii=False).encode("utf-8", "surrogateescape")
             return value
     raise ValueError(f"it has more than {DEEPEST} brackets inside each other")
 

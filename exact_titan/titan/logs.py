@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from exact_titan.launch import LOGS_FOLDER
+from exact_titan.runs import LOGS_FOLDER
 from exact_titan.system.terminal import escape, one_line
 from exact_titan.titan.console import Screen
 

@@ -1,6 +1,7 @@
 """The report of an evaluation: its numbers, files, notes and messages."""
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -328,3 +329,27 @@ def test_distances_are_grouped_by_the_nearest_power_of_two(tmp_path):
     parts = cell.by_distance()
     assert {distance: part.ids for distance, part in parts.items()} == {128: ("1", "2"), 512: ("3",)}
     assert np.array_equal(parts[512].values["accuracy"], [[1.0]])
+
+
+def change_header(folder: Path, **values: object) -> None:
+    file = next((folder / "scores").glob("ruler-*.jsonl"))
+    header, *lines = file.read_text().splitlines()
+    changed = json.loads(header)["header"] | values
+    file.write_text("\n".join([json.dumps({"header": changed}), *lines]) + "\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ({"recipe": None}, "recipe is None"),
+        ({"missing": "3"}, "missing is '3'"),
+        ({"metrics": [3]}, r"metrics is \[3\]"),
+        ({"metrics": []}, "the scores of ruler have other metrics"),
+        ({"recipe": {"suite": ["ruler"]}}, "suite is "),
+    ],
+)
+def test_scores_of_somebody_else_are_checked(tmp_path, values, reason):
+    (folder,) = write_evaluation(tmp_path, {"a": 0.0}, examples=2)
+    change_header(folder, **values)
+    with pytest.raises(InputError, match=reason):
+        shared(folder)

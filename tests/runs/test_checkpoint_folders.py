@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -18,14 +19,14 @@ _ADVICE = ("remove", "delete", "damaged")
 
 def unreadable(monkeypatch, *files: Path) -> None:
     """Let the system refuse to open the files. Root may read every file, so permissions do not test this."""
-    read = Path.read_bytes
+    open_ = Path.open
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, *how: object, **more: object) -> IO[bytes]:
         if path in files:
             raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
+        return open_(path, *how, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
 
 
 def add_a_byte(folder: Path) -> None:

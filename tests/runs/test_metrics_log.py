@@ -203,3 +203,29 @@ def test_a_record_that_a_full_disk_refuses_is_written_later(tmp_path: Path) -> N
         log.append(train(5))
     log.close()
     assert [one["step"] for one in read_records(tmp_path, "train")] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"buckets": [1]}, r"buckets is \[1\], which is another type"),
+        ({"cross_entropy": "low"}, "cross_entropy is 'low', which is another type"),
+        ({"tail": {"cross_entropy": 1.0, "targets": "3"}}, "tail is .*, which is another type"),
+        ({"loss": True}, "loss is True, which is another type"),
+    ],
+)
+def test_a_value_of_another_type_is_named(tmp_path, change, reason):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"kind": "train", "step": 1, **change}) + "\n")
+    with pytest.raises(InputError, match=f"metrics.jsonl, line 1: {reason}"):
+        read_records(tmp_path, "train")
+
+
+def test_a_missing_value_is_named_when_it_is_read(tmp_path):
+    line = {"kind": "train", "step": 1, "weights": {"0-1": 1.0}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    (record,) = read_records(tmp_path, "train")
+    assert record == line
+    assert record.get("buckets") is None
+    for table, key in ((record, "buckets"), (record["weights"], "2-3")):
+        with pytest.raises(InputError, match=f"metrics.jsonl, line 1 has no value '{key}'"):
+            table[key]

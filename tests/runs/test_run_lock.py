@@ -46,3 +46,29 @@ def test_the_exit_code_is_tried_again(tmp_path, monkeypatch, capsys):
     errors = iter([OSError(5, "Input/output error")] * 9)
     exit_codes.write_exit_code(tmp_path, 75)
     assert "exit_code cannot be written ([Errno 5] Input/output error): the exit code is 75" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["metrics.jsonl", "metrics.replaced.jsonl", ".lock", "logs/rank_0.log", "wandb_run_id"]
+)
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_run_does_not_write_behind_the_links_of_its_folder(tmp_path, name, exists):
+    mine, run = tmp_path / "mine", tmp_path / "run"
+    if exists:
+        mine.write_text("mine")
+    (run / name).parent.mkdir(parents=True)
+    (run / name).symlink_to(mine)
+    with pytest.raises(InputError, match=f"{name} is a link to {mine}, which is outside of the dump_folder"):
+        lock_run(run)
+    assert mine.exists() == exists
+    assert not exists or mine.read_text() == "mine"
+
+
+def test_links_to_folders_and_inside_the_run_stay(tmp_path):
+    run, disk = tmp_path / "run", tmp_path / "disk"
+    for one in (run, disk):
+        one.mkdir()
+    (run / "checkpoint").symlink_to(disk)
+    (run / "newest").symlink_to("metrics.jsonl")
+    with lock_run(run):
+        pass

@@ -1,6 +1,8 @@
 """``exact-titan verify RUN`` names every bad file of a run's checkpoints."""
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -68,3 +70,26 @@ def test_incomplete_and_unlisted_checkpoints_are_bad(run, capsys):
     shutil.rmtree(run / "checkpoint")
     (run / "checkpoint").mkdir()
     assert "has no checkpoint to check" in verify(run, capsys)[2]
+
+
+@pytest.mark.parametrize("name", ["\ud800", "../a", "extra", "pipe"])
+def test_a_hostile_list_of_files_is_damaged(run, capsys, name):
+    checkpoint = run / "checkpoint/step-4"
+    (checkpoint / "extra").write_bytes(b"")
+    os.mkfifo(checkpoint / "pipe")
+    content = json.loads((checkpoint / "files.json").read_text())
+    content["sha256"][name] = hashlib.sha256(b"").hexdigest()
+    (checkpoint / "files.json").write_text(json.dumps(content))
+    code, _, err = verify(run, capsys)
+    assert code == 2
+    assert f"{checkpoint} is not complete: its files.json is damaged" in err
+
+
+@pytest.mark.parametrize("name", ["files.json", ".metadata"])
+def test_a_pipe_ends_no_command(run, capsys, name):
+    checkpoint = run / "checkpoint/step-4"
+    (checkpoint / name).unlink()
+    os.mkfifo(checkpoint / name)
+    code, _, err = verify(run, capsys)
+    assert code == 2
+    assert f"{checkpoint} is not complete: its {name} is " in err

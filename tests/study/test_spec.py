@@ -1,5 +1,6 @@
 """The file of a study: every key is checked."""
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 from exact_titan.errors import InputError
 from exact_titan.study.results import read_study_file, write_study_file
 from exact_titan.study.spec import Outcome, Stage, read_study
+from tests.study.synthetic import make_study
 
 STUDY = """
 name = "toy"
@@ -135,4 +137,22 @@ def test_a_missing_file_or_folder(tmp_path):
         read_study_file(tmp_path)
     (tmp_path / "study.json").write_text('{"format": 1, "study": {}}')
     with pytest.raises(InputError, match=r"study.json is damaged"):
+        read_study_file(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"arms": {"a": {}, "../../b": {}}}, "the arm '../../b' cannot name a folder"),
+        ({"arms": {"a": 3, "b": {}}}, "arms is "),
+        ({"seeds": ["0"]}, "seeds is "),
+        ({"stages": [{"name": None, "shared": False, "options": {}}]}, "stages is "),
+        ({"baseline": "c"}, "there is no such arm"),
+        ({"primary": []}, "primary is "),
+    ],
+)
+def test_a_study_file_of_somebody_else_is_checked(tmp_path, change, reason):
+    study = make_study({"a": {}, "b": {"rule": "exact"}})
+    (tmp_path / "study.json").write_text(json.dumps({"format": 1, "study": study.as_json() | change}))
+    with pytest.raises(InputError, match=rf"study.json is damaged \(.*({reason})"):
         read_study_file(tmp_path)

@@ -13,7 +13,7 @@ def test_plain_names(name):
     assert is_plain_name(name)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "/a", "a/b", "../a", "a/", "a\\b", "a\0", None, 3, ["a"]])
+@pytest.mark.parametrize("name", ["", ".", "..", "/a", "a/b", "../a", "a/", "a\\b", "a\0", "\ud800", None, 3, ["a"]])
 def test_names_that_are_not_plain(name):
     assert not is_plain_name(name)
 

@@ -209,3 +209,21 @@ def test_a_hiccup_does_not_end_the_heartbeat(file, monkeypatch, caplog):
             time.sleep(0.01)
         assert file.stat().st_mtime_ns != first
     assert len([one for one in caplog.records if "cannot be touched" in one.getMessage()]) == 1
+
+
+def test_no_file_behind_a_link_becomes_the_lock(file):
+    file.parent.mkdir()
+    mine = file.with_name("mine")
+    mine.write_text("mine")
+    file.symlink_to(mine)
+    with pytest.raises(InputError, match="is a link, and no lock of exact_titan"), hold(file):
+        pass
+    assert mine.read_text() == "mine"
+    assert file.is_symlink()
+
+
+def test_a_pipe_is_no_lock(file):
+    file.parent.mkdir()
+    os.mkfifo(file)
+    with pytest.raises(InputError, match="is a pipe or a device"), hold(file):
+        pass

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -120,14 +121,14 @@ def test_only_incomplete_checkpoints_before_a_complete_one_are_removed(checkpoin
 def test_a_checkpoint_that_cannot_be_read_stays(checkpoints, tmp_path, monkeypatch):  # noqa: F811
     manager, folder = checkpoints(keep_latest_k=2), tmp_path / "checkpoint"
     manager.save(1)
-    read = Path.read_bytes
+    open_ = Path.open
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, *how: object, **more: object) -> IO[bytes]:
         if path.parent.name == "step-1":
             raise PermissionError(13, "Permission denied", str(path))
-        return read(path)
+        return open_(path, *how, **more)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(InputError, match=r"step-1/files.json: Permission denied"):
         manager.load(step=1)
     for step in (2, 3, 4):

@@ -1,6 +1,7 @@
 """A run resumes on any number of ranks, but only with the data, order and step size of its checkpoint."""
 
 import errno
+import os
 import shutil
 from pathlib import Path
 
@@ -119,14 +120,14 @@ def test_a_run_without_a_complete_checkpoint_does_not_start_at_step_1(tmp_path, 
     with pytest.raises(InputError, match=reasons):
         find_resume(config)
     assert find_resume(over) is None
-    read = Path.read_bytes
+    stat = Path.stat
 
-    def refuse(path: Path) -> bytes:
+    def refuse(path: Path, **how: bool) -> os.stat_result:
         if path.parent.name == "step-2":
             raise OSError(errno.ETIMEDOUT, "Connection timed out", str(path))
-        return read(path)
+        return stat(path, **how)
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
+    monkeypatch.setattr(Path, "stat", refuse)
     for one in (config, over):
         with pytest.raises(InputError, match=r"step-2 cannot be read \(.*Connection timed out\): repeat the command"):
             find_resume(one)
