@@ -39,7 +39,10 @@ def read_lines(stream: BufferedReader, shown: str, first: bytes = b"") -> Iterat
         except orjson.JSONDecodeError as error:
             raise InputError(f"{shown}, line {number}: {_why_not_json(line, error)}") from error
         if number == 1 and isinstance(value, list):
-            raise InputError(f"{shown}, line 1: not a JSON object, but an array: end the name of the file with .json")
+            raise InputError(
+                f"{shown}, line 1: not a JSON object: a document must be a JSON object: for a file that is one array, "
+                "end its name with .json"
+            )
         yield number, _object(value, shown, number)
 
 

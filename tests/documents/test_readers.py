@@ -143,7 +143,7 @@ def test_a_broken_cell_is_named_with_its_row(tmp_path: Path) -> None:
         ("d.json", b'[{"text": "a"},\n{"text": "b', r"d\.json, line 2: not JSON \(a string or an object has no end\)"),
         ("d.json", b'[{"text": "a"}\n{"text": "b"}]', r"d\.json, line 2: not JSON \(, or \] is missing\)"),
         ("d.json", b'[{"text": "a"}]\n[]', r"d\.json, line 2: not JSON \(text after the end of the array\)"),
-        ("d.jsonl", b'[{"text": "a"}]', r"d\.jsonl, line 1: not a JSON object, but an array: end .* with \.json"),
+        ("d.jsonl", b'[{"text": "a"}]', r"d\.jsonl, line 1: not a JSON object: .* one array, end its name with \.json"),
         ("d.json", b'[\n"a"]', r"d\.json, line 2: not a JSON object"),
         ("d.json", b'[{"text": "\\ud800"}]', r"d\.json, line 1: not JSON"),
         ("d.json", b'[{"text":\n "\xff"}]', r"d\.json, after line 1: not UTF-8 \(invalid start byte\)"),
