@@ -179,7 +179,7 @@ def test_folders_that_are_no_checkpoints(tmp_path):
     assert misnamed(tmp_path / "checkpoint") == []
     with pytest.raises(InputError, match="has not saved one yet"):
         find_checkpoint(tmp_path)
-    with pytest.raises(InputError, match="or .*logs is neither the output folder of a run nor a checkpoint"):
+    with pytest.raises(InputError, match=r"or .*logs is neither the output folder of a run nor a checkpoint"):
         find_checkpoint(tmp_path / "checkpoint/logs")
 
 
