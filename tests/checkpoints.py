@@ -5,7 +5,15 @@ from pathlib import Path
 import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
-from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, Qwen2Config
+from transformers import (
+    AutoModelForCausalLM,
+    LlamaConfig,
+    MistralConfig,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen3Config,
+    SmolLM3Config,
+)
 
 from exact_titan.models.hf_config import read_architecture
 from exact_titan.titan.model.decoder import decoder_spec
@@ -34,6 +42,10 @@ CHECKPOINTS = {
     "llama with wide heads": (LlamaConfig, {"head_dim": 24, "num_key_value_heads": 1}),
     "qwen2": (Qwen2Config, {"rms_norm_eps": 1e-5}),
     "qwen2 tied": (Qwen2Config, {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "qwen3": (Qwen3Config, {"head_dim": 24, "num_key_value_heads": 1}),
+    "qwen3 tied": (Qwen3Config, {"tie_word_embeddings": True, "head_dim": 16}),
+    "mistral": (MistralConfig, {"sliding_window": None}),
+    "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2, "pad_token_id": None}),
 }
 
 

@@ -9,6 +9,8 @@ from exact_titan.dataset import PackedDataset
 from tests.evaluation.tiny_models import write_model
 from tests.support import run_benchmark
 
+pytest_plugins = ["tests.text_fixtures"]
+
 
 def run(module: str, *arguments: str, small: tuple[str, ...] = ("--small",)) -> str:
     return run_benchmark(module, *small, *arguments)
@@ -40,6 +42,21 @@ def test_the_policies_benchmark_runs():
     printed = run("benchmarks.best_fit", small=("--documents", "1000"))
     assert "concat: " in printed
     assert "best_fit: " in printed
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_special_tokens_runs(bpe_tokenizer, write_jsonl, tmp_path):
+    corpus = write_jsonl(tmp_path / "documents.jsonl", ["one text", "another text"])
+    printed = run("benchmarks.special_tokens", "--tokenizer", str(bpe_tokenizer), "--corpus", str(corpus), small=())
+    assert printed.startswith("2 documents, ")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_long_documents_runs(bpe_tokenizer):
+    small = ("--tokens", "300000", "--most-characters", "1200000")
+    printed = run("benchmarks.long_documents", "--tokenizer", str(bpe_tokenizer), "--scripts", "spaces", small=small)
+    assert "spaces " in printed
+    assert " tokens  peak " in printed
 
 
 @pytest.mark.slow

@@ -72,6 +72,7 @@ def fails(place: Path, capfd: pytest.CaptureFixture[str], command: str, message:
         ("d.jsonl --out o --val-fraction 1", "--val-fraction is 1.0"),
         ("d.jsonl --out o --val-fraction -0.1", "--val-fraction is -0.1"),
         ("d.jsonl --out o --val-fraction nan", "--val-fraction is nan"),
+        ("d.jsonl --out s3://bucket/a", "--out s3:/bucket/a is a URL, and a dataset is a folder: give a folder"),
         ("d.jsonl --out o --workers 0", "--workers is 0"),
         ("d.jsonl --out new/er/o --val-fraction 0.999999", "the training split has no window: 1 documents"),
     ],

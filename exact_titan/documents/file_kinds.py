@@ -2,7 +2,7 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from fnmatch import fnmatch
+from fnmatch import fnmatch, fnmatchcase
 
 from exact_titan.documents.token_files import SUFFIXES as TOKEN_SUFFIXES
 
@@ -15,6 +15,8 @@ KINDS = f"{', '.join(FORMATS)}; text also with {', '.join(COMPRESSIONS)}"
 HIDDEN = "hidden or temporary: the name begins with . or _"
 TOKENS = "token files: name each file as a source"
 DATASETS = "descriptions that the library datasets writes"
+CACHES = "results that the library datasets keeps: cache-*.arrow"
+PACKED = "packed datasets"
 LOOP = "links to a folder above"
 SPECIAL = "no regular file"
 EMPTY = "empty"
@@ -43,6 +45,12 @@ def kind_of(name: str) -> FileKind | None:
     return None
 
 
+def uncompressed(name: str) -> str:
+    """Return the name that a file of a compressed text format has without its compression. Other names are the same."""
+    kind = kind_of(name)
+    return name[: -len(kind.compression)] if kind is not None and kind.compression else name
+
+
 def is_hidden(name: str) -> bool:
     """Return whether a part of a relative path begins with ``.`` or ``_``.
 
@@ -62,11 +70,14 @@ def reason_to_pass_over(name: str, pattern: str | None) -> str | None:
         return HIDDEN
     if pattern is not None and not fnmatch(name, pattern):
         return f"the name does not match {pattern}"
+    last = name.rpartition("/")[2]
     if kind_of(name) is not None:
-        return DATASETS if name.rpartition("/")[2] in _DATASETS else None
+        if fnmatchcase(last, "cache-*.arrow"):
+            return CACHES
+        return DATASETS if last in _DATASETS else None
     if name.lower().endswith((*TOKEN_SUFFIXES, ".ds.index")):
         return TOKENS
-    suffix = name.rpartition("/")[2].rpartition(".")[2].lower() if "." in name.rpartition("/")[2] else ""
+    suffix = last.rpartition(".")[2].lower() if "." in last else ""
     return f"not a readable kind: .{suffix}" if suffix else "not a readable kind: no suffix"
 
 

@@ -3,6 +3,7 @@
 An error carries the line of the file. Memory holds about one object, of bounded size (:mod:`limits`).
 """
 
+import json
 from collections.abc import Iterator
 from io import BufferedReader
 from typing import Any
@@ -15,7 +16,6 @@ from exact_titan.errors import InputError
 
 CHUNK = 2**20
 _BOM = b"\xef\xbb\xbf"
-_COMPRESSED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst", b"BZh": ".bz2", b"\xfd7zXZ": ".xz"}
 _BLANK_RUN = 256
 
 
@@ -35,9 +35,11 @@ def read_lines(stream: BufferedReader, shown: str, first: bytes = b"") -> Iterat
         if has_too_many_values(line):
             raise limits.too_many_values(f"{shown}, line {number}")
         try:
-            value = orjson.loads(line.removeprefix(_BOM) if number == 1 else line)
+            value = _loads(line.removeprefix(_BOM) if number == 1 else line)
         except orjson.JSONDecodeError as error:
-            raise InputError(f"{shown}, line {number}: {_why_not_json(line, error, number)}") from error
+            raise InputError(f"{shown}, line {number}: {_why_not_json(line, error)}") from error
+        if number == 1 and isinstance(value, list):
+            raise InputError(f"{shown}, line 1: not a JSON object, but an array: end the name of the file with .json")
         yield number, _object(value, shown, number)
 
 
@@ -87,7 +89,7 @@ def read_any(stream: BufferedReader, shown: str) -> Iterator[tuple[int, dict[str
     first = stream.readline(limits.DOCUMENT_BYTES + 1)
     try:
         if not has_too_many_values(first):
-            orjson.loads(first.removeprefix(_BOM))
+            _loads(first.removeprefix(_BOM))
     except orjson.JSONDecodeError:
         yield from _Values(stream, shown, first)
     else:
@@ -174,7 +176,7 @@ class _Values:
         number = self._line_of(self._at)
         content = bytes(memoryview(self._buffer)[self._at : end])
         try:
-            value = orjson.loads(content)
+            value = _loads(content)
         except orjson.JSONDecodeError as error:
             if (wrong := _utf8_error(content)) is not None:
                 raise InputError(
@@ -198,16 +200,34 @@ class _Values:
         return InputError(f"{self._place(position, further)}: {why}: write the file again")
 
 
+def _loads(content: bytes) -> Any:
+    """Parse JSON. The numbers NaN and Infinity become None: Python and pandas write them, and JSON does not have them.
+
+    Raises:
+        orjson.JSONDecodeError: if the content is not JSON for another reason.
+    """
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        if b"NaN" not in content and b"Infinity" not in content:
+            raise
+        try:
+            value = json.loads(content.decode(), parse_constant=lambda _: None)
+            json.dumps(value, ensure_ascii=False).encode()  # Python reads half a character, such as \\ud800
+        except (ValueError, RecursionError):
+            value = None
+        if value is None:
+            raise
+        return value
+
+
 def _object(value: Any, shown: str, number: int) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InputError(f"{shown}, line {number}: not a JSON object: a document must be a JSON object")
     return value
 
 
-def _why_not_json(line: bytes, error: orjson.JSONDecodeError, number: int) -> str:
-    for magic, suffix in _COMPRESSED.items():
-        if number == 1 and line.startswith(magic):
-            return f"not JSON, the file is compressed: end its name with {suffix}"
+def _why_not_json(line: bytes, error: orjson.JSONDecodeError) -> str:
     if (wrong := _utf8_error(line)) is not None:
         return f"not UTF-8 ({wrong.reason} at byte {wrong.start} of the line): convert the file to UTF-8"
     return f"not JSON ({error.msg} at character {error.colno}): correct or remove the line"

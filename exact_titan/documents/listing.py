@@ -15,12 +15,14 @@ from exact_titan.documents.file_kinds import (
     EMPTY,
     HIDDEN,
     LOOP,
+    PACKED,
     SPECIAL,
     PassedOver,
     is_hidden,
     kind_of,
     reason_to_pass_over,
 )
+from exact_titan.documents.git_lfs import refuse_pointer
 from exact_titan.documents.hub import hub_hint
 from exact_titan.documents.remote import access, file_system, remove_abandoned_copies
 from exact_titan.documents.streams import why_not_readable
@@ -83,14 +85,26 @@ def list_local(path: Path, pattern: str | None) -> Listing:
     except FileNotFoundError as error:
         if path.is_symlink():
             raise _leads_to_nothing(path) from error
-        hint = "for a dataset of the Hugging Face hub, give hf://datasets/{}, or copy it with `hf download`"
-        hint = hub_hint(str(path), hint) if kind_of(path.name) is None else ""
-        raise InputError(f"source {path}: no such file or folder{hint}") from error
+        raise InputError(f"source {path}: no such file or folder{_hint(path)}") from error
     except OSError as error:
         raise InputError(f"source {path} cannot be read: {error.strerror}") from error
     passed_over = PassedOver()
     files = list(_walk(path, "", pattern, passed_over, [found]))
     return Listing(root, sorted(files, key=lambda file: file.name), passed_over.counts())
+
+
+def _hint(path: Path) -> str:
+    """Return what the user of a path that does not exist may have meant."""
+    # Programs of Megatron-LM and datatrove take token files without the suffix.
+    token_files = [name for suffix in (".bin", ".ds") if os.path.isfile(name := f"{path}{suffix}")]
+    if token_files:
+        return f": give {token_files[0]}"
+    if any(letter in str(path) for letter in "*?["):
+        return ": a source is not a pattern: give the folder, and the pattern with the key files of a corpus TOML"
+    if kind_of(path.name) is not None:
+        return ""
+    hint = "for a dataset of the Hugging Face hub, give hf://datasets/{}, or copy it with `hf download`"
+    return hub_hint(str(path), hint)
 
 
 def _walk(
@@ -103,6 +117,14 @@ def _walk(
         raise InputError(
             f"source folder {_printable(str(folder))} cannot be listed: {error.strerror}: give the right to read it"
         ) from error
+    if _is_packed({entry.name for entry in entries}):
+        if not prefix:
+            raise InputError(
+                f"source {_printable(str(folder))} is a packed dataset, and has no documents: give the documents, or "
+                "train on several datasets with dataloader.dataset_path"
+            )
+        passed_over.add(PACKED)
+        return
     for entry in entries:
         name = prefix + entry.name
         if is_hidden(entry.name):
@@ -133,10 +155,17 @@ def _walk(
             yield _local_file(Path(entry.path), name, found)
 
 
+def _is_packed(names: set[str]) -> bool:
+    """Return whether a folder with files of these names is a packed dataset of exact_titan."""
+    return "manifest.json" in names and any(f"{split}-lengths.npy" in names for split in ("train", "val"))
+
+
 def _local_file(file: Path, name: str, found: os.stat_result) -> SourceFile:
     _check_utf8(str(file), "source file")
     if not os.access(file, os.R_OK):
         raise InputError(f"source file {file} cannot be read: Permission denied: give the right to read it")
+    if stat.S_ISREG(found.st_mode):
+        refuse_pointer(file, f"source file {file}")
     return SourceFile(name, found.st_size, str(found.st_mtime_ns))
 
 

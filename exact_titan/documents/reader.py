@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from exact_titan.documents.file_kinds import FileKind
-from exact_titan.documents.streams import DigestedFile, decompressed
+from exact_titan.documents.streams import DigestedFile, compression_of, decompressed
 from exact_titan.errors import InputError
 
 _MOST_LETTERS = 500
@@ -61,10 +61,16 @@ class Reader(ABC):
         return self.stream.done / self.stream.size if self.stream.size else 0.0
 
     def _bytes(self) -> io.BufferedReader:
-        return decompressed(self.stream, self.kind.compression)
+        stream = decompressed(self.stream, self.kind.compression)
+        if not self.kind.compression and (suffix := compression_of(stream)):
+            content = {".csv": "CSV", ".txt": "plain text"}.get(self.kind.format, "JSON")
+            raise InputError(f"{self.shown}, line 1: not {content}, the file is compressed: end its name with {suffix}")
+        return stream
 
     def _check_column(self, columns: Iterable[str]) -> None:
         columns = list(columns)
         if self.text_key not in columns:
             shown = " ".join(", ".join(columns[:20]).split())[:_MOST_LETTERS]
             raise InputError(f"{self.shown} has no column {self.text_key!r} (it has {shown}): see --text-key")
+        if columns.count(self.text_key) > 1:
+            raise InputError(f"{self.shown} has several columns {self.text_key!r}: give each column its own name")

@@ -69,6 +69,8 @@ class CsvReader(Reader):
                     continue
                 if columns is None:
                     columns = row
+                    if self.text_key in columns:
+                        self._check_column(columns)
                     continue
                 number += 1
                 lines.end_row(number)

@@ -4,7 +4,6 @@ A dataset must not lack documents without a word. Broken input is an error that 
 and files that a source does not read are counted.
 """
 
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -15,15 +14,14 @@ import pyarrow
 
 from exact_titan.documents.digests import FileDigest
 from exact_titan.documents.file_kinds import KINDS, kind_of
+from exact_titan.documents.git_lfs import refuse_pointer
 from exact_titan.documents.limits import ExpansionError
 from exact_titan.documents.listing import SourceFile, is_url, list_local, list_url
 from exact_titan.documents.readers import READERS, Reader
 from exact_titan.documents.remote import EXTRAS, copied
-from exact_titan.documents.streams import BROKEN, DigestedFile
+from exact_titan.documents.streams import BROKEN, CompressionError, DigestedFile
 from exact_titan.documents.token_files import SUFFIXES as TOKEN_SUFFIXES
 from exact_titan.errors import InputError
-
-_LFS = b"version https://git-lfs.github.com/spec/"
 
 
 class Source:
@@ -177,7 +175,7 @@ class DocumentReader:
         kind = kind_of(self._file.name)
         assert kind is not None
         try:
-            self._check_lfs()
+            refuse_pointer(self._file, self._shown)
             self._bytes = DigestedFile(self._file)
             self._reader = READERS[kind.format](self._bytes, self._file, kind, self._shown, self._text_key)
             yield self._reader
@@ -186,6 +184,8 @@ class DocumentReader:
             raise InputError(
                 f"{self._shown} is broken or cut short ({error}): download or compress it again"
             ) from error
+        except CompressionError as error:
+            raise InputError(f"{self._shown} {error}") from error
         except ExpansionError as error:
             raise InputError(
                 f"{self._shown} expands too far: {error}: if the file is what you expect, divide it into smaller files"
@@ -227,9 +227,3 @@ class DocumentReader:
             return FileDigest(self._name, read.size, read.sha256())
         except OSError as error:
             raise InputError(f"{self._shown} cannot be read: {error.strerror or error}") from error
-
-    def _check_lfs(self) -> None:
-        if os.path.isfile(self._file) and self._file.stat().st_size < 1024:
-            with self._file.open("rb") as stream:
-                if stream.read(len(_LFS)) == _LFS:
-                    raise InputError(f"{self._shown} is a pointer of Git LFS, not the file: run `git lfs pull`")

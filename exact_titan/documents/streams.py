@@ -7,6 +7,7 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import select
 import stat
 from collections.abc import Callable
@@ -20,8 +21,26 @@ from exact_titan.documents import limits
 BROKEN = (EOFError, gzip.BadGzipFile, lzma.LZMAError, zstandard.ZstdError)
 """The errors of broken or shortened compressed files. ``bz2`` raises an OSError without a number instead."""
 
+_STARTS = {
+    ".gz": re.compile(rb"\x1f\x8b"),
+    ".zst": re.compile(rb"\x28\xb5\x2f\xfd"),
+    ".bz2": re.compile(rb"BZh[1-9](1AY&SY|\x17rE8P\x90)"),
+    ".xz": re.compile(rb"\xfd7zXZ"),
+}
+_START_BYTES = 10
+
 # 2 KiB of a zstd frame expand to at most 64 MiB: a block has at least 4 bytes, and expands to at most 128 KiB.
 _ZSTD_STEP = 2**11
+
+
+class CompressionError(Exception):
+    """A file has another compression than the suffix of its name."""
+
+
+def compression_of(stream: io.BufferedReader) -> str:
+    """Return the suffix of the compression that a file has by its first bytes. Empty: no known compression."""
+    start = stream.peek(_START_BYTES)
+    return next((suffix for suffix, known in _STARTS.items() if known.match(start)), "")
 
 
 class DigestedFile(io.RawIOBase):
@@ -104,6 +123,9 @@ def decompressed(stream: DigestedFile, compression: str) -> io.BufferedReader:
 
     A read of the result raises :class:`~exact_titan.documents.limits.ExpansionError` if the file expands too far.
 
+    Raises:
+        CompressionError: if the file begins as JSON, or with another compression.
+
     Args:
         stream: the file.
         compression: one of :data:`~exact_titan.documents.file_kinds.COMPRESSIONS`, or empty.
@@ -111,6 +133,11 @@ def decompressed(stream: DigestedFile, compression: str) -> io.BufferedReader:
     compressed: Any = io.BufferedReader(stream, 2**18)
     if not compression:
         return compressed
+    if (other := compression_of(compressed)) not in ("", compression):
+        raise CompressionError(f"is a {other} file: end its name with {other} instead of {compression}")
+    if compressed.peek(1)[:1] in (b"{", b"["):
+        # A browser or a server may decompress a file and keep its name.
+        raise CompressionError(f"is JSON without compression: take {compression} from the end of its name")
     expanded: Any = gzip.GzipFile(fileobj=compressed) if compression == ".gz" else _Frames(compressed, compression)
     return io.BufferedReader(_Expanded(expanded, stream), 2**20)
 

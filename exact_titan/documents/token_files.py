@@ -35,6 +35,7 @@ from pathlib import Path
 import numpy as np
 
 from exact_titan.documents.digests import FileDigest
+from exact_titan.documents.git_lfs import refuse_pointer
 from exact_titan.errors import InputError
 
 SUFFIXES = (".bin", ".idx", ".ds")
@@ -96,6 +97,8 @@ class TokenFile(ABC):
             raise InputError(f"source {path}: no such file")
         if missing:
             raise InputError(f"source {path}: there is no {missing[0]}: the two files belong together, copy both files")
+        for file in self.files:
+            refuse_pointer(file, f"source {self.path}: {file.name}")
         self.bytes = sum(file.stat().st_size for file in self.files)
         self._documents = self._check(_mapped(index), data.stat().st_size)
         if not self.tokens:

@@ -10,9 +10,10 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from exact_titan.documents import panics
+from exact_titan.documents.git_lfs import refuse_pointer
 from exact_titan.documents.hub import hub_hint
 from exact_titan.documents.long_texts import LONG, encode_long
-from exact_titan.documents.special_tokens import SpecialTokens, SpelledTokens, mark_special_tokens
+from exact_titan.documents.special_tokens import SpecialTokens, SpelledTokens, mark_special_tokens, with_letters
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 from exact_titan.system.folder_files import check_inside, checked_content
@@ -42,6 +43,7 @@ def load_tokenizer(file: Path) -> Tokenizer:
 
 
 def _read(file: Path) -> bytes:
+    refuse_pointer(file, str(file))
     with file.open("rb") as stream:
         content = stream.read(LARGEST_BYTES + 1)
     if len(content) > LARGEST_BYTES:
@@ -125,8 +127,11 @@ class DocumentTokenizer:
             eos_id=vocabulary[eos],
         )
         self.dtype = np.dtype(np.uint16 if self.record.vocab_size <= 2**16 else np.uint32)
-        self._spelled = SpelledTokens(mark_special_tokens(self._tokenizer, eos))
+        special = mark_special_tokens(self._tokenizer, eos)
+        self._spelled = SpelledTokens(special)
         self._try_out()
+        if special_tokens == "text":
+            self._tokenizer = with_letters(self._tokenizer, special)
         self._keeps_ids = special_tokens == "ids"
 
     def _try_out(self) -> None:
@@ -224,7 +229,7 @@ class DocumentTokenizer:
         # The setting belongs to the tokenizer, and several threads use the other tokenizer.
         tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
         tokenizer.encode_special_tokens = True
-        return tokenizer
+        return with_letters(tokenizer, self.special_tokens)
 
     def _encode_long(self, text: str) -> np.ndarray:
         """Encode a long text as :meth:`encode` does.

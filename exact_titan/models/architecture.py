@@ -26,7 +26,10 @@ class RopeScaling:
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """A pre-norm decoder with RMSNorm, RoPE, grouped-query attention and SwiGLU: Llama and Qwen2."""
+    """A pre-norm decoder with RMSNorm, RoPE, grouped-query attention and SwiGLU.
+
+    The families are Llama, Mistral, Qwen2, Qwen3 and SmolLM3.
+    """
 
     family: str
     """``model_type`` in a config.json: one of the families that ``hf_config`` reads."""
@@ -59,6 +62,12 @@ class Architecture:
     qkv_bias: bool = False
     """True if the query, key and value projections have biases (Qwen2)."""
 
+    qk_norm: bool = False
+    """True if an RMSNorm follows the query projection and the key projection of each head (Qwen3)."""
+
+    layers_without_rope: tuple[int, ...] = ()
+    """Indices of the layers that rotate neither queries nor keys (SmolLM3)."""
+
     rope_scaling: RopeScaling | None = None
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
@@ -80,6 +89,8 @@ class Architecture:
         }
         if self.qkv_bias:
             layer |= {f"self_attn.{x}_proj.bias": (size,) for x, size in (("q", q), ("k", kv), ("v", kv))}
+        if self.qk_norm:
+            layer |= {f"self_attn.{x}_norm.weight": (self.head_dim,) for x in ("q", "k")}
         shapes: dict[str, tuple[int, ...]] = {"model.embed_tokens.weight": (self.vocab_size, self.dim)}
         for i in range(self.n_layers):
             shapes |= {f"model.layers.{i}.{name}": shape for name, shape in layer.items()}
@@ -125,6 +136,24 @@ def _qwen25(
     )
 
 
+def _qwen3(dim: int, n_layers: int, n_heads: int, ffn_dim: int, *, tied: bool) -> Architecture:
+    return Architecture(
+        family="qwen3",
+        dim=dim,
+        n_layers=n_layers,
+        n_heads=n_heads,
+        n_kv_heads=8,
+        head_dim=128,
+        ffn_dim=ffn_dim,
+        vocab_size=151_936,
+        max_positions=40_960,
+        rope_theta=1_000_000.0,
+        norm_eps=1e-6,
+        tie_embeddings=tied,
+        qk_norm=True,
+    )
+
+
 def _llama3(dim: int, n_layers: int, n_heads: int, ffn_dim: int, *, scaling_factor: float, tied: bool) -> Architecture:
     return Architecture(
         family="llama",
@@ -150,6 +179,10 @@ PRESETS: dict[str, Architecture] = {
     "Qwen2.5-1.5B": _qwen25(1536, 28, 12, 2, 8960, positions=131_072, tied=True, vocab_size=151_936),
     "Qwen2.5-3B": _qwen25(2048, 36, 16, 2, 11_008, positions=32_768, tied=True, vocab_size=151_936),
     "Qwen2.5-7B": _qwen25(3584, 28, 28, 4, 18_944, positions=131_072, tied=False, vocab_size=152_064),
+    "Qwen3-0.6B": _qwen3(1024, 28, 16, 3072, tied=True),
+    "Qwen3-1.7B": _qwen3(2048, 28, 16, 6144, tied=True),
+    "Qwen3-4B": _qwen3(2560, 36, 32, 9728, tied=True),
+    "Qwen3-8B": _qwen3(4096, 36, 32, 12_288, tied=False),
     "Llama-3.2-1B": _llama3(2048, 16, 32, 8192, scaling_factor=32.0, tied=True),
     "Llama-3.2-3B": _llama3(3072, 28, 24, 8192, scaling_factor=32.0, tied=True),
     "Llama-3.1-8B": _llama3(4096, 32, 32, 14_336, scaling_factor=8.0, tied=False),
@@ -167,15 +200,30 @@ PRESETS: dict[str, Architecture] = {
         norm_eps=1e-5,
         tie_embeddings=True,
     ),
+    "SmolLM3-3B": Architecture(
+        family="smollm3",
+        dim=2048,
+        n_layers=36,
+        n_heads=16,
+        n_kv_heads=4,
+        head_dim=128,
+        ffn_dim=11_008,
+        vocab_size=128_256,
+        max_positions=65_536,
+        rope_theta=5_000_000.0,
+        norm_eps=1e-6,
+        tie_embeddings=True,
+        layers_without_rope=tuple(range(3, 36, 4)),
+    ),
 }
-"""Architectures by name: the paper's models, and SmolLM2-135M, which a CPU can train.
+"""Architectures by name: the paper's models, Qwen3, SmolLM3, and SmolLM2-135M, which a CPU can train.
 
 The numbers are the numbers of the published config.json files. The planner uses the presets, because the presets need
 no weights."""
 
 REPOSITORIES = {
     name: f"{organisation}/{name}"
-    for organisation, start in (("Qwen", "Qwen2.5"), ("meta-llama", "Llama"), ("HuggingFaceTB", "SmolLM2"))
+    for organisation, start in (("Qwen", "Qwen"), ("meta-llama", "Llama"), ("HuggingFaceTB", "SmolLM"))
     for name in PRESETS
     if name.startswith(start)
 }

@@ -18,16 +18,33 @@ from exact_titan.system.json_files import read_json
 FILE_NAME = "config.json"
 
 DEFAULT_THETA = 10_000.0
-"""The base of RoPE in transformers, for files without ``rope_theta``."""
+"""The base of RoPE in transformers, for files without ``rope_theta``. SmolLM3 has another default."""
 
 _ORIGINAL = "original_max_position_embeddings"
 
-_FAMILIES: dict[str, str] = {"LlamaForCausalLM": "llama", "Qwen2ForCausalLM": "qwen2"}
+_FAMILIES: dict[str, str] = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+    "SmolLM3ForCausalLM": "smollm3",
+}
 # The defaults of transformers, for keys that old files omit.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "llama": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+    "mistral": {"max_position_embeddings": 131_072, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
     "qwen2": {"max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "tie_word_embeddings": False},
+    "qwen3": {"max_position_embeddings": 32_768, "rms_norm_eps": 1e-6, "tie_word_embeddings": False, "head_dim": 128},
+    "smollm3": {
+        "max_position_embeddings": 32_768,
+        "rms_norm_eps": 1e-6,
+        "tie_word_embeddings": True,
+        "no_rope_layer_interval": 4,
+    },
 }
+_THETAS = {"smollm3": 2_000_000.0}
+_MISTRAL_WINDOW = 4096
+"""``sliding_window`` of a Mistral file without the key, in transformers."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -82,12 +99,18 @@ def read_architecture(folder: Path) -> Architecture:
         raise InputError(f"{file}: head_dim is {head_dim}: RoPE needs an even head_dim")
     if n_heads % n_kv_heads:
         raise InputError(f"{file}: num_key_value_heads ({n_kv_heads}) does not divide num_attention_heads ({n_heads})")
+    if family == "mistral" and (window := config.get("sliding_window", _MISTRAL_WINDOW)) is not None:
+        raise InputError(
+            f"{file}: sliding_window is {window!r:.60} (without the key: {_MISTRAL_WINDOW}): only null is supported: "
+            f"use a model without a sliding window"
+        )
     max_positions = read.positive("max_position_embeddings")
-    theta, scaling = _rope(read.config, file)
+    theta, scaling = _rope(read.config, file, _THETAS.get(family, DEFAULT_THETA))
+    n_layers = read.positive("num_hidden_layers", most=MOST_LAYERS)
     architecture = Architecture(
         family=family,
         dim=dim,
-        n_layers=read.positive("num_hidden_layers", most=MOST_LAYERS),
+        n_layers=n_layers,
         n_heads=n_heads,
         n_kv_heads=n_kv_heads,
         head_dim=head_dim,
@@ -98,6 +121,8 @@ def read_architecture(folder: Path) -> Architecture:
         rope_scaling=scaling,
         norm_eps=read.number("rms_norm_eps", below=1.0),
         qkv_bias=family == "qwen2",
+        qk_norm=family == "qwen3",
+        layers_without_rope=_layers_without_rope(read, n_layers) if family == "smollm3" else (),
         tie_embeddings=read.truth("tie_word_embeddings"),
     )
     architecture.check_size(str(file))
@@ -111,6 +136,11 @@ def make_config(architecture: Architecture, *, eos_token_id: int | None) -> dict
         eos_token_id: the token that ends a document. Generation stops at this token. None: not known.
     """
     name = next(name for name, family in _FAMILIES.items() if family == architecture.family)
+    without_rope = architecture.layers_without_rope
+    of_family: dict[str, dict[str, Any]] = {
+        "mistral": {"sliding_window": None},
+        "smollm3": {"no_rope_layers": [int(i not in without_rope) for i in range(architecture.n_layers)]},
+    }
     return {
         "architectures": [name],
         "model_type": architecture.family,
@@ -130,6 +160,7 @@ def make_config(architecture: Architecture, *, eos_token_id: int | None) -> dict
         "bos_token_id": None,
         "eos_token_id": eos_token_id,
         "use_cache": True,
+        **of_family.get(architecture.family, {}),
     }
 
 
@@ -197,17 +228,36 @@ def _refuse_unsupported(config: dict[str, Any], file: Path) -> None:
         raise InputError(f"{file}: layer_types has {other!r:.60}: only 'full_attention' is supported")
 
 
-def _rope(config: dict[str, Any], file: Path) -> tuple[float, RopeScaling | None]:
-    """Return the base and the scaling of RoPE.
+def _layers_without_rope(read: "_Reader", n_layers: int) -> tuple[int, ...]:
+    """Return the layers without RoPE of a SmolLM3 file: the zeros in ``no_rope_layers``.
+
+    Without the key, every layer whose number (from 1) is a multiple of ``no_rope_layer_interval`` is a layer without
+    RoPE, as in transformers.
+    """
+    kinds = read.config.get("no_rope_layers")
+    if kinds is None:
+        interval = read.positive("no_rope_layer_interval")
+        return tuple(range(interval - 1, n_layers, interval))
+    if not isinstance(kinds, list) or len(kinds) != n_layers or any(kind not in (0, 1) for kind in kinds):
+        raise InputError(
+            f"{read.file}: no_rope_layers is {kinds!r:.60}: it must be a list of {n_layers} values, 1 for a layer with "
+            f"RoPE and 0 for a layer without"
+        )
+    return tuple(layer for layer, kind in enumerate(kinds) if not kind)
+
+
+def _rope(config: dict[str, Any], file: Path, default: float) -> tuple[float, RopeScaling | None]:
+    """Return the base and the scaling of RoPE. ``default`` is the base of a file without a base.
 
     transformers 5 reads ``rope_scaling`` if the key is not empty, and ``rope_parameters`` otherwise. The base is
-    ``rope_theta`` of the object that transformers reads, then ``rope_theta`` at the top level, then 10,000.
+    ``rope_theta`` of the object that transformers reads, then ``rope_theta`` at the top level, then the default.
     transformers therefore ignores values of other places without a warning. Contradicting values are refused here.
     """
     top = _Reader(config, file)
-    found = [
-        (key, _rope_of(key, config[key], top)) for key in ("rope_scaling", "rope_parameters") if config.get(key)
-    ] or [("rope_theta", (top.number("rope_theta", DEFAULT_THETA), None))]
+    keys = [key for key in ("rope_scaling", "rope_parameters") if config.get(key)]
+    found = [(key, _rope_of(key, config[key], top, default)) for key in keys] or [
+        ("rope_theta", (top.number("rope_theta", default), None))
+    ]
     (first, rope), (last, other) = found[0], found[-1]
     if rope != other:
         raise InputError(
@@ -217,7 +267,7 @@ def _rope(config: dict[str, Any], file: Path) -> tuple[float, RopeScaling | None
     return rope
 
 
-def _rope_of(key: str, parameters: Any, top: "_Reader") -> tuple[float, RopeScaling | None]:
+def _rope_of(key: str, parameters: Any, top: "_Reader", default: float) -> tuple[float, RopeScaling | None]:
     """Return the base and the scaling in ``rope_scaling`` or ``rope_parameters``, the object with the name ``key``."""
     file = top.file
     if not isinstance(parameters, dict):
@@ -228,7 +278,7 @@ def _rope_of(key: str, parameters: Any, top: "_Reader") -> tuple[float, RopeScal
             f"{file}: {key}.{nested} is an object of one layer type: only one object for all layers is supported"
         )
     read = _Reader(parameters, file, prefix=f"{key}.")
-    theta = read.number("rope_theta") if "rope_theta" in parameters else top.number("rope_theta", DEFAULT_THETA)
+    theta = read.number("rope_theta") if "rope_theta" in parameters else top.number("rope_theta", default)
     if "rope_theta" in top.config and top.number("rope_theta") != theta:
         raise InputError(
             f"{file}: rope_theta is {top.config['rope_theta']!r} and {key}.rope_theta is {parameters['rope_theta']!r}: "

@@ -24,6 +24,8 @@ _NATIVE_TO_HF = {
     "attention.qkv_linear.wk": "self_attn.k_proj",
     "attention.qkv_linear.wv": "self_attn.v_proj",
     "attention.wo": "self_attn.o_proj",
+    "attention.q_norm": "self_attn.q_norm",
+    "attention.k_norm": "self_attn.k_norm",
     "feed_forward.w1": "mlp.gate_proj",
     "feed_forward.w3": "mlp.up_proj",
     "feed_forward.w2": "mlp.down_proj",

@@ -132,6 +132,8 @@ class Corpus:
         prefix = f"{self.shown}: " if self.shown else ""
         if not self.sources:
             raise InputError(f"{prefix}no source given: name files or folders of documents to pack")
+        if any(not source.path for source in self.sources):
+            raise InputError(f"{prefix}a source is an empty text: name a file or folder. A shell variable may be empty")
         weights = [source.weight for source in self.sources if source.weight is not None]
         if weights and not sum(weights):
             raise InputError(f"{prefix}the weights sum to 0: give the sources weights above 0")
@@ -180,7 +182,7 @@ class Corpus:
     @classmethod
     def of(cls, paths: Sequence[str | Path]) -> "Corpus":
         """Make a corpus of files, folders and URLs, each packed whole, or read the corpus of one corpus TOML."""
-        if any(str(path).endswith(".toml") for path in paths):
+        if any(str(path).lower().endswith(".toml") for path in paths):
             if len(paths) > 1:
                 raise InputError(f"{paths[0]} …: a corpus TOML lists all sources, give it alone")
             return read_corpus(Path(paths[0]))

@@ -4,10 +4,12 @@ While packing, the identity of a file is its place on the disk: two names, spell
 place. In a dataset, the identity of a file is the digest of its content: the manifest keeps the digests.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from exact_titan.dataset.manifest import Manifest
+from exact_titan.documents.file_kinds import uncompressed
 from exact_titan.documents.listing import is_url
 from exact_titan.documents.sources import Source, place_of
 from exact_titan.documents.token_files import TokenFile
@@ -21,7 +23,8 @@ def check_places(corpus: Corpus, opened: Sequence[Source | TokenFile]) -> None:
     """Check that no file is read twice.
 
     Raises:
-        InputError: if two sources have the same file, or a source has a file under two names. The error names both.
+        InputError: if two sources have the same file, a source has a file under two names, or a file and its compressed
+            copy are next to each other. The error names both.
     """
     owners: dict[str, tuple[int, str]] = {}
     for index, source in enumerate(opened):
@@ -37,6 +40,24 @@ def check_places(corpus: Corpus, opened: Sequence[Source | TokenFile]) -> None:
                 )
             also = "" if first == shown else f" (as {first})"
             raise InputError(f"{shown} belongs to two sources, {other}{also} and {one}: leave one source out")
+    _check_compressed_copies(opened)
+
+
+def _check_compressed_copies(opened: Sequence[Source | TokenFile]) -> None:
+    """Check that a file and its compressed copy are not both read. zstd, xz -k and gunzip -k keep their input."""
+    first: dict[str, str] = {}
+    for source in opened:
+        if isinstance(source, TokenFile):
+            continue
+        for file in source.files:
+            shown = source.shown(file)
+            place = source.location(file) if is_url(source.path) else os.path.normpath(source.location(file))
+            other = first.setdefault(uncompressed(place), shown)
+            if other != shown:
+                raise InputError(
+                    f"{shown} and {other} differ only in the suffix of their compression, and are probably one file: "
+                    "choose with the key files of a corpus TOML, or rename a file if the documents differ"
+                )
 
 
 def _places(source: Source | TokenFile) -> Iterator[tuple[str, str]]:

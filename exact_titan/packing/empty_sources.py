@@ -52,9 +52,10 @@ def _too_small(corpus: Corpus, index: int, limit: Limit, next_tokens: int) -> st
     """Return the limit that the first document of the source does not fit, and the way out."""
     first = f", and its first document has {next_tokens:,} tokens" if next_tokens else ""
     shorter = "drop long documents with max_document_tokens"
+    or_shorter = f", or {shorter}" if next_tokens else ""
     if limit.tokens is not None and limit.tokens == corpus.sources[index].max_tokens:
         return f"max_tokens is {limit.tokens:,}{first}: raise max_tokens, or {shorter}"
     share = f"its share of the mix is {getattr(limit, corpus.unit):,} {corpus.unit}{first}"
     if corpus.total is not None:
-        return f"{share}: raise {corpus.unit}, which is {corpus.total:,}, or the weight of the source, or {shorter}"
-    return f"{share}: give the other sources more documents, or this source a larger weight, or {shorter}"
+        return f"{share}: raise {corpus.unit}, which is {corpus.total:,}, or the weight of the source{or_shorter}"
+    return f"{share}: give the other sources more documents, or this source a larger weight{or_shorter}"

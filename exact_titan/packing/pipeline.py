@@ -293,6 +293,10 @@ def _check(
         except UnicodeEncodeError:
             shown = os.fsencode(path).decode("utf-8", "backslashreplace")
             raise InputError(f"{name} {shown}: the name is not UTF-8: give another name") from None
+    if out.parts and out.parts[0].endswith(":"):  # pathlib shortens s3://bucket to s3:/bucket
+        raise InputError(
+            f"--out {out} is a URL, and a dataset is a folder: give a folder, and copy the folder afterwards"
+        )
     if not 2 <= seq_len <= MOST_WINDOW:
         raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens and at most {MOST_WINDOW}")
     if not 0 <= val_fraction < 1:

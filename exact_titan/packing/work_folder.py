@@ -22,6 +22,7 @@ from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.packing.part_result import RESULT
 from exact_titan.system.atomic_files import publish, write_atomically
+from exact_titan.system.file_errors import file_name, input_error, why
 from exact_titan.system.folder_lock import HeldError, locked
 
 
@@ -119,15 +120,24 @@ def work_folder(out: Path) -> Iterator[WorkFolder]:
         kept = work.finished()
         if not kept:
             for parent in missing:
-                if parent.exists():
+                with suppress(OSError):  # another program may use the folder now
                     parent.rmdir()
         if isinstance(error, OSError):
-            error = InputError(f"--out {out} cannot be written: {error}")
+            error = _input_error(error, out, work)
         if isinstance(error, InputError) and kept:
             raise InputError(
                 f"{error} ({kept} parts are finished: the same command resumes from these parts)"
             ) from error
         raise error
+
+
+def _input_error(error: OSError, out: Path, work: WorkFolder) -> BaseException:
+    """Return the error as one line: of ``--out``, or of another file, such as a source."""
+    name = file_name(error)
+    file = out if name is None else Path(name)
+    if any(file.is_relative_to(folder) for folder in (work.path, out)) or out.is_relative_to(file):
+        return InputError(f"--out {out} cannot be written: {why(error)}: choose another folder, or make room")
+    return input_error(error) or error
 
 
 def remove_left_over(out: Path) -> None:

@@ -73,6 +73,40 @@ def test_files_that_are_not_read_are_counted(tmp_path: Path) -> None:
         Source(tmp_path, "text")
 
 
+def test_the_caches_of_datasets_and_packed_datasets_are_counted(tmp_path: Path) -> None:
+    write(tmp_path, "data-00000-of-00001.arrow", "cache-1c80317fa3b1799d.arrow", "cache-ab_00000_of_00002.arrow")
+    write(tmp_path, "sub/packed/manifest.json", "sub/packed/val-lengths.npy", "sub/packed/tokenizer/tokenizer.json")
+    write(tmp_path, "other/manifest.json")
+    source = Source(tmp_path, "text")
+    assert names(source) == ["data-00000-of-00001.arrow", "other/manifest.json"]
+    assert source.passed_over == {
+        "packed datasets": 1,
+        "results that the library datasets keeps: cache-*.arrow": 2,
+    }
+    assert Source(tmp_path / "cache-1c80317fa3b1799d.arrow", "text").files
+    with pytest.raises(InputError, match=r"sub/packed is a packed dataset, and has no documents: give the documents"):
+        Source(tmp_path / "sub" / "packed", "text")
+
+
+def test_a_pointer_of_git_lfs_is_found_before_any_file_is_read(tmp_path: Path) -> None:
+    write(tmp_path, "a.jsonl")
+    for name in ("b.parquet", "b.md"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=r"b\.parquet is a pointer of Git LFS, not the file: run `git lfs pull`"):
+        Source(tmp_path, "text")
+    assert names(Source(tmp_path, "text", "*.jsonl")) == ["a.jsonl"]
+
+
+@pytest.mark.parametrize(
+    ("path", "way_out"),
+    [("t", r"give .*/t\.bin$"), ("d", r"give .*/d\.ds$"), ("*.jsonl", "a source is not a pattern: give the folder")],
+)
+def test_what_a_path_that_does_not_exist_may_mean(tmp_path: Path, path: str, way_out: str) -> None:
+    write(tmp_path, "t.bin", "t.idx", "d.ds", "d.ds.index", "a.jsonl")
+    with pytest.raises(InputError, match=rf"no such file or folder: {way_out}"):
+        Source(tmp_path / path, "text")
+
+
 def test_files_beyond_the_pattern_and_rare_suffixes_are_counted(tmp_path: Path) -> None:
     write(tmp_path, "data/a.jsonl", "data/b.jsonl", "test/c.jsonl", "README.md")
     source = Source(tmp_path, "text", "data/*")

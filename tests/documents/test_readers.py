@@ -125,6 +125,15 @@ def test_a_broken_cell_is_named_with_its_row(tmp_path: Path) -> None:
             r"d\.jsonl, line 2: not JSON \([^)]* at character 14\): cor",
         ),
         ("d.jsonl", b"\x1f\x8b\x08\x00", r"d\.jsonl, line 1: not JSON, the file is compressed: end its name with \.gz"),
+        ("d.json", lzma.compress(b"{}"), r"d\.json, line 1: not JSON, the file is compressed: end its name with \.xz"),
+        ("d.csv", bz2.compress(b"text"), r"d\.csv, line 1: not CSV, the file is compressed: end its name with \.bz2"),
+        (
+            "d.txt",
+            COMPRESS[".zst"](b"a"),
+            r"d\.txt, line 1: not plain text, the file is compressed: end its name with \.zst",
+        ),
+        ("d.json.xz", COMPRESS[".zst"](b"{}"), r"d\.json\.xz is a \.zst file: end its name with \.zst instead of \.xz"),
+        ("d.jsonl.gz", b'{"text": "a"}', r"d\.jsonl\.gz is JSON without compression: take \.gz from the end of its"),
         (
             "d.json",
             b'[{"text": "a"},\n\n{"text": "b" "c"}\n]' + b" " * 99,
@@ -134,11 +143,16 @@ def test_a_broken_cell_is_named_with_its_row(tmp_path: Path) -> None:
         ("d.json", b'[{"text": "a"},\n{"text": "b', r"d\.json, line 2: not JSON \(a string or an object has no end\)"),
         ("d.json", b'[{"text": "a"}\n{"text": "b"}]', r"d\.json, line 2: not JSON \(, or \] is missing\)"),
         ("d.json", b'[{"text": "a"}]\n[]', r"d\.json, line 2: not JSON \(text after the end of the array\)"),
+        ("d.jsonl", b'[{"text": "a"}]', r"d\.jsonl, line 1: not a JSON object, but an array: end .* with \.json"),
         ("d.json", b'[\n"a"]', r"d\.json, line 2: not a JSON object"),
         ("d.json", b'[{"text": "\\ud800"}]', r"d\.json, line 1: not JSON"),
         ("d.json", b'[{"text":\n "\xff"}]', r"d\.json, after line 1: not UTF-8 \(invalid start byte\)"),
         ("d.json", b'{"text": "a"}\n{"text": 1}', r"d\.json, line 2: 'text' is int, not text: see --text-key"),
         ("d.csv", b"id,body\n1,a\n", r"d\.csv has no column 'text' \(it has id, body\): see --text-key"),
+        ("d.csv", b"text,id,text\na,1,b\n", r"d\.csv has several columns 'text': give each column its own name"),
+        ("d.json", b'{"s": NaN, "text": "\\ud800"}', r"d\.json, line 1: not JSON"),
+        ("d.jsonl", b'{"s": NaN, "text": "\xff"}', r"d\.jsonl, line 1: not UTF-8"),
+        ("d.jsonl", b'{"s": NaN, "text": NAN}', r"d\.jsonl, line 1: not JSON"),
         ("d.csv", b"id,text\n1,a\n2,b,c\n", r"d\.csv, row 2 \(line 3\) has 3 cells, the first row has 2"),
         ("d.csv", b'id,text\n1,"a\n2,b\n', r"d\.csv, row 1 \(line 3\) is not CSV \(unexpected end of data\)"),
         ("d.csv", b"id,text\n1,\xff\n", r"d\.csv, row 1 or later: not UTF-8"),
@@ -157,6 +171,23 @@ def test_a_parquet_file_without_the_column(tmp_path: Path) -> None:
     pa.parquet.write_table(pa.table({"content": ["a"]}), tmp_path / "d.parquet")
     with pytest.raises(InputError, match=r"d\.parquet has no column 'text' \(it has content\): see --text-key"):
         read(tmp_path / "d.parquet")
+
+
+def test_two_columns_of_the_same_name(tmp_path: Path) -> None:
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    pa.parquet.write_table(table, tmp_path / "d.parquet")
+    with pa.OSFile(str(tmp_path / "d.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    for name in ("d.parquet", "d.arrow"):
+        with pytest.raises(InputError, match=rf"{name} has several columns 'text': give each column its own name"):
+            read(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["d.jsonl", "d.json", "array.json"])
+def test_numbers_that_json_does_not_have(tmp_path: Path, name: str) -> None:
+    lines = ['{"text": "a", "s": NaN, "t": [-Infinity]}', '{"text": NaN}', '{"s": Infinity, "text": "NaN Infinity"}']
+    (tmp_path / name).write_text(f"[{', '.join(lines)}]" if name.startswith("array") else "\n".join(lines))
+    assert read(tmp_path / name) == ["a", "NaN Infinity"]
 
 
 def test_a_large_array_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,3 +69,44 @@ def test_tokens_that_are_spelled() -> None:
     spelled = SpelledTokens(["</s>", "[CLS]", "<|a|>", "<|b.|>", ""])
     assert [spelled.are_in(text) for text in ("x</s>", "[CLS]", "<|a|>b", "<|b.|>")] == [True] * 4
     assert not any(map(spelled.are_in, ("</p>", "[CL", "<|ab|>", "<|bx|>", "")))
+
+
+def unigram() -> Tokenizer:
+    pieces = [("<unk>", 0.0), ("</s>", 0.0), *((letter, -3.0) for letter in "ab</s>")]
+    return Tokenizer(models.Unigram(pieces, unk_id=0))
+
+
+def words(model: type) -> Tokenizer:
+    tokenizer = Tokenizer(model({"<unk>": 0, "</s>": 1, "a": 2, "b": 3}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+def bpe(merges: list[tuple[str, str]], *, ignore_merges: bool) -> Tokenizer:
+    vocabulary = {text: number for number, text in enumerate(["?", "</s>", "a", "b", "<", "/", "s", ">", "</", "s>"])}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=ignore_merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("plain", "text", "ids"),
+    [
+        (unigram(), "a</s>b", [2, 4, 5, 6, 7, 3]),
+        (words(models.WordLevel), "a </s> b", [2, 0, 3]),
+        (words(models.WordPiece), "a </s> b", [2, 0, 3]),
+        (bpe([], ignore_merges=True), "a </s> b", [2, 4, 5, 6, 7, 3]),
+        (bpe([("<", "/"), ("s", ">"), ("</", "s>")], ignore_merges=False), "a</s> b", [2, 8, 9, 3]),
+    ],
+    ids=["Unigram", "WordLevel", "WordPiece", "BPE with ignore_merges", "BPE with merges of the token"],
+)
+def test_a_model_does_not_find_its_special_token_in_the_letters(
+    tmp_path: Path, plain: Tokenizer, text: str, ids: list[int]
+) -> None:
+    plain.add_special_tokens(["</s>"])
+    plain.save(str(tmp_path / "tokenizer.json"))
+    packed = DocumentTokenizer(tmp_path)
+    assert packed.encode([text])[0].tolist() == [*ids, 1]
+    assert DocumentTokenizer(tmp_path, special_tokens="ids").encode_letters(text) == ids
+    assert packed.encode(["a b"])[0].tolist()[-1] == 1
+    assert packed.spells_special(text)

@@ -287,6 +287,10 @@ def with_loss_mask(folder: Path) -> Path:
         (changed("corpus.bin", None), r"corpus\.bin: there is no \S*corpus\.bin: the two files belong together"),
         (changed("other.ds.index", None), r"other\.ds: there is no \S*other\.ds\.index: the two files belong together"),
         (bad_megatron(magic=b"TNTIDX\0\0\0"), r"corpus\.idx is not an index of Megatron-LM .*MMIDIDX.*preprocess_data"),
+        (
+            changed("corpus.bin", lambda content: b"version https://git-lfs.github.com/spec/v1\n"),
+            r"corpus\.bin is a pointer of Git LFS, not the file: run `git lfs pull`",
+        ),
         (changed("corpus.idx", lambda content: b""), r"corpus\.idx is not an index of Megatron-LM"),
         (changed("corpus.idx", lambda content: content[:20]), r"corpus\.idx is broken \(cut short after 20 bytes\)"),
         (changed("corpus.idx", lambda content: content[:-8]), r"corpus\.idx is broken \(it has 86 bytes, .* say 94\)"),

@@ -85,6 +85,9 @@ def test_what_does_not_load_is_named(tmp_path: Path) -> None:
         (tmp_path / "tokenizer.json").write_bytes(content)
         with pytest.raises(InputError, match=r"tokenizer\.json is not a Hugging Face tokenizer\.json"):
             DocumentTokenizer(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(InputError, match=r"tokenizer\.json is a pointer of Git LFS, not the file: run `git lfs pull`"):
+        DocumentTokenizer(tmp_path)
 
 
 def test_the_copy_works_in_torchtitan(bpe_tokenizer: Path, tmp_path: Path) -> None:

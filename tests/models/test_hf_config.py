@@ -3,7 +3,7 @@ import json
 
 import pytest
 import torch
-from transformers import AutoConfig, Qwen2Config
+from transformers import AutoConfig, Qwen2Config, Qwen3Config, SmolLM3Config
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
@@ -102,7 +102,9 @@ def test_a_config_that_transformers_saves_is_read_back(tmp_path, name):
     assert (architecture.dim, architecture.ffn_dim, architecture.n_layers) == (64, 96, 3)
     assert architecture.head_dim == options.get("head_dim", 16)
     assert architecture.n_kv_heads == options.get("num_key_value_heads", 2)
-    assert architecture.tie_embeddings == options.get("tie_word_embeddings", False)
+    assert architecture.tie_embeddings == options.get("tie_word_embeddings", config_type is SmolLM3Config)
+    assert architecture.qk_norm == (config_type is Qwen3Config)
+    assert architecture.layers_without_rope == ((1,) if config_type is SmolLM3Config else ())
     scaling = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=64)
     assert architecture.rope_scaling == (scaling if "rope_parameters" in options else None)
 
@@ -131,7 +133,7 @@ def test_keys_that_old_files_omit_have_the_defaults_of_transformers(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"architectures": ["MistralForCausalLM"]}, "architectures is ['MistralForCausalLM']: supported are"),
+        ({"architectures": ["Olmo2ForCausalLM"]}, "architectures is ['Olmo2ForCausalLM']: supported are"),
         ({"architectures": None}, "architectures is None"),
         (
             {"auto_map": {"AutoModel": "model.Model"}},
@@ -220,6 +222,39 @@ def test_a_config_that_is_no_plain_json_is_one_line(tmp_path, content):
     with pytest.raises(InputError, match=r"config\.json is not a readable JSON file") as refused:
         read_architecture(tmp_path)
     assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"sliding_window": 4096}, "sliding_window is 4096 .*: only null is supported"),
+        ({}, "sliding_window is 4096 .*without the key: 4096"),
+    ],
+)
+def test_a_sliding_window_is_refused(tmp_path, config, message):
+    base = {**LLAMA_31_8B, "architectures": ["MistralForCausalLM"]}
+    write(tmp_path, {**base, **config})
+    with pytest.raises(InputError, match=message):
+        read_architecture(tmp_path)
+    write(tmp_path, {**base, "sliding_window": None})
+    assert read_architecture(tmp_path).family == "mistral"
+
+
+def test_the_layers_without_rope_of_smollm3(tmp_path):
+    base = {**LLAMA_31_8B, "architectures": ["SmolLM3ForCausalLM"], "rope_scaling": None, "num_hidden_layers": 6}
+    del base["rope_theta"]
+    for keys, layers in (
+        ({}, (3,)),
+        ({"no_rope_layer_interval": 3}, (2, 5)),
+        ({"no_rope_layers": [1, 0, 1, 1, 1, 0], "no_rope_layer_interval": 3}, (1, 5)),
+    ):
+        write(tmp_path, {**base, **keys})
+        architecture = read_architecture(tmp_path)
+        assert (architecture.layers_without_rope, architecture.rope_theta) == (layers, 2_000_000.0)
+    for wrong in ([1, 0], [1, 0, 1, 1, 1, 2], "1", 3):
+        write(tmp_path, {**base, "no_rope_layers": wrong})
+        with pytest.raises(InputError, match=r"no_rope_layers is .* it must be a list of 6 values"):
+            read_architecture(tmp_path)
 
 
 def test_a_config_behind_a_link_out_of_the_folder_is_refused(tmp_path):

@@ -37,7 +37,7 @@ def test_names_are_converted_in_both_directions():
         hf_name("layers.0.moe.weight")
 
 
-@pytest.mark.parametrize("name", ["llama", "llama tied", "qwen2", "llama with wide heads"])
+@pytest.mark.parametrize("name", ["llama", "llama tied", "qwen2", "llama with wide heads", "qwen3", "smollm3"])
 def test_complete_folders_pass(tmp_path, name):
     model = transformers_model(name)
     model.save_pretrained(tmp_path / "one")

@@ -105,6 +105,11 @@ def test_sources_of_the_command_line() -> None:
         Corpus.of(["s3://b/c.ds"]).sources[0].open("text")
 
 
+def test_an_empty_path_is_not_the_working_directory() -> None:
+    with pytest.raises(InputError, match="a source is an empty text: name a file or folder"):
+        Corpus.of(["a.jsonl", ""])
+
+
 def test_the_papers_mixes() -> None:
     shares = {
         file.stem: [corpus.share(index) for index in range(len(corpus.sources))]

@@ -1,5 +1,6 @@
 """The same data twice: under two names in one packing, and in a dataset that grows."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -62,6 +63,16 @@ def test_two_patterns_that_match_one_file(folder: Path, word_tokenizer: Path) ->
     corpus = Corpus([CorpusSource(path="corpus", files=files) for files in ("*.jsonl", "a*")])
     with pytest.raises(InputError, match=r"corpus/a\.jsonl belongs to two sources, corpus and corpus"):
         pack(corpus, tokenizer=word_tokenizer, seq_len=4, out=folder / "out")
+
+
+def test_a_file_and_its_compressed_copy(folder: Path, word_tokenizer: Path) -> None:
+    Path("corpus/a.jsonl.gz").write_bytes(gzip.compress(Path("corpus/a.jsonl").read_bytes()))
+    message = r"corpus/a\.jsonl\.gz and .*corpus/a\.jsonl differ only in the suffix of their compression"
+    for sources in (["corpus"], ["corpus/../corpus/a.jsonl", "corpus/a.jsonl.gz"]):
+        with pytest.raises(InputError, match=message):
+            pack(sources, tokenizer=word_tokenizer, seq_len=4, out=folder / "out")
+    corpus = Corpus([CorpusSource(path="corpus", files="*.jsonl")])
+    assert pack(corpus, tokenizer=word_tokenizer, seq_len=4, out=folder / "out").sources[0].documents == 2
 
 
 def test_copies_of_a_file_are_counted(folder: Path, word_tokenizer: Path) -> None:

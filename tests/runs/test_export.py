@@ -23,7 +23,7 @@ from tests import warm_ranks
 from tests.checkpoints import load_decoder, transformers_model
 
 RUNNER = "tests.titan.recorded_runs"
-MODELS = {"llama": "llama with scaled RoPE", "qwen2": "qwen2 tied"}
+MODELS = {"llama": "llama with scaled RoPE", "qwen2": "qwen2 tied", "qwen3": "qwen3", "smollm3": "smollm3"}
 
 
 def arguments(dataset, *options: str) -> list[str]:

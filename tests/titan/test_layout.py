@@ -186,6 +186,24 @@ def test_a_run_resumes_on_another_layout(dataset, qwen2, folder):
 
 
 @pytest.mark.slow
+def test_models_with_norms_of_heads_and_layers_without_rope_train_alike_under_tensor_parallelism(dataset, folder):
+    specs: dict[str, dict[str, Any]] = {}
+    for family in ("qwen3 tied", "smollm3"):
+        transformers_model(family).save_pretrained(folder / family)
+        for name, layout in {"1": [], "2": degrees(tensor=2)}.items():
+            options = ["--model", str(folder / family), "--checkpoint.enable", "--checkpoint.load_only", *layout]
+            arguments = argv(dataset, folder / f"{family}-{name}", *options, steps=3)
+            specs.setdefault(name, {})[family] = _without_architecture(arguments)
+    results = {}
+    for ranks, runs in specs.items():
+        listed = [{"name": name, "trainer": "exact", "argv": arguments} for name, arguments in runs.items()]
+        results[ranks] = record(int(ranks), folder / f"families-{ranks}", *listed)
+    for family, one in results["1"].items():
+        for ours, theirs in zip(losses(results["2"][family]), losses(one), strict=True):
+            assert ours == pytest.approx(theirs, rel=2e-5)
+
+
+@pytest.mark.slow
 def test_the_export_of_every_layout_has_the_loaded_weights_bit_for_bit(dataset, qwen2, folder):
     base = ["--model", str(qwen2), "--optimizer.lr", "0", "--checkpoint.enable", "--checkpoint.interval", "1"]
     loaded = load_file(qwen2 / "model.safetensors")

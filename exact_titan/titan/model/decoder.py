@@ -6,22 +6,25 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+import spmd_types as spmd
 from torch import nn
 from torchtitan.distributed import ParallelDims
 from torchtitan.models.common import Embedding, Linear, RMSNorm
 from torchtitan.models.common.attention import GQAttention, QKVLinear
 from torchtitan.models.common.config_utils import make_ffn_config
 from torchtitan.models.common.decoder import Decoder
+from torchtitan.models.common.decoder_sharding import dense_activation_placement, dense_param_placement
 from torchtitan.models.common.param_init import depth_scaled_std, skip_param_init
 from torchtitan.models.llama3 import Llama3Model, parallelize_llama
 from torchtitan.models.llama3.model import Llama3TransformerBlock
 from torchtitan.protocols.model_spec import ModelSpec
+from torchtitan.protocols.sharding import ShardingConfig
 
 from exact_titan.errors import InputError
 from exact_titan.models.architecture import LARGEST_SIZE, MOST_LAYERS, Architecture
 from exact_titan.titan.model.attention import DocumentAttention
 from exact_titan.titan.model.context_parallel import WithoutContextParallel
-from exact_titan.titan.model.rope import HalfRoPE
+from exact_titan.titan.model.rope import HalfRoPE, NoRoPE
 from exact_titan.titan.model.state_dict import HuggingFaceAdapter
 
 
@@ -33,10 +36,24 @@ class DecoderModel(Llama3Model):
         architecture: Architecture
 
         def update_from_config(self, *, config: Any, **kwargs: Any) -> None:
-            """Do the same as torchtitan. torchtitan refuses varlen attention with context parallelism."""
+            """Do the same as torchtitan's Llama, which refuses varlen attention with context parallelism.
+
+            Llama has no norms of queries and keys. Their sharding under tensor parallelism is that of torchtitan's
+            Qwen3: every rank has the whole weight and normalizes its own heads.
+            """
             seen = copy.copy(config)
             seen.parallelism = replace(config.parallelism, context_parallel_degree=1)
             Llama3Model.Config.update_from_config(self, config=seen, **kwargs)
+            heads = dense_activation_placement(tp=spmd.S(2))
+            for layer in self.layers:
+                if layer.attention.qk_norm is not None:
+                    layer.attention.qk_norm.sharding_config = ShardingConfig(
+                        state_shardings={"weight": dense_param_placement(tp=spmd.R)},
+                        in_src_shardings={"input": heads},
+                        in_dst_shardings={"input": heads},
+                        out_src_shardings=heads,
+                        out_dst_shardings=heads,
+                    )
 
 
 def parallelize(model: DecoderModel, *, parallel_dims: ParallelDims, **options: Any) -> nn.Module:
@@ -171,7 +188,7 @@ def decoder_spec(architecture: Architecture) -> ModelSpec:
             tok_embeddings=Embedding.Config(
                 num_embeddings=architecture.vocab_size, embedding_dim=dim, param_init=embedding_init
             ),
-            norm=_norm(architecture),
+            norm=_norm(architecture, dim),
             lm_head=Linear.Config(
                 in_features=dim,
                 out_features=architecture.vocab_size,
@@ -191,17 +208,17 @@ def _normal(std: float) -> dict:
     return {"weight": partial(nn.init.trunc_normal_, std=std), "bias": nn.init.zeros_}
 
 
-def _norm(architecture: Architecture) -> RMSNorm.Config:
-    return RMSNorm.Config(
-        normalized_shape=architecture.dim, eps=architecture.norm_eps, param_init={"weight": nn.init.ones_}
-    )
+def _norm(architecture: Architecture, size: int) -> RMSNorm.Config:
+    return RMSNorm.Config(normalized_shape=size, eps=architecture.norm_eps, param_init={"weight": nn.init.ones_})
 
 
 def _block(architecture: Architecture, layer: int, rope: HalfRoPE.Config) -> Llama3TransformerBlock.Config:
     depth_init = _normal(depth_scaled_std(0.02, layer))
+    if layer in architecture.layers_without_rope:
+        rope = NoRoPE.Config(dim=rope.dim, max_seq_len=rope.max_seq_len, theta=rope.theta)
     return Llama3TransformerBlock.Config(
-        attention_norm=_norm(architecture),
-        ffn_norm=_norm(architecture),
+        attention_norm=_norm(architecture, architecture.dim),
+        ffn_norm=_norm(architecture, architecture.dim),
         attention=_attention(architecture, rope, depth_init),
         feed_forward=make_ffn_config(
             dim=architecture.dim,
@@ -237,6 +254,7 @@ def _attention(architecture: Architecture, rope: HalfRoPE.Config, output_init: d
             out_features=architecture.dim,
             param_init=output_init,
         ),
+        qk_norm=_norm(architecture, architecture.head_dim) if architecture.qk_norm else None,
         inner_attention=DocumentAttention.Config(),
         rope=rope,
     )

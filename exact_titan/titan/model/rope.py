@@ -39,3 +39,20 @@ class HalfRoPE(CosSinRoPE):
             return torch.cat([x * cos - y * sin, y * cos + x * sin], dim=-1).type_as(x_BLNH)
 
         return rotate(query), rotate(key)
+
+
+class NoRoPE(HalfRoPE):
+    """Rotates nothing, in a layer without positions (SmolLM3)."""
+
+    @dataclass(kw_only=True, slots=True)
+    class Config(HalfRoPE.Config):
+        pass
+
+    def _precompute_cache(self) -> torch.Tensor:
+        return torch.empty(0)
+
+    def forward(
+        self, query: torch.Tensor, key: torch.Tensor, positions: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return query and key as they are."""
+        return query, key

@@ -48,7 +48,7 @@ def test_a_packed_window_equals_each_document_alone(name, tmp_path):
     torch.testing.assert_close(logits(load_decoder(tmp_path), tokens, lengths), expected, rtol=0, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama with scaled RoPE", "qwen2"])
+@pytest.mark.parametrize("name", ["llama with scaled RoPE", "qwen2", "qwen3", "smollm3"])
 def test_gradients_equal_transformers(name, tmp_path):
     reference = transformers_model(name)
     reference.save_pretrained(tmp_path)
