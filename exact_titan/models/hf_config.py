@@ -14,6 +14,7 @@ from exact_titan.errors import InputError
 from exact_titan.models.architecture import LARGEST_SIZE, MOST_LAYERS, Architecture, RopeScaling
 from exact_titan.system.folder_files import check_inside
 from exact_titan.system.json_files import read_json
+from exact_titan.system.typed_values import fits
 
 FILE_NAME = "config.json"
 
@@ -208,6 +209,11 @@ def _refuse_unsupported(config: dict[str, Any], file: Path) -> None:
         raise InputError(f"{file}: auto_map names code in the folder: code in a model folder is never run")
     if config.get("quantization_config"):
         raise InputError(f"{file}: quantization_config: quantized weights cannot be trained; use the original model")
+    for key in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        if not fits(config.get(key), int | list[int] | None):
+            raise InputError(f"{file}: {key} is {config[key]!r:.60}: it must be a token id, or a list of token ids")
+    if not fits(config.get("model_type"), str | None):
+        raise InputError(f"{file}: model_type is {config['model_type']!r:.60}: it must be a text")
     layer_types = config.get("layer_types") or []
     for key, computed in {
         "hidden_act": "silu",

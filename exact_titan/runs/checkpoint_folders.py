@@ -19,12 +19,14 @@ from typing import NamedTuple
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_manifest import MANIFEST, NOT_THERE, CannotRead, why_incomplete
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.system.file_errors import why
 
 REMOVED = ".removed-"
 SET_ASIDE = "set-aside-"
 _UNFINISHED = ".unfinished-"
 _STEP = re.compile(r"(step-(0|[1-9][0-9]*))(-[0-9]+)?")
+_LIKE_A_STEP = re.compile(r"step\W*_?[0-9]", re.IGNORECASE)
 _SHOWN = 3
 
 
@@ -49,7 +51,8 @@ class Checkpoints(NamedTuple):
             way_out: the way out if no checkpoint is complete, for the message.
 
         Raises:
-            InputError: if a later checkpoint cannot be read, or if there are checkpoints and none is complete.
+            InputError: if a later checkpoint cannot be read, if there are checkpoints and none is complete, or if the
+                folder has only checkpoints under other names.
         """
         last = max(self.complete, default=None)
         for checkpoint, cause in reversed(self.unreadable.items()):
@@ -61,6 +64,12 @@ class Checkpoints(NamedTuple):
             reasons = "; ".join(f"{checkpoint.name}: {reason}" for checkpoint, reason in latest[:_SHOWN])
             more = f"; and {len(latest) - _SHOWN} more" if len(latest) > _SHOWN else ""
             raise InputError(f"{folder} has checkpoints, but none is complete ({reasons}{more}): {way_out}")
+        if last is None and (others := misnamed(folder)):
+            names = ", ".join(one.name for one in others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
+            raise InputError(
+                f"{folder} has no step-N, but folders that may be checkpoints under another name ({names}): rename "
+                f"them to step-N, or {way_out}"
+            )
         return last
 
     def of_step(self, folder: Path, step: int) -> Path:
@@ -102,6 +111,32 @@ def find_checkpoints(folder: Path) -> Checkpoints:
     # A save that could not get its name stands for the incomplete folder of this name.
     incomplete = {one: reason for one, reason in incomplete.items() if step_of(one) not in complete}
     return Checkpoints(complete, incomplete, unreadable)
+
+
+def misnamed(folder: Path) -> list[Path]:
+    """Return the folders that may be checkpoints and have another name than ``step-N``, such as ``step-10.partial``.
+
+    A copy program or a user has given such a name. No run loads or deletes these folders.
+
+    Raises:
+        InputError: if the folder cannot be listed.
+    """
+    found = []
+    for one in _entries(folder):
+        own = one.name.startswith((_UNFINISHED, REMOVED, SET_ASIDE)) or is_checkpoint_name(one.name)
+        if own or not one.is_dir():
+            continue
+        if _LIKE_A_STEP.search(one.name) or any(
+            os.path.lexists(Path(one.path, name)) for name in (MANIFEST, DCP_METADATA)
+        ):
+            found.append(Path(one.path))
+    return sorted(found)
+
+
+def is_checkpoint_name(name: str) -> bool:
+    """Return whether a folder of this name is a checkpoint, and not the folder of a run."""
+    match = _STEP.fullmatch(name)
+    return match is not None and match[3] is None
 
 
 def cannot_be_read(checkpoint: Path, cause: str, other: str = "") -> InputError:
@@ -210,16 +245,25 @@ def _completed(checkpoint: Path) -> int:
 def _step_folders(folder: Path) -> list[tuple[int, Path]]:
     """Return the step and the path of every folder and link whose name is that of a checkpoint."""
     found = []
+    for entry in _entries(folder):
+        match = _STEP.fullmatch(entry.name.removeprefix(_UNFINISHED))
+        numbered = match is not None and match[3] is not None and not entry.name.startswith(_UNFINISHED)
+        if match is not None and not numbered and not entry.is_file(follow_symlinks=False):
+            found.append((int(match[2]), Path(entry.path)))
+    return found
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    """Return the files and folders of a folder. A folder that does not exist has none.
+
+    Raises:
+        InputError: if the folder cannot be listed.
+    """
     try:
-        for entry in os.scandir(folder):
-            match = _STEP.fullmatch(entry.name.removeprefix(_UNFINISHED))
-            numbered = match is not None and match[3] is not None and not entry.name.startswith(_UNFINISHED)
-            if match is not None and not numbered and not entry.is_file(follow_symlinks=False):
-                found.append((int(match[2]), Path(entry.path)))
+        return list(os.scandir(folder))
     except OSError as error:
         if error.errno in NOT_THERE:
             return []
         raise InputError(
             f"{folder} cannot be read ({why(error)}): repeat the command when this user can read the folder"
         ) from None
-    return found

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_errors import OTHER_CHECKPOINT, read_error
-from exact_titan.runs.checkpoint_folders import find_checkpoints
+from exact_titan.runs.checkpoint_folders import find_checkpoints, misnamed
 from exact_titan.runs.checkpoint_manifest import MANIFEST, CannotRead, read_manifest, why_incomplete
 from exact_titan.runs.file_digests import sha256_of
 
@@ -62,6 +62,8 @@ def verify_checkpoints(folder: Path) -> Iterator[tuple[bool, str]]:
         yield from verify_checkpoint(checkpoint)
     for checkpoint, reason in found.incomplete.items():
         yield False, f"{checkpoint} is not complete: {reason}"
+    for other in misnamed(folder):
+        yield False, f"{other} is not checked: the name of a checkpoint is step-N"
     for checkpoint, cause in found.unreadable.items():
         yield False, f"{checkpoint} cannot be read: {cause}"
 

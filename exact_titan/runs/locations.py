@@ -10,7 +10,9 @@ import os
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_folders import find_checkpoints
+from exact_titan.runs.checkpoint_folders import find_checkpoints, is_checkpoint_name
+from exact_titan.runs.checkpoint_manifest import MANIFEST
+from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.system.atomic_files import write_atomically
 from exact_titan.system.json_files import read_json
 
@@ -35,6 +37,14 @@ def checkpoints_of(run: Path) -> Path:
         InputError: if the run's file is damaged. The message names the file.
     """
     return _read(run / CHECKPOINTS_FILE) or run / DEFAULT_FOLDER
+
+
+def is_checkpoint(folder: Path) -> bool:
+    """Return whether a folder is one checkpoint, complete or not, and not the output folder of a run."""
+    if any(os.path.lexists(folder / name) for name in (MANIFEST, DCP_METADATA)):
+        return True
+    is_of_run = any(os.path.lexists(folder / name) for name in (DEFAULT_FOLDER, CHECKPOINTS_FILE))
+    return is_checkpoint_name(folder.name) and folder.is_dir() and not is_of_run
 
 
 def run_of(checkpoint: Path) -> Path:

@@ -16,7 +16,7 @@ from exact_titan.runs.checkpoint_errors import read_error, reading_checkpoint
 from exact_titan.runs.checkpoint_folders import cannot_be_read, find_checkpoints
 from exact_titan.runs.checkpoint_manifest import CannotRead, why_incomplete
 from exact_titan.runs.checkpoint_reader import DCP_METADATA, load_checkpoint, read_metadata
-from exact_titan.runs.locations import MODEL_FOLDER, checkpoints_of
+from exact_titan.runs.locations import MODEL_FOLDER, checkpoints_of, is_checkpoint
 from exact_titan.runs.safe_pickle import MetadataError
 from exact_titan.system.atomic_files import unfinished_folder
 from exact_titan.system.folder_files import checked_content, copy_files
@@ -81,14 +81,14 @@ def find_checkpoint(
         InputError: if there is no complete checkpoint, or if a later checkpoint cannot be read. The message names the
             folder.
     """
-    if (path / DCP_METADATA).is_file():
+    if is_checkpoint(path):
         try:
             reason = why_incomplete(path)
         except CannotRead as error:
             raise cannot_be_read(path, str(error)) from None
         if reason is not None:
             raise InputError(f"{path} is not a complete checkpoint: {reason}")
-        return path
+        return _distributed(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
     folder = checkpoints_of(path) if checkpoints is None else path / checkpoints
@@ -98,13 +98,19 @@ def find_checkpoint(
         for checkpoint, reason in found.incomplete.items():
             on_skipped(f"{checkpoint} is not complete and is skipped: {reason}")
         if step is None:
-            raise InputError(f"{folder} has no complete checkpoint: the run has not saved one yet")
-    chosen = found.of_step(folder, step)
-    if not (chosen / DCP_METADATA).is_file():
+            hint = "" if folder.is_dir() else f", or {path} is neither the output folder of a run nor a checkpoint"
+            raise InputError(f"{folder} has no complete checkpoint: the run has not saved one yet{hint}")
+    return _distributed(found.of_step(folder, step))
+
+
+def _distributed(checkpoint: Path) -> Path:
+    """Return a complete checkpoint. Refuse weights in Hugging Face's format."""
+    if not (checkpoint / DCP_METADATA).is_file():
         raise InputError(
-            f"{chosen} contains Hugging Face weights, not a distributed checkpoint: use that folder without an export"
+            f"{checkpoint} contains Hugging Face weights, not a distributed checkpoint: use that folder without an "
+            f"export"
         )
-    return chosen
+    return checkpoint
 
 
 def stored_names(checkpoint: Path) -> dict[str, Any]:

@@ -4,17 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import MANIFEST
-from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.checkpoint_verification import verify_checkpoint, verify_checkpoints
-from exact_titan.runs.locations import CHECKPOINTS_FILE, DEFAULT_FOLDER, checkpoints_of
+from exact_titan.runs.locations import CHECKPOINTS_FILE, DEFAULT_FOLDER, checkpoints_of, is_checkpoint
 from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
 
 
 def is_run(folder: Path) -> bool:
     """Return whether ``folder`` is the output folder of a run, or one checkpoint."""
-    names = (RUN_RECORD, DEFAULT_FOLDER, CHECKPOINTS_FILE, MANIFEST, DCP_METADATA)
-    return any((folder / name).exists() for name in names)
+    names = (RUN_RECORD, DEFAULT_FOLDER, CHECKPOINTS_FILE)
+    return is_checkpoint(folder) or any((folder / name).exists() for name in names)
 
 
 def verify_run(folder: Path, show: Callable[[str], None]) -> None:
@@ -27,10 +25,7 @@ def verify_run(folder: Path, show: Callable[[str], None]) -> None:
     Raises:
         InputError: naming the bad files and checkpoints, after the check of all files.
     """
-    if any((folder / name).exists() for name in (MANIFEST, DCP_METADATA)):
-        checked = verify_checkpoint(folder)
-    else:
-        checked = verify_checkpoints(checkpoints_of(folder))
+    checked = verify_checkpoint(folder) if is_checkpoint(folder) else verify_checkpoints(checkpoints_of(folder))
     bad, good = [], 0
     for is_good, line in checked:
         show(f"ok   {line}" if is_good else f"BAD  {line}")

@@ -21,7 +21,7 @@ from torchtitan.tools.utils import GarbageCollection
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_errors import reading_checkpoint
-from exact_titan.runs.checkpoint_folders import find_checkpoints, publish, set_aside, step_of, unfinished_of
+from exact_titan.runs.checkpoint_folders import find_checkpoints, misnamed, publish, set_aside, step_of, unfinished_of
 from exact_titan.runs.checkpoint_manifest import write_manifest
 from exact_titan.runs.checkpoint_reader import load_checkpoint
 from exact_titan.runs.run_folder import stored_names
@@ -288,6 +288,8 @@ class ResumableCheckpoints(CheckpointManager):
             for aside in set_aside(folder):
                 logger.warning(f"checkpoint.start_over is on: {aside} is kept, and the run starts at step 1")
             return last
+        for other in misnamed(folder):
+            logger.warning(f"{other} is skipped: the name of a checkpoint is step-N")
         for checkpoint, reason in found.incomplete.items():
             logger.warning(f"{checkpoint} is not complete and is skipped: {reason}")
         if found.incomplete:

@@ -17,6 +17,8 @@ from torchtitan.components.metrics import BaseLogger, MetricsProcessor, WandBLog
 
 from exact_titan.errors import InputError
 from exact_titan.runs.records import ContextLosses, Memory, Record, TrainRecord, ValidationRecord, Weights
+from exact_titan.system.atomic_files import write_atomically
+from exact_titan.system.bounded_files import read_bounded
 from exact_titan.system.file_errors import naming
 from exact_titan.titan.step_clock import PARTS
 
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 
 WANDB_RUN_ID_FILE = "wandb_run_id"
 """The file in the run's folder that holds the id of the W&B run."""
+
+_LONGEST_ID = 128
+"""Most characters of the id of a W&B run."""
 
 
 def scalars(record: Record) -> dict[str, float]:
@@ -122,11 +127,11 @@ class WandB(BaseLogger):
         """Start the W&B run, or resume the W&B run if ``step`` is not 0.
 
         Raises:
-            InputError: if W&B does not start.
+            InputError: if W&B does not start, or if the file of the id has no id.
         """
         file = self._run / WANDB_RUN_ID_FILE
         if not os.environ.keys() & {"WANDB_RESUME_FROM", "WANDB_FORK_FROM"}:
-            known = file.read_text().strip() if step and file.is_file() else ""
+            known = known_id(file) if step else ""
             os.environ.setdefault("WANDB_RUN_ID", known or uuid.uuid4().hex[:8])
             os.environ.setdefault("WANDB_RESUME", "allow")
         try:
@@ -136,7 +141,7 @@ class WandB(BaseLogger):
                 f"metrics.enable_wandb is on, but W&B does not start ({' '.join(str(error).split()):.200}): run `wandb "
                 f"login`, set WANDB_MODE=offline, or leave the option out"
             ) from error
-        file.write_text(f"{self._logger.wandb.run.id}\n")
+        write_atomically(file, f"{self._logger.wandb.run.id}\n")
 
     def log(self, metrics: dict[str, Any], step: int) -> None:
         assert self._logger is not None
@@ -145,6 +150,23 @@ class WandB(BaseLogger):
     def close(self) -> None:
         if self._logger is not None:
             self._logger.close()
+
+
+def known_id(file: Path) -> str:
+    """Return the id of the W&B run in a file. Empty: there is no such file.
+
+    Raises:
+        InputError: if the file has no id of W&B. The folder of the run may come from somebody else.
+    """
+    try:
+        text = read_bounded(file, _LONGEST_ID + 2).decode("ascii").strip()
+    except FileNotFoundError:
+        return ""
+    except ValueError:
+        text = " "
+    if text and re.fullmatch(r"[\w.-]+", text) is None:
+        raise InputError(f"{file} has no id of a W&B run: restore the file from a copy, or set WANDB_RUN_ID")
+    return text
 
 
 def _charts(buckets: Sequence[str]) -> dict[str, dict[str, list]]:

@@ -228,12 +228,15 @@ class ExactTrainer(Trainer):
         self.metrics_processor.flush()
 
     def _write_record(self) -> None:
-        """Write ``run.json``, and hand the record to the checkpoints. Rank 0 calls this method."""
+        """Write ``run.json`` of a new run, and hand the record to the checkpoints. Rank 0 calls this method.
+
+        The record of a resume is written after the load: a damaged checkpoint changes no file of the run.
+        """
         resume = self.config._resume
         record = record_of(self.config, resume.record if resume else None)
-        record.write(Path(self.config.dump_folder))
         self.checkpointer.record = record
         if resume is None:
+            record.write(Path(self.config.dump_folder))
             return
         if resume.record is None:
             logger.warning(f"{resume.checkpoint} has no run.json: its options are not known and not compared")
@@ -242,6 +245,8 @@ class ExactTrainer(Trainer):
 
     def _begin(self) -> None:
         """Apply the options, start the logs after the load of the checkpoint, and repeat an interrupted validation."""
+        if self.config._resume is not None and self.checkpointer.record is not None:  # rank 0
+            self.checkpointer.record.write(Path(self.config.dump_folder))
         if self.step > 0:
             apply_options(self.lr_schedulers, self.config.optimizer)
         if self.average is not None and not self.average.started:

@@ -205,6 +205,10 @@ def test_keys_that_old_files_omit_have_the_defaults_of_transformers(tmp_path):
         ({"intermediate_size": -1}, "intermediate_size is -1"),
         ({"hidden_size": 4096.0}, "hidden_size is 4096.0: it must be a whole number"),
         ({"hidden_size": 2**30, "vocab_size": 2**30}, "the model would have"),
+        ({"eos_token_id": {"a": 1}}, "eos_token_id is {'a': 1}: it must be a token id, or a list of token ids"),
+        ({"bos_token_id": [1, "2"]}, "bos_token_id is [1, '2']"),
+        ({"pad_token_id": 2**70}, "pad_token_id is 1180591620717411303424"),
+        ({"model_type": ["llama"]}, "model_type is ['llama']: it must be a text"),
         ({"tie_word_embeddings": "false"}, "tie_word_embeddings is 'false': it must be true or false"),
     ],
 )

@@ -10,7 +10,8 @@ import pytest
 
 from exact_titan.errors import InputError
 from exact_titan.runs import checkpoint_folders, checkpoint_manifest
-from exact_titan.runs.checkpoint_folders import find_checkpoints, publish, remains, set_aside, unfinished_of
+from exact_titan.runs.checkpoint_folders import find_checkpoints, misnamed, publish, remains, set_aside, unfinished_of
+from exact_titan.runs.checkpoint_verification import verify_checkpoints
 from exact_titan.runs.run_folder import find_checkpoint
 from tests.runs.test_checkpoint_manifest import save
 
@@ -155,3 +156,38 @@ def test_manifests_of_earlier_versions_are_read(tmp_path):
     (folder / "files.json").write_text(json.dumps({"files": content["files"]}))
     assert checkpoint_manifest.read_manifest(folder) == (content["files"], {})
     assert checkpoint_folders.find_checkpoints(folder.parent).complete == {3: folder}
+
+
+@pytest.mark.parametrize(
+    "name", ["step-04", "step-4.partial", ".step-4.Ab3xYz", "Step 4", "step_4", "step-4-2", "last"]
+)
+def test_checkpoints_under_other_names_are_not_no_checkpoints(tmp_path, name):
+    complete = save(tmp_path, 4)
+    folder = complete.parent
+    other = complete.rename(folder / name)
+    with pytest.raises(InputError, match=rf"may be checkpoints under another name \({name}\): rename them to step-N"):
+        find_checkpoint(tmp_path)
+    assert misnamed(folder) == [other]
+    save(tmp_path, 2)
+    assert find_checkpoint(tmp_path) == folder / "step-2"
+    assert f"{other} is not checked" in " ".join(line for is_good, line in verify_checkpoints(folder) if not is_good)
+
+
+def test_folders_that_are_no_checkpoints(tmp_path):
+    for name in (".unfinished-step-1", ".removed-step-2-3", "set-aside-step-4", "logs", "steps"):
+        (tmp_path / "checkpoint" / name).mkdir(parents=True)
+    assert misnamed(tmp_path / "checkpoint") == []
+    with pytest.raises(InputError, match="has not saved one yet"):
+        find_checkpoint(tmp_path)
+    with pytest.raises(InputError, match=r"or .*logs is neither the output folder of a run nor a checkpoint"):
+        find_checkpoint(tmp_path / "checkpoint/logs")
+
+
+def test_an_incomplete_checkpoint_that_is_named_itself(tmp_path):
+    checkpoint = save(tmp_path, 4)
+    (checkpoint / ".metadata").unlink()
+    with pytest.raises(InputError, match=r"step-4 is not a complete checkpoint: its .metadata is missing"):
+        find_checkpoint(checkpoint)
+    (checkpoint / "files.json").unlink()
+    with pytest.raises(InputError, match=r"step-4 is not a complete checkpoint: it has no files.json"):
+        find_checkpoint(checkpoint)

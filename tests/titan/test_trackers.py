@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torchtitan.components.metrics import MetricsProcessor
 
 from exact_titan.errors import InputError
-from exact_titan.titan.trackers import TensorBoard, WandB, _charts, check_wandb, scalars
+from exact_titan.titan.trackers import TensorBoard, WandB, _charts, check_wandb, known_id, scalars
 from tests.runs.test_metrics_log import train, validation
 from tests.support import largest_file
 
@@ -106,3 +106,14 @@ def test_tensorboard_goes_on_after_a_full_disk(tmp_path: Path) -> None:
     board.close()
     points = EventAccumulator(str(tmp_path)).Reload().Scalars("loss")
     assert [point.step for point in points] == [1, 4]
+
+
+def test_a_file_without_an_id_of_wandb_is_named(tmp_path):
+    file = tmp_path / "wandb_run_id"
+    assert known_id(file) == ""
+    file.write_text("ab12.C_d-3\n")
+    assert known_id(file) == "ab12.C_d-3"
+    for text in (b"a/../b\n", b"a\0", b"\xff", b"a b", b"x" * 1000, "\u202e".encode()):
+        file.write_bytes(text)
+        with pytest.raises(InputError, match="wandb_run_id has no id of a W&B run"):
+            known_id(file)
