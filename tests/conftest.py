@@ -5,6 +5,7 @@ import gzip
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,9 @@ from exact_titan.dataset import PackedDataset
 from tests.support import ROOT, pack_lengths
 
 SHARED = ROOT.parent / "shared"
+
+# Tests send SIGHUP. Under nohup every process of the session would ignore SIGHUP, as the package promises.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 LONGEST_FILES = (
     "test_continue.py",
