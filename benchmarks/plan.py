@@ -112,8 +112,11 @@ def compare(config: RunConfig) -> dict[str, dict[str, int]]:
     return {line: {"measured": measured[line], "planned": planned[line]} for line in planned}
 
 
-def compare_shape(shape: str, kind: str, *, dtype: str, **options: Any) -> dict[str, Any]:
+def compare_shape(
+    shape: str, kind: str, *, dtype: str, context: int = 1, tensor: int = 1, **options: Any
+) -> dict[str, Any]:
     """Return :func:`compare` of :func:`run_config`, together with the options, the device and the versions."""
+    options |= {"context": context, "tensor": tensor}
     with tempfile.TemporaryDirectory() as folder:
         lines = compare(run_config(shape, kind, dtype=dtype, folder=Path(folder), **options))
     return {

@@ -161,6 +161,8 @@ def _wait_for_end(workers: dict[Connection, _Worker]) -> None:
 def _work(connection: Connection, job_file: Path, work: WorkFolder, threads: int, cwd: str) -> None:
     """Pack parts until the command sends None. Answer the start and every part with None or with the error."""
     Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    # The fork server may have been started by a thread that blocks signals, and its children inherit the mask.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGHUP})
     # Ctrl-C reaches all processes of the terminal. The command ends the workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     for number in (signal.SIGTERM, signal.SIGHUP):

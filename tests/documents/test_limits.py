@@ -148,7 +148,9 @@ for name in sys.argv[1:]:
             print(name, sum(1 for _ in reader.texts()), reader.no_text)
     except ValueError as error:
         print(error)
-print("peak", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10)
+# Not ru_maxrss: a process inherits the value of the process that has started it.
+status = dict(line.split(":", 1) for line in open("/proc/self/status"))
+print("peak", int(status["VmHWM"].split()[0]) >> 10)
 """
 
 

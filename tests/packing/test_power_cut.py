@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from exact_titan.dataset.verify import verify
 from exact_titan.errors import InputError
 from exact_titan.packing import append, pack
 from tests.packing.conftest import Documents, contents
+from tests.support import ROOT
 
 OPTIONS = {"seq_len": 64, "val_fraction": 0.1, "shard_tokens": 300, "part_bytes": 1000}
 
@@ -150,19 +153,21 @@ def test_pack_leaves_no_dataset_or_the_whole_dataset(
         shutil.rmtree(out)
 
 
+KILLED = """
+import os, shutil, sys
+from pathlib import Path
+from tests.packing.test_power_cut import pack_into
+shutil.rmtree = lambda folder, **_: os._exit(137) if folder.name == ".out.partial" else None
+pack_into(Path(sys.argv[1]), [Path(source) for source in sys.argv[2:]])
+"""
+
+
 @pytest.mark.slow
 def test_the_next_start_removes_what_a_kill_left_after_the_last_rename(
-    documents: Documents, sources: list[Path], monkeypatch: pytest.MonkeyPatch
+    documents: Documents, sources: list[Path]
 ) -> None:
-    def killed(*_: object, **__: object) -> None:
-        os._exit(137)
-
-    child = os.fork()
-    if not child:
-        monkeypatch.setattr(shutil, "rmtree", lambda folder, **_: killed() if folder.name == ".out.partial" else None)
-        pack_into(documents.folder / "out", sources)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 137
+    command = [sys.executable, "-c", KILLED, str(documents.folder / "out"), *map(str, sources)]
+    assert subprocess.run(command, cwd=ROOT).returncode == 137
     assert list(verify(documents.folder / "out"))
     assert list(documents.folder.glob(".out.partial"))
     with pytest.raises(InputError, match="out exists"):
