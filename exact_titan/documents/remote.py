@@ -26,6 +26,19 @@ READ_SECONDS = 30
 """Time-outs of a connection, and of a server that sends nothing. A slow download has no time-out."""
 
 _GCS_READ_SECONDS = 10  # gcsfs tries a request 6 times, with pauses of 31 s in total
+_VERSION_KEYS = (
+    "size",
+    "etag",
+    "ETag",
+    "Content-MD5",
+    "LastModified",
+    "last_modified",
+    "updated",
+    "generation",
+    "mtime",
+)
+"""What a store says of a file that another content changes, in the words of fsspec's libraries."""
+
 _PAGE_BYTES = 2**26
 _MOST_LETTERS = 300
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -107,7 +120,7 @@ def _set_timeouts_of_hub() -> None:
 
 
 @contextmanager
-def copied(url: str, path: str, name: str, shown: str) -> Iterator[Path]:
+def copied(url: str, path: str, name: str, shown: str, size: int) -> Iterator[Path]:
     """Copy a remote file to the local disk until the context ends.
 
     Args:
@@ -115,15 +128,33 @@ def copied(url: str, path: str, name: str, shown: str) -> Iterator[Path]:
         path: path of the file in the file system.
         name: name of the file.
         shown: name of the file in messages.
+        size: bytes of the file when it was listed. 0: not known.
 
     Raises:
-        InputError: if the file cannot be copied.
+        InputError: if the file cannot be copied, or changes after it was listed.
     """
     with _copies.folder() as folder:
         local = folder / name
         with access(shown):
-            file_system(url)[0].get_file(path, str(local))
+            fs = file_system(url)[0]
+            before = _version(fs, path)
+            fs.get_file(path, str(local))
+            after = _version(fs, path)
+        if before != after or (size and before.get("size", str(size)) != str(size)):
+            raise InputError(
+                f"{shown} has changed since packing began: wait until no program writes the file, and run the same "
+                f"command again"
+            )
         yield local
+
+
+def _version(fs: Any, path: str) -> dict[str, str]:
+    """Return what the store says of the version of a file. Files of the hub are versions of their own."""
+    if fs.protocol == "hf":
+        return {}
+    fs.invalidate_cache()
+    info = fs.info(path)
+    return {key: str(info[key]) for key in _VERSION_KEYS if info.get(key) is not None}
 
 
 class _Copies:

@@ -100,7 +100,7 @@ class Source:
             local = Path(self.location(file))
             if is_url(self.path):
                 name = file.name.rpartition("/")[2].partition("?")[0]
-                local = stack.enter_context(copied(self.path, self.location(file), name, self.shown(file)))
+                local = stack.enter_context(copied(self.path, self.location(file), name, self.shown(file), file.bytes))
             yield DocumentReader(local, file.name, self.shown(file), self.text_key)
 
 

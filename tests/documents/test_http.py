@@ -53,6 +53,40 @@ def test_a_page_and_a_file(url: str) -> None:
                 assert list(reader.texts()) == ["a document"]
 
 
+class Changing(Quiet):
+    """A server whose file has another version at every request."""
+
+    requests = 0
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def do_GET(self) -> None:
+        type(self).requests += 1
+        content = b'{"text": "a document"}\n' * (type(self).requests if "longer" in self.path else 1)
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{type(self).requests if "etag" in self.path else 1}"')
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(content)
+
+
+@pytest.mark.parametrize("change", ["longer", "etag", "nothing"])
+def test_a_file_that_changes_while_it_is_read(change: str) -> None:
+    with http.server.ThreadingHTTPServer(("localhost", 0), Changing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        source = Source(f"http://localhost:{server.server_port}/{change}.jsonl", "text")
+        if change == "nothing":
+            with source.open(source.files[0]) as reader:
+                assert list(reader.texts()) == ["a document"]
+        else:
+            message = rf"{change}\.jsonl has changed since packing began: wait until no program writes the file"
+            with pytest.raises(InputError, match=message), source.open(source.files[0]):
+                pass
+        server.shutdown()
+
+
 def test_what_is_not_there(url: str) -> None:
     for path in ("none.jsonl", "none/"):
         with pytest.raises(InputError, match=rf"source {url}/{path}: no such file or folder"):
@@ -150,6 +184,6 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/x")
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
     message = "TMPDIR cannot be written: No such file or directory"
-    copy = remote.copied("http://localhost/a.jsonl", "", "a.jsonl", "a.jsonl")
+    copy = remote.copied("http://localhost/a.jsonl", "", "a.jsonl", "a.jsonl", 0)
     with pytest.raises(InputError, match=message), copy:
         pass
