@@ -1,12 +1,17 @@
+import json
+import re
+
 import numpy as np
 import pytest
 
+from exact_titan.cli import main
 from exact_titan.dataset import PackedDataset
 from exact_titan.dataset.lengths import lengths_file, read_lengths
 from exact_titan.errors import InputError
 from exact_titan.packing import pack
 from exact_titan.titan.target_losses import Documents
 from tests.support import pack_lengths
+from tests.titan.test_training import argv, record
 
 
 @pytest.fixture
@@ -46,3 +51,27 @@ def test_lengths_that_are_missing_or_of_other_windows_are_refused(datasets):
     file.unlink()
     with pytest.raises(InputError, match=r"train-lengths\.npy is missing"):
         Documents(datasets, "train")
+
+
+@pytest.mark.slow
+def test_compare_reads_runs_of_several_datasets(dataset, tmp_path, capsys):
+    other = pack_lengths(tmp_path / "other", [40] * 60, seq_len=64, val_fraction=0.2, seed=2)
+    mixture = f"{dataset.folder}=2,{other.folder}=1"
+    validated = ["--validator.enable", "--validator.freq", "2", "--dataloader.dataset_path", mixture]
+    specs = [
+        {
+            "name": rule,
+            "trainer": "exact",
+            "argv": argv(dataset, tmp_path / rule, *validated, "--loss.rule", rule, steps=2),
+        }
+        for rule in ("standard", "exact")
+    ]
+    record(1, tmp_path, *specs)
+    assert main(["compare", str(tmp_path / "standard"), str(tmp_path / "exact")]) == 0
+    printed = capsys.readouterr().out
+    targets = sum(PackedDataset(one.folder, "val").record.targets for one in (dataset, other))
+    (validation,) = [
+        one for one in map(json.loads, (tmp_path / "exact/metrics.jsonl").read_text().splitlines()) if "windows" in one
+    ]
+    assert sum(bucket["targets"] for bucket in validation["buckets"].values()) == targets
+    assert re.search(rf"{targets:,}", printed), printed
