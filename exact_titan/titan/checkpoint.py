@@ -79,6 +79,8 @@ class ResumableCheckpoints(CheckpointManager):
     saved_step: int = 0
     """Step of the last checkpoint that this process has saved or loaded. 0: no checkpoint yet."""
 
+    purge_thread: threading.Thread | None
+
     _saved_before: int = 0
     """``saved_step`` before the save that is being written."""
 
@@ -92,6 +94,10 @@ class ResumableCheckpoints(CheckpointManager):
 
     def __init__(self, config: Config, **parts: Any) -> None:
         super().__init__(config, **parts)
+        if self.purge_thread is not None:  # Removal replaces it
+            self.purge_queue.put(None)
+            self.purge_thread.join()
+            self.purge_thread = None
         self.verify_on_load, self.start_over = config.verify_on_load, config.start_over
         self._publishing = threading.Lock()
         if self.enable:
@@ -354,6 +360,12 @@ class ResumableCheckpoints(CheckpointManager):
 
     def _purge_stale_checkpoints(self) -> None:
         """Remove nothing when a save starts, unlike torchtitan: the last checkpoint may be the only complete one."""
+
+    def __del__(self) -> None:
+        """Do nothing: the trainer closes the checkpoints.
+
+        torchtitan's method waits for threads that log. A garbage collection inside a log call would then never end.
+        """
 
     def _close(self) -> None:
         super()._close()
