@@ -158,7 +158,7 @@ def _take(file: Path, me: Holder) -> int:
             raise InputError(f"{file} is a link, and no lock of exact_titan: remove the link") from error
         try:
             if not stat.S_ISREG(os.fstat(lock).st_mode):
-                raise InputError(f"{file} is a pipe or a device, and no lock of exact_titan: remove it")
+                raise InputError(f"{file} is a pipe or a device, and no lock of exact_titan: give it another name")
             kernel = _flock(lock)
             if not _is(lock, file):  # the end of another lock has just removed the file
                 os.close(lock)

@@ -182,7 +182,10 @@ def test_a_run_resumes_on_another_layout(dataset, qwen2, folder):
         }
         assert weights["whole"].keys() == weights["moved"].keys()
         for name, tensor in weights["whole"].items():
-            torch.testing.assert_close(weights["moved"][name], tensor, rtol=1e-4, atol=3e-4)
+            difference = (weights["moved"][name] - tensor).abs()
+            # A step of AdamW has the size of the learning rate, 1e-2, also for a gradient that is only rounding.
+            assert difference.max() < 1e-2
+            assert difference.mean() < 1e-4
 
 
 @pytest.mark.slow
