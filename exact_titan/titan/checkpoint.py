@@ -94,7 +94,8 @@ class ResumableCheckpoints(CheckpointManager):
 
     def __init__(self, config: Config, **parts: Any) -> None:
         super().__init__(config, **parts)
-        if self.purge_thread is not None:  # Removal replaces it
+        # Without checkpoints torchtitan sets no thread. Removal replaces it.
+        if getattr(self, "purge_thread", None) is not None:
             self.purge_queue.put(None)
             self.purge_thread.join()
             self.purge_thread = None
