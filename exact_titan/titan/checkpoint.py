@@ -95,9 +95,9 @@ class ResumableCheckpoints(CheckpointManager):
     def __init__(self, config: Config, **parts: Any) -> None:
         super().__init__(config, **parts)
         # Without checkpoints torchtitan sets no thread. Removal replaces it.
-        if getattr(self, "purge_thread", None) is not None:
+        if (thread := getattr(self, "purge_thread", None)) is not None:
             self.purge_queue.put(None)
-            self.purge_thread.join()
+            thread.join()
             self.purge_thread = None
         self.verify_on_load, self.start_over = config.verify_on_load, config.start_over
         self._publishing = threading.Lock()
