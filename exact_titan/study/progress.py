@@ -70,7 +70,7 @@ class Progress:
             self._done += 1
             self._bar.update()
             left = self.time_left()
-            rest = f"; {_duration(left)} left" if left else ""
+            rest = f"; {_duration(left)} left" if left is not None else ""
             self.line(f"[{self._done}/{self._total}] {one.run}: {_validation(one)}{_duration(seconds)}{rest}")
         self._show()
 
