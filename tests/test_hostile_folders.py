@@ -14,6 +14,7 @@ from exact_titan.evaluation.engines import make_engine
 from exact_titan.evaluation.models import open_model
 from exact_titan.models.hf_config import read_architecture
 from exact_titan.models.hf_weights import check_weights
+from tests.checkpoints import Evil
 from tests.evaluation.tiny_models import write_model
 
 ESCAPES = [
@@ -24,16 +25,6 @@ ESCAPES = [
     "{% include '/etc/hostname' %}",
     "{% import 'os' as os %}",
 ]
-
-
-class Evil:
-    """A value whose unpickling creates the file ``mark``."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return Path.touch, (self.mark,)
 
 
 @pytest.fixture(scope="module")

@@ -26,11 +26,12 @@ _VALIDATOR = {"enable": (bool,), "keep_targets": (int,), "steps": (int,), "freq"
 
 _TYPES: dict[str, tuple[type, ...]] = {
     "config": (dict,),
-    **{f"config.{section}": (dict,) for section in ("training", "dataloader", "validator", "loss")},
+    **{f"config.{section}": (dict,) for section in ("training", "dataloader", "validator", "loss", "parallelism")},
     **{f"config.training.{name}": kinds for name, kinds in _TRAINING.items()},
     **{f"config.dataloader.{name}": kinds for name, kinds in _LOADER.items()},
     **{f"config.validator.{name}": kinds for name, kinds in _VALIDATOR.items()},
     "config.loss.threshold": (int, NoneType),
+    **{f"config.parallelism.{kind}_parallel_degree": (int,) for kind in ("context", "tensor")},
     "data": (dict,),
     **{f"data.{name}": kinds for name, kinds in _DATA.items()},
     "validation": (dict, NoneType),

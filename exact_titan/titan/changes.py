@@ -9,6 +9,7 @@ Every option has one decision (:data:`DECISIONS`):
   their content.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -150,8 +151,11 @@ def _order_changes(record: RunRecord, config: RunConfig, ranks: int) -> Iterator
 
 def _global_batch(options: dict[str, Any], ranks: int) -> int:
     batch = options["training.global_batch_size"]
-    groups = options["parallelism.context_parallel_degree"] * options["parallelism.tensor_parallel_degree"]
-    return batch if batch > 0 else options["training.local_batch_size"] * (ranks // groups)
+    if batch > 0:
+        return batch
+    # A record of somebody else may lack the degrees, or have any number.
+    degrees = (options.get(f"parallelism.{kind}_parallel_degree", 1) for kind in ("context", "tensor"))
+    return options["training.local_batch_size"] * (ranks // max(1, math.prod(degrees)))
 
 
 def _option_changes(record: RunRecord, config: RunConfig) -> Iterator[Change]:

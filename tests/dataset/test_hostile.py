@@ -119,6 +119,8 @@ VALUES = [
     ("tokenizer.eos_id", 300, "tokenizer.eos_id is 300, the tokenizer has 300 ids"),
     ("tokenizer.name", "a\ud800b", "manifest.json is not JSON ('utf-8' codec can't encode"),
     ("sources.0.dropped", {"\ud800": 1}, "manifest.json is not JSON ('utf-8' codec can't encode"),
+    ("tokenizer.name", "a\udcffb", "key 'tokenizer.name' has 'a\\udcffb', which is not Unicode text"),
+    ("sources.0.dropped", {"\udcff": 1}, "which is not Unicode text"),
     ("splits", {}, "splits is empty"),
     ("splits.train.windows", 0, "splits.train.windows is 0, it is above 0"),
     ("splits.train.windows", 2**62, "splits.train.windows is 4611686018427387904, a split has less than 2^53 tokens"),

@@ -20,16 +20,7 @@ from exact_titan.runs.checkpoint_errors import reading_checkpoint
 from exact_titan.runs.checkpoint_reader import load_checkpoint, read_metadata
 from exact_titan.runs.run_folder import load_tensors, stored_names
 from exact_titan.runs.safe_pickle import MetadataError, parse_metadata
-
-
-class Evil:
-    """A value whose unpickling creates the file ``mark``."""
-
-    def __init__(self, mark: Path) -> None:
-        self.mark = mark
-
-    def __reduce__(self):
-        return Path.touch, (self.mark,)
+from tests.checkpoints import Evil
 
 
 @pytest.fixture(scope="module")
