@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 from exact_titan.errors import InputError, print_error
+from exact_titan.system.exits import dropped_exits_repeated
 from exact_titan.system.file_errors import as_input_errors
 from exact_titan.system.terminal import STANDARD_OUTPUT, give_up_output, guarded
 
@@ -26,7 +27,7 @@ def run(program: str, command: Callable[[], int | None]) -> int:
     """
     with guarded():
         try:
-            with as_input_errors(), _ended_by_signals(program):
+            with as_input_errors(), dropped_exits_repeated(), _ended_by_signals(program):
                 try:
                     code = command() or 0
                 except SystemExit:  # the parser exits after --help

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -99,3 +100,24 @@ def test_standard_output_that_cannot_be_written(shell: str, code: int, message: 
     done = subprocess.run(["bash", "-c", shell.format(command=command)], cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, message in done.stderr) == (code, True), done.stderr
     assert done.stderr.count("\n") == bool(message)
+
+
+def test_a_signal_inside_a_callback_of_the_garbage_collector_ends_a_command(capfd) -> None:
+    """Python drops an exception of such a callback."""
+
+    class Collected:
+        pass
+
+    def command() -> None:
+        collected = Collected()
+        callback = weakref.ref(collected, lambda _: signal.raise_signal(signal.SIGTERM))
+        del collected
+        assert callback() is None
+        time.sleep(5)
+
+    former = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(SystemExit) as end:
+        run("program", command)
+    assert end.value.code == 143
+    assert signal.getsignal(signal.SIGTERM) == former
+    assert capfd.readouterr().err == "program: ended by SIGTERM\n"

@@ -29,6 +29,7 @@ from exact_titan.packing.interrupt import ending_at_once
 from exact_titan.packing.parts import Part
 from exact_titan.packing.tasks import PackingJob, PartPacker
 from exact_titan.packing.work_folder import WorkFolder
+from exact_titan.system.exits import dropped_exits_repeated
 
 GRACE_SECONDS = 3.0
 """Time for a worker to clean up after SIGTERM. Then the worker gets SIGKILL."""
@@ -170,7 +171,7 @@ def _work(connection: Connection, job_file: Path, work: WorkFolder, threads: int
             signal.signal(number, _end)
     # The fork server may be older than this command, and may have another working directory. Paths may be relative.
     os.chdir(cwd)
-    with ending_at_once():
+    with dropped_exits_repeated(), ending_at_once():
         try:
             packer = PartPacker(PackingJob.read(job_file), work, threads)
             connection.send(None)

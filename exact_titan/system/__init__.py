@@ -4,6 +4,6 @@
   :mod:`toml_file`, :mod:`typed_values`), and errors of files as one line (:mod:`file_errors`).
 - Folders that may come from somebody else (:mod:`folder_files`), and folders that one process may write
   (:mod:`folder_lock`).
-- Processes (:mod:`processes`), the signal of a closed terminal (:mod:`hangup`), and control characters of foreign text
-  (:mod:`terminal`).
+- Processes (:mod:`processes`), the signal of a closed terminal (:mod:`hangup`), exits that Python drops (:mod:`exits`),
+  and control characters of foreign text (:mod:`terminal`).
 """
