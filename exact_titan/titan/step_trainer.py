@@ -84,7 +84,7 @@ class StepTrainer(Trainer):
         """Prepare a batch as torchtitan does, with the loader's document borders. The device does not search them."""
         inputs, positions = input_dict["input"], input_dict["positions"]
         masks = varlen_metadata(input_dict["cu_seqlens"], input_dict["max_seqlen"])
-        if self._counts_windows:
+        if self._shard.index == 0:  # torchtitan sums over data and context parallelism, not over tensor parallelism
             self.ntokens_seen += labels.numel()
         inputs, labels, positions = map(self._shard.of, (inputs, labels, positions))
         return inputs, labels, {"positions": positions, "attention_masks": masks}
