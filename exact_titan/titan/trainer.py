@@ -19,6 +19,7 @@ from tqdm import tqdm
 from exact_titan.reports.window import window_summary
 from exact_titan.runs.locations import record_locations
 from exact_titan.titan import cpu, layout, torch_versions
+from exact_titan.titan.attention_work import share_work
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.console import progress_bar
 from exact_titan.titan.ema import KEY as EMA
@@ -92,6 +93,8 @@ class ExactTrainer(Trainer):
                 record_locations(Path(config.dump_folder), Path(self.checkpointer.folder))
             self._write_record()
         self.dataloader.rounds_per_step = self.gradient_accumulation_steps
+        if self.dataloader.dp_world_size > 1:
+            share_work(self.dataloader.mixture.datasets)
         self._shard = layout.sequence_shard(self.parallel_dims)
         self._counts_windows = layout.counts_windows(self.parallel_dims)
         self.loss_fn.to(self.device)
