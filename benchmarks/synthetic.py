@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from exact_titan.dataset.manifest import Manifest
+from exact_titan.dataset.work import write_work
 from exact_titan.dataset.writer import SplitWriter
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 
@@ -47,6 +48,7 @@ def write_dataset(
         inputs += length - 1
     record = writer.finish()
     assert record is not None
+    write_work(folder, "train", record.shards, window)
     (folder / "tokenizer").mkdir()
     Tokenizer(WordLevel({"<eos>": 0}, unk_token="<eos>")).save(str(folder / "tokenizer" / "tokenizer.json"))
     Manifest(

@@ -16,6 +16,7 @@ from exact_titan.dataset.manifest import Manifest
 from exact_titan.dataset.manifest_checks import check_shard_numbers
 from exact_titan.dataset.records import SplitRecord
 from exact_titan.dataset.shards import Shard
+from exact_titan.dataset.work import AttentionWork
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
 
@@ -34,7 +35,7 @@ class PackedDataset:
         manifest: the folder's manifest, if the caller has read it already.
 
     Attributes:
-        folder: the packed dataset.
+        folder, split: the arguments.
         manifest: the manifest of the dataset (:class:`Manifest`).
         record: the split's part of the manifest.
         window: inputs per window (L).
@@ -48,7 +49,7 @@ class PackedDataset:
     """
 
     def __init__(self, folder: str | PathLike[str], split: str = "train", *, manifest: Manifest | None = None) -> None:
-        self.folder = Path(folder)
+        self.folder, self.split = Path(folder), split
         self.manifest = manifest or Manifest.read(self.folder)
         self.record = split_record(self.manifest, split, self.folder)
         token_bytes = np.dtype(self.manifest.token_dtype).itemsize
@@ -179,6 +180,15 @@ class PackedDataset:
         entry = self.record.shards[number]
         shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
         return shard, *shard.segments(k - int(self._first_windows[number]), self.window)
+
+    @cached_property
+    def work(self) -> AttentionWork | None:
+        """The attention work of the windows (:mod:`exact_titan.dataset.work`). None: the dataset has no such file.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        return AttentionWork.open(self.folder, self.split, self.record.shards, self.window)
 
     @cached_property
     def _arange_L(self) -> np.ndarray:

@@ -63,6 +63,14 @@ class Mixture:
         index = bisect_right(self._first_places, place) - 1
         return index, place - self._first_places[index]
 
+    def turns_at(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the datasets and the turns at places, as ``self[place]`` for every place: two arrays int64 ``[N]``."""
+        if self.shares is not None:
+            return self.shares.turns_at(place_N)
+        first_D = np.array(self._first_places)
+        index_N = np.searchsorted(first_D, place_N, side="right") - 1
+        return index_N, place_N - first_D[index_N]
+
     def places_once(self) -> int:
         """Return the number of places before any window repeats.
 

@@ -57,6 +57,9 @@ def complete(config: RunConfig) -> RunConfig:
     seq_len = config.training.seq_len
     mixture = open_mixture(loader, seq_len)
     _check_supply(config, mixture, ranks)
+    if data_parallel_ranks(config.parallelism, ranks) > 1:
+        for dataset in mixture.datasets:
+            _ = dataset.work  # a damaged file ends the start here, before the process group exists
     loss = _with_counts(config.loss, loader, mixture, seq_len)
     validator = _with_validation_windows(config.validator, loader, mixture, config._resume, seq_len)
 

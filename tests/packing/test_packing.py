@@ -292,8 +292,10 @@ def test_any_number_of_workers_gives_the_same_bytes(
         "tokenizer/tokenizer_config.json",
         "train-00000.safetensors",
         "train-lengths.npy",
+        "train-work.bin",
         "val-00000.safetensors",
         "val-lengths.npy",
+        "val-work.bin",
     }
 
 
