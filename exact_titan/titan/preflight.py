@@ -72,6 +72,8 @@ def complete(config: RunConfig) -> RunConfig:
         start.check_tokenizer(config, dataset_tokenizer=tokenizer)
         config = start.with_initial_weights(config, architecture)
         model_spec = decoder_spec(architecture)
+    else:
+        start.refuse_rope(config)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
     check_sizes_of_model(model_spec.model, config.parallelism)
     if isinstance(model_spec.model, DecoderModel.Config):
