@@ -42,6 +42,7 @@ class Report:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.begun = time.monotonic()
         self.lines: list[str] = []
         self.checks: list[dict[str, Any]] = []
         self.attention: list[dict[str, Any]] = []
@@ -54,6 +55,10 @@ class Report:
         results = {"checks": self.checks, "attention": self.attention, "steps": self.steps, "plans": self.plans}
         (self.folder / "gpu.txt").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
         (self.folder / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    def part(self, name: str) -> None:
+        """Report the start of a part with the seconds of the parts before it."""
+        self.say(f"\n--- {name}, after {time.monotonic() - self.begun:.0f} s")
 
     def check(self, model: str, outcomes: Iterable[Any]) -> None:
         """Report every outcome when its check ends."""
@@ -102,39 +107,43 @@ def main() -> None:
     report.say(f"torchtitan with the stand-ins of benchmarks.old_torch: {'yes' if is_old else 'no'}")
 
     device = torch.device(args.device, 0) if args.device == "cuda" else torch.device("cpu")
-    begun = time.monotonic()
     for shape in args.models:
-        report.say(f"\n{shape}, windows of {args.seq_len}, after {time.monotonic() - begun:.0f} s")
         for kind in ("selective", "none"):
+            report.part(f"{shape}, windows of {args.seq_len}: steps, {kind} activation checkpointing")
             options = {"checkpointing": kind, "compiled": True, **dtypes}
             try:
                 report.steps.append(step.compare(shape, seq_len=args.seq_len, rounds=args.rounds, **options))
-                report.say("\n" + step.table(report.steps[-1]))
+                report.say(step.table(report.steps[-1]))
             except Exception:
                 report.failure(shape, f"comparing the steps, {kind} activation checkpointing")
         for kind, compiled in (("selective", True), ("selective", False), ("full", True), ("full", False)):
+            report.part(f"{shape}: the plan, {kind} activation checkpointing, {'compiled' if compiled else 'eager'}")
             options = {"seq_len": args.seq_len, "compiled": compiled, **dtypes}
             try:
                 report.plans.append(plan.compare_shape(shape, kind, **options))
-                report.say("\n" + plan.table([report.plans[-1]]))
+                report.say(plan.table([report.plans[-1]]))
             except Exception:
                 report.failure(shape, f"planning, {kind} activation checkpointing")
     for shape in args.models:
-        report.say(f"\n{shape}, windows of {args.seq_len}, after {time.monotonic() - begun:.0f} s")
+        report.part(f"{shape}: checks of the parts")
         report.check(shape, gpu_checks.part_checks(shape, device, seq_len=args.seq_len))
+        report.part(f"{shape}: attention")
         try:
             report.attention.append(gpu_checks.time_attention(shape, device, seq_len=args.seq_len, rounds=args.rounds))
-            report.say("\n" + gpu_checks.attention_table(report.attention[-1]) + "\n")
+            report.say(gpu_checks.attention_table(report.attention[-1]))
         except Exception:
             report.failure(shape, "timing attention")
         for compiled in (False, True):
+            report.part(f"{shape}: checks of {'compiled' if compiled else 'eager'} steps")
             options = {"seq_len": args.seq_len, "steps": args.rounds, "compiled": compiled, **dtypes}
             report.check(shape, gpu_checks.step_checks(shape, **options))
         for kind in ("selective", "full"):
+            report.part(f"{shape}: compiled against eager, {kind} activation checkpointing")
             options = {"seq_len": args.seq_len, "checkpointing": kind, **dtypes}
             report.check(shape, gpu_compiled.compiled_checks(shape, **options))
     report.say(f"\nattention in the steps: {describe(choose('auto'))}")
     failed = sum(check["passed"] is False for check in report.checks)
+    report.part("end")
     report.say(f"\n{failed} of {len(report.checks)} checks failed")
     sys.exit(1 if failed else 0)
 
