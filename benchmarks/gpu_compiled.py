@@ -94,16 +94,21 @@ def _difference(losses: list[float], reference: list[float]) -> float:
     return max(abs(one - other) / other for one, other in zip(losses, reference, strict=True))
 
 
-def _state(trainer: ExactTrainer) -> tuple[list[torch.Tensor], dict[str, Any]]:
+def _state(trainer: ExactTrainer) -> tuple[list[torch.Tensor], dict[str, Any], list[float]]:
     parameters = [local(parameter).detach().clone() for parameter in trainer.model_parts[0].parameters()]
-    return parameters, trainer.lr_schedulers.state_dict()
+    rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return parameters, trainer.lr_schedulers.state_dict(), rates
 
 
 @torch.no_grad()
-def _restore(trainer: ExactTrainer, state: tuple[list[torch.Tensor], dict[str, Any]]) -> None:
-    for parameter, value in zip(trainer.model_parts[0].parameters(), state[0], strict=True):
+def _restore(trainer: ExactTrainer, state: tuple[list[torch.Tensor], dict[str, Any], list[float]]) -> None:
+    parameters, schedule, rates = state
+    for parameter, value in zip(trainer.model_parts[0].parameters(), parameters, strict=True):
         local(parameter).copy_(value)
-    trainer.lr_schedulers.load_state_dict(state[1])
+    trainer.lr_schedulers.load_state_dict(schedule)
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
     for optimizer in trainer.optimizers:
         for moments in optimizer.state.values():
             for value in moments.values():
