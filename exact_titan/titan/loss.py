@@ -36,6 +36,7 @@ from exact_titan.exposure import (
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.cross_entropy import BucketCrossEntropy, BucketSums, sums_by_bucket
+from exact_titan.titan.layout import shards_to_check
 from exact_titan.titan.model.context_parallel import SequenceShard
 
 _RULE_HELP = f"Weighting rule of the targets: {', '.join(f'{rule.name} ({rule.summary})' for rule in RULES.values())}."
@@ -365,7 +366,7 @@ def open_counts(config: ExactLoss.Config, *, manifests: Mapping[Path, Manifest] 
         raise InputError("loss.dataset_path is empty: name the packed dataset whose bucket counts give the weights")
     mixture = config._mixture
     if mixture is None or (mixture.dataset_path, mixture.split) != (config.dataset_path, "train"):
-        mixture = Mixture(config.dataset_path, manifests=manifests)
+        mixture = Mixture(config.dataset_path, manifests=manifests, checked=shards_to_check())
     return mixture
 
 
