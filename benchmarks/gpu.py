@@ -7,11 +7,13 @@ wheels of torchtitan and its dependencies in a folder SITE, and start the script
 
 The script runs these parts for every model:
 
-1. Check the parts of a step.
-2. Time the attention kernels.
-3. Check whole steps.
-4. Compare the time and memory of the steps.
-5. Compare the plan of a step with the step.
+1. Compare the time and memory of the steps, compiled and eager: with selective activation checkpointing, and with none.
+   Count the compiled graphs.
+2. Compare the plan of a step with the step, compiled and eager.
+3. Check the parts of a step.
+4. Time the attention kernels.
+5. Check whole steps, compiled and eager. Compare the losses of compiled and eager steps
+   (:mod:`benchmarks.gpu_compiled`).
 
 The script writes ``gpu.txt`` (the printed text) and ``gpu.json`` (all results, with the time of every step) to DIR. The
 script updates both files after every part, so an interrupted run keeps its results. If a part fails, the script reports
@@ -23,6 +25,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -39,6 +42,7 @@ class Report:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.begun = time.monotonic()
         self.lines: list[str] = []
         self.checks: list[dict[str, Any]] = []
         self.attention: list[dict[str, Any]] = []
@@ -51,6 +55,10 @@ class Report:
         results = {"checks": self.checks, "attention": self.attention, "steps": self.steps, "plans": self.plans}
         (self.folder / "gpu.txt").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
         (self.folder / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    def part(self, name: str) -> None:
+        """Report the start of a part with the seconds of the parts before it."""
+        self.say(f"\n--- {name}, after {time.monotonic() - self.begun:.0f} s")
 
     def check(self, model: str, outcomes: Iterable[Any]) -> None:
         """Report every outcome when its check ends."""
@@ -88,7 +96,7 @@ def main() -> None:
 
     is_old = old_torch.install()
     # These modules import torchtitan. torchtitan needs the stand-ins.
-    from benchmarks import gpu_checks, plan, step
+    from benchmarks import gpu_checks, gpu_compiled, plan, step
     from exact_titan.titan.model.attention import choose, describe
 
     step.prepare_process(args.device)
@@ -100,27 +108,42 @@ def main() -> None:
 
     device = torch.device(args.device, 0) if args.device == "cuda" else torch.device("cpu")
     for shape in args.models:
-        report.say(f"\n{shape}, windows of {args.seq_len}")
-        report.check(shape, gpu_checks.part_checks(shape, device, seq_len=args.seq_len))
-        try:
-            report.attention.append(gpu_checks.time_attention(shape, device, seq_len=args.seq_len, rounds=args.rounds))
-            report.say("\n" + gpu_checks.attention_table(report.attention[-1]) + "\n")
-        except Exception:
-            report.failure(shape, "timing attention")
-        report.check(shape, gpu_checks.step_checks(shape, seq_len=args.seq_len, steps=30, **dtypes))
-        try:
-            report.steps.append(step.compare(shape, seq_len=args.seq_len, rounds=args.rounds, **dtypes))
-            report.say("\n" + step.table(report.steps[-1]))
-        except Exception:
-            report.failure(shape, "comparing the steps")
-        for kind in ("selective", "full"):
+        for kind in ("selective", "none"):
+            report.part(f"{shape}, windows of {args.seq_len}: steps, {kind} activation checkpointing")
+            options = {"checkpointing": kind, "compiled": True, **dtypes}
             try:
-                report.plans.append(plan.compare_shape(shape, kind, seq_len=args.seq_len, **dtypes))
-                report.say("\n" + plan.table([report.plans[-1]]))
+                report.steps.append(step.compare(shape, seq_len=args.seq_len, rounds=args.rounds, **options))
+                report.say(step.table(report.steps[-1]))
+            except Exception:
+                report.failure(shape, f"comparing the steps, {kind} activation checkpointing")
+        for kind, compiled in (("selective", True), ("selective", False), ("full", True), ("full", False)):
+            report.part(f"{shape}: the plan, {kind} activation checkpointing, {'compiled' if compiled else 'eager'}")
+            options = {"seq_len": args.seq_len, "compiled": compiled, **dtypes}
+            try:
+                report.plans.append(plan.compare_shape(shape, kind, **options))
+                report.say(plan.table([report.plans[-1]]))
             except Exception:
                 report.failure(shape, f"planning, {kind} activation checkpointing")
+    for shape in args.models:
+        report.part(f"{shape}: checks of the parts")
+        report.check(shape, gpu_checks.part_checks(shape, device, seq_len=args.seq_len))
+        report.part(f"{shape}: attention")
+        try:
+            report.attention.append(gpu_checks.time_attention(shape, device, seq_len=args.seq_len, rounds=args.rounds))
+            report.say(gpu_checks.attention_table(report.attention[-1]))
+        except Exception:
+            report.failure(shape, "timing attention")
+        for compiled in (False, True):
+            report.part(f"{shape}: checks of {'compiled' if compiled else 'eager'} steps")
+            options = {"seq_len": args.seq_len, "steps": args.rounds, "compiled": compiled, **dtypes}
+            report.check(shape, gpu_checks.step_checks(shape, **options))
+        for kind in ("selective", "full"):
+            report.part(f"{shape}: compiled against eager, {kind} activation checkpointing")
+            options = {"seq_len": args.seq_len, "checkpointing": kind, **dtypes}
+            report.check(shape, gpu_compiled.compiled_checks(shape, **options))
     report.say(f"\nattention in the steps: {describe(choose('auto'))}")
     failed = sum(check["passed"] is False for check in report.checks)
+    report.part("end")
     report.say(f"\n{failed} of {len(report.checks)} checks failed")
     sys.exit(1 if failed else 0)
 

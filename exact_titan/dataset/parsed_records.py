@@ -22,7 +22,8 @@ def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
     if NoneType in get_args(kind):
         return None if value is None else parse_record(get_args(kind)[0], value, file, key)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints = _hints(kind)
+        record: Any = kind
+        hints = _hints(record)
         optional = {one.name for one in dataclasses.fields(kind) if one.default_factory is not dataclasses.MISSING}
         parts = {}
         for name, hint in hints.items():

@@ -29,6 +29,7 @@ DECISIONS = {
     # The longest name that is the option, or one of the option's sections, decides.
     "model_spec": "free",  # the architecture is compared
     "architecture": "free",
+    "rope": "free",  # the architecture is compared
     "model": "free",
     "start_from": "free",
     "hf_assets_path": "free",

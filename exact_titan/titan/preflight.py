@@ -31,7 +31,8 @@ from exact_titan.titan.context_gain import check_pieces
 from exact_titan.titan.destinations import check_destinations, check_disks
 from exact_titan.titan.layout import check_layout, check_sizes_of_model, data_parallel_ranks
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
-from exact_titan.titan.loss import ExactLoss, check_config, open_counts
+from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.loss_options import LossOptions, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
 from exact_titan.titan.model.decoder import DecoderModel, check_vocabulary, decoder_spec
 from exact_titan.titan.option_checks import check_machine, check_values
@@ -72,6 +73,8 @@ def complete(config: RunConfig) -> RunConfig:
         start.check_tokenizer(config, dataset_tokenizer=tokenizer)
         config = start.with_initial_weights(config, architecture)
         model_spec = decoder_spec(architecture)
+    else:
+        start.refuse_rope(config)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
     check_sizes_of_model(model_spec.model, config.parallelism)
     if isinstance(model_spec.model, DecoderModel.Config):
@@ -203,9 +206,7 @@ def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:
         )
 
 
-def _with_counts(
-    loss: ExactLoss.Config, loader: PackedDataLoader.Config, mixture: Mixture, seq_len: int
-) -> ExactLoss.Config:
+def _with_counts(loss: LossOptions, loader: PackedDataLoader.Config, mixture: Mixture, seq_len: int) -> LossOptions:
     """Return the loss's config with its open datasets. By default these are the datasets of the run."""
     loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path, _seed=loader.seed)
     if loss.dataset_path == mixture.dataset_path and mixture.split == "train":

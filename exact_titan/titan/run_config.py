@@ -12,6 +12,7 @@ from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersCon
 from torchtitan.components.validate import Validator
 from torchtitan.trainer import Trainer
 
+from exact_titan.models.rope_change import RopeChange
 from exact_titan.runs.run_record import Resume
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.ema import EmaConfig
@@ -52,6 +53,9 @@ class RunConfig(Trainer.Config):
 
     architecture: LlamaSizes = field(default_factory=LlamaSizes)
     """Sizes of a model from scratch."""
+
+    rope: RopeChange = field(default_factory=RopeChange)
+    """Another RoPE for the model of --model or --start_from."""
 
     ema: EmaConfig = field(default_factory=EmaConfig)
     """The exponential moving average of the weights."""
