@@ -23,6 +23,7 @@ import os
 import statistics
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -191,25 +192,22 @@ def write_large(folder: Path, windows: int) -> Path:
     return folder
 
 
-def private_bytes() -> int:
-    """Return the memory of this process that it shares with no file and no process."""
-    with open("/proc/self/status") as status:
-        return next(1024 * int(line.split()[1]) for line in status if line.startswith("RssAnon:"))
-
-
 def measure_large(folder: Path, windows: int, ranks: int, rounds: int, repeats: int) -> str:
     """Return the row of a large dataset: milliseconds of a step's distribution and of a start, and memory in MB."""
     write_large(folder, windows)
     _, start_ms = measure(lambda: start(folder, ranks, rounds, PackedDataLoader, RANKS_OF_A_MACHINE), repeats)
-    gc.collect()
-    before = private_bytes()
+    tracemalloc.start()
     loader = start(folder, ranks, rounds, PackedDataLoader, RANKS_OF_A_MACHINE)
+    loader._step(0)
+    gc.collect()
+    memory = tracemalloc.get_traced_memory()[0] / 1e6
+    tracemalloc.stop()
     seconds = []
     for step in range(1, 4 * repeats + 1):
         begin = time.process_time()
         loader._step(step * ranks * rounds)
         seconds.append(time.process_time() - begin)
-    memory, mapped = (private_bytes() - before) / 1e6, work_file(folder, "train").stat().st_size / 1e6
+    mapped = work_file(folder, "train").stat().st_size / 1e6
     shards = len(loader.mixture.datasets[0].record.shards)
     step_ms = 1000 * statistics.median(seconds)
     return f"{windows:>12,} {shards:>8,} {step_ms:>9.2f} {start_ms:>9.1f} {memory:>12.1f} {mapped:>10.1f}"
@@ -253,7 +251,7 @@ def main() -> None:
         for ranks in args.ranks:
             print(measure_start(folder, ranks, args.rounds, args.steps), flush=True)
         print(f"a dataset of many windows, {max(args.ranks):,} ranks")
-        print(f"{'windows':>12} {'shards':>8} {'step, ms':>9} {'start, ms':>9} {'private, MB':>12} {'mapped, MB':>10}")
+        print(f"{'windows':>12} {'shards':>8} {'step, ms':>9} {'start, ms':>9} {'memory, MB':>12} {'mapped, MB':>10}")
         for windows in args.large:
             row = measure_large(Path(place) / str(windows), windows, max(args.ranks), args.rounds, args.steps)
             print(row, flush=True)
