@@ -21,6 +21,8 @@ from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
 
 NO_LABEL = -100
+ALL = slice(None)
+"""All shards of a split."""
 
 
 class PackedDataset:
@@ -33,6 +35,7 @@ class PackedDataset:
         folder: the packed dataset.
         split: ``train`` or ``val``.
         manifest: the folder's manifest, if the caller has read it already.
+        checked: the shards whose files are checked. Several processes of a machine can divide the shards.
 
     Attributes:
         folder, split: the arguments.
@@ -48,13 +51,21 @@ class PackedDataset:
             The class does not check the contents of the shards: ``exact-titan verify`` checks the contents.
     """
 
-    def __init__(self, folder: str | PathLike[str], split: str = "train", *, manifest: Manifest | None = None) -> None:
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        split: str = "train",
+        *,
+        manifest: Manifest | None = None,
+        checked: slice = ALL,
+    ) -> None:
         self.folder, self.split = Path(folder), split
         self.manifest = manifest or Manifest.read(self.folder)
         self.record = split_record(self.manifest, split, self.folder)
         token_bytes = np.dtype(self.manifest.token_dtype).itemsize
-        for shard in self.record.shards:
+        for shard in self.record.shards[checked]:
             check_size(self.folder / shard.file, shard.bytes)
+        for shard in self.record.shards:
             check_shard_numbers(self.folder / shard.file, shard, token_bytes)
         self.window = self.manifest.window
         self.buckets = Buckets(self.window)

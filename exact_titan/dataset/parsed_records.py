@@ -1,6 +1,7 @@
 """Converts JSON that another person may have written to records, and checks the keys and the types."""
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
@@ -8,6 +9,8 @@ from typing import Any, get_args, get_origin, get_type_hints
 from exact_titan.errors import InputError
 
 AGAIN = "copy the dataset again or pack it again"
+
+_hints = cache(get_type_hints)  # a manifest has thousands of records of a few kinds
 
 
 def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
@@ -19,7 +22,8 @@ def parse_record(kind: Any, value: Any, file: Path, key: str = "") -> Any:
     if NoneType in get_args(kind):
         return None if value is None else parse_record(get_args(kind)[0], value, file, key)
     if dataclasses.is_dataclass(kind) and isinstance(value, dict):
-        hints = get_type_hints(kind)
+        record: Any = kind
+        hints = _hints(record)
         optional = {one.name for one in dataclasses.fields(kind) if one.default_factory is not dataclasses.MISSING}
         parts = {}
         for name, hint in hints.items():

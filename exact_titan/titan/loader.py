@@ -19,6 +19,7 @@ from exact_titan.sampling.mixture import Mixture
 from exact_titan.sampling.order import VERSION
 from exact_titan.sampling.run_order import RunOrder, split_fingerprint
 from exact_titan.titan.attention_work import check_work, complete_work
+from exact_titan.titan.layout import shards_to_check
 
 CHANGES = ("dataset", "seed", "global_batch_size", "seq_len", "loss", "model")
 """Names for ``allow_changed``."""
@@ -256,7 +257,7 @@ def open_mixture(
         raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
     mixture = config._mixture
     if mixture is None or (mixture.dataset_path, mixture.split) != (config.dataset_path, config.split):
-        mixture = Mixture(config.dataset_path, config.split, manifests=manifests)
+        mixture = Mixture(config.dataset_path, config.split, manifests=manifests, checked=shards_to_check())
     check_window(mixture.datasets[0], seq_len)
     if config.infinite and mixture.shares is None:
         raise InputError(

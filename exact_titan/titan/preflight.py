@@ -3,8 +3,9 @@
 :func:`complete` runs once per rank, before any process group exists:
 
 1. Check the options against each other (:func:`check_options`).
-2. Open the packed datasets. Each manifest is read once, and the size of each shard is checked once. The completed
-   config carries the open datasets to the dataloader, the loss and the validator.
+2. Open the packed datasets. Each rank reads each manifest once. The ranks of a machine divide the shards, and check
+   the size of each shard once. The completed config carries the open datasets to the dataloader, the loss and the
+   validator.
 3. Resolve the architecture and the first weights (:mod:`exact_titan.titan.start`).
 4. Choose the attention kernel.
 5. Compare the options with the checkpoint that the start continues (:mod:`exact_titan.titan.changes`).

@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -65,8 +66,7 @@ def test_segments_that_are_none_are_one_line_where_the_work_is_looked_up(broken,
     """The rank of the window checks its segments. The read of a window would allocate the memory of a broken length."""
     folder = broken(name, index, value)
     with pytest.raises(InputError, match=rf"^window \d of {folder} is broken "):
-        for rank in range(2):
-            list(loader(folder, 2, rank))
+        list(chain.from_iterable(loader(folder, 2, rank) for rank in range(2)))
     # Without the file of attention work, the first step looks up the windows of all ranks.
     work_file(folder, "train").unlink()
     with pytest.raises(InputError, match=rf"^the windows of {folder}/train-00000.safetensors are broken "):

@@ -19,6 +19,8 @@ from exact_titan.errors import InputError
 from exact_titan.sampling.balance import attention_work, deal
 from exact_titan.titan import attention_work as module
 from exact_titan.titan.loader import PackedDataLoader
+from tests import warm_ranks
+from tests.titan.test_training import argv
 
 WINDOW = 16
 
@@ -184,6 +186,19 @@ def test_a_wrong_number_with_a_digest_that_fits_ends_the_rank_that_reads_the_win
     batches = iter(loader(copy, 0, 2))
     with pytest.raises(InputError, match=r"train-work\.bin: window \d+ has the attention work \d+, and its segments"):
         next(batches)
+
+
+def test_a_damaged_file_ends_the_start_of_two_ranks(dataset, tmp_path):
+    copy = shutil.copytree(dataset.folder, tmp_path / "packed")
+    file = work_file(copy, "train")
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    options = argv(PackedDataset(copy), tmp_path / "out")
+    done = warm_ranks.run(2, "exact_titan.train", *options, cwd=tmp_path)
+    assert done.codes == [2, 2]
+    (line,) = (line for line in done.stderr.splitlines() if "error:" in line)
+    assert line.startswith(f"exact_titan.train: error: {file}: the numbers of train-00000.safetensors do not fit their")
+    assert line.endswith("remove train-work.bin, and a run reads the numbers from the shards at its start")
+    assert not (tmp_path / "out").exists()
 
 
 def test_one_rank_needs_no_file(folder, tmp_path):
