@@ -7,11 +7,13 @@ wheels of torchtitan and its dependencies in a folder SITE, and start the script
 
 The script runs these parts for every model:
 
-1. Check the parts of a step.
-2. Time the attention kernels.
-3. Check whole steps.
-4. Compare the time and memory of the steps.
-5. Compare the plan of a step with the step.
+1. Compare the time and memory of the steps, compiled and eager: with selective activation checkpointing, and with none.
+   Count the compiled graphs.
+2. Compare the plan of a step with the step, compiled and eager.
+3. Check the parts of a step.
+4. Time the attention kernels.
+5. Check whole steps, compiled and eager. Compare the losses of compiled and eager steps
+   (:mod:`benchmarks.gpu_compiled`).
 
 The script writes ``gpu.txt`` (the printed text) and ``gpu.json`` (all results, with the time of every step) to DIR. The
 script updates both files after every part, so an interrupted run keeps its results. If a part fails, the script reports
@@ -23,6 +25,7 @@ import argparse
 import dataclasses
 import json
 import sys
+import time
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -88,7 +91,7 @@ def main() -> None:
 
     is_old = old_torch.install()
     # These modules import torchtitan. torchtitan needs the stand-ins.
-    from benchmarks import gpu_checks, plan, step
+    from benchmarks import gpu_checks, gpu_compiled, plan, step
     from exact_titan.titan.model.attention import choose, describe
 
     step.prepare_process(args.device)
@@ -99,26 +102,37 @@ def main() -> None:
     report.say(f"torchtitan with the stand-ins of benchmarks.old_torch: {'yes' if is_old else 'no'}")
 
     device = torch.device(args.device, 0) if args.device == "cuda" else torch.device("cpu")
+    begun = time.monotonic()
     for shape in args.models:
-        report.say(f"\n{shape}, windows of {args.seq_len}")
+        report.say(f"\n{shape}, windows of {args.seq_len}, after {time.monotonic() - begun:.0f} s")
+        for kind in ("selective", "none"):
+            options = {"checkpointing": kind, "compiled": True, **dtypes}
+            try:
+                report.steps.append(step.compare(shape, seq_len=args.seq_len, rounds=args.rounds, **options))
+                report.say("\n" + step.table(report.steps[-1]))
+            except Exception:
+                report.failure(shape, f"comparing the steps, {kind} activation checkpointing")
+        for kind, compiled in (("selective", True), ("selective", False), ("full", True), ("full", False)):
+            options = {"seq_len": args.seq_len, "compiled": compiled, **dtypes}
+            try:
+                report.plans.append(plan.compare_shape(shape, kind, **options))
+                report.say("\n" + plan.table([report.plans[-1]]))
+            except Exception:
+                report.failure(shape, f"planning, {kind} activation checkpointing")
+    for shape in args.models:
+        report.say(f"\n{shape}, windows of {args.seq_len}, after {time.monotonic() - begun:.0f} s")
         report.check(shape, gpu_checks.part_checks(shape, device, seq_len=args.seq_len))
         try:
             report.attention.append(gpu_checks.time_attention(shape, device, seq_len=args.seq_len, rounds=args.rounds))
             report.say("\n" + gpu_checks.attention_table(report.attention[-1]) + "\n")
         except Exception:
             report.failure(shape, "timing attention")
-        report.check(shape, gpu_checks.step_checks(shape, seq_len=args.seq_len, steps=30, **dtypes))
-        try:
-            report.steps.append(step.compare(shape, seq_len=args.seq_len, rounds=args.rounds, **dtypes))
-            report.say("\n" + step.table(report.steps[-1]))
-        except Exception:
-            report.failure(shape, "comparing the steps")
+        for compiled in (False, True):
+            options = {"seq_len": args.seq_len, "steps": args.rounds, "compiled": compiled, **dtypes}
+            report.check(shape, gpu_checks.step_checks(shape, **options))
         for kind in ("selective", "full"):
-            try:
-                report.plans.append(plan.compare_shape(shape, kind, seq_len=args.seq_len, **dtypes))
-                report.say("\n" + plan.table([report.plans[-1]]))
-            except Exception:
-                report.failure(shape, f"planning, {kind} activation checkpointing")
+            options = {"seq_len": args.seq_len, "checkpointing": kind, **dtypes}
+            report.check(shape, gpu_compiled.compiled_checks(shape, **options))
     report.say(f"\nattention in the steps: {describe(choose('auto'))}")
     failed = sum(check["passed"] is False for check in report.checks)
     report.say(f"\n{failed} of {len(report.checks)} checks failed")

@@ -83,10 +83,8 @@ class StepTrainer(Trainer):
     ) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
         """Prepare a batch as torchtitan does, with the loader's document borders. The device does not search them."""
         inputs, positions = input_dict["input"], input_dict["positions"]
-        cu_seqlens = input_dict["cu_seqlens"]
-        host_offsets = tuple(cu_seqlens.tolist()) if cu_seqlens.device.type == "cpu" else None
-        masks = varlen_metadata(cu_seqlens, input_dict["max_seqlen"], host_offsets)
-        if self._counts_windows:
+        masks = varlen_metadata(input_dict["cu_seqlens"], input_dict["max_seqlen"])
+        if self._shard.index == 0:  # torchtitan sums over data and context parallelism, not over tensor parallelism
             self.ntokens_seen += labels.numel()
         inputs, labels, positions = map(self._shard.of, (inputs, labels, positions))
         return inputs, labels, {"positions": positions, "attention_masks": masks}

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torchtitan.distributed import utils as dist_utils
 from torchtitan.tools.logging import logger
 from tqdm import tqdm
 
@@ -219,9 +220,8 @@ class ExactTrainer(StepTrainer):
 
     def _tokens(self) -> int:
         """Return the tokens of the run so far, over all ranks. A collective call."""
-        tokens = torch.tensor(self.ntokens_seen, device=self.device)
-        dist.all_reduce(tokens)
-        return int(tokens)
+        mesh = self.parallel_dims.get_optional_mesh("loss")
+        return int(dist_utils.dist_sum_tensor(torch.tensor(self.ntokens_seen, device=self.device), mesh))
 
     def state_dict(self) -> dict[str, Any]:
         """Return torchtitan's trainer state, the tokens of all ranks, and the state of the loss. A collective call."""
@@ -229,9 +229,9 @@ class ExactTrainer(StepTrainer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         super().load_state_dict(state_dict)
-        # Each rank counts its own tokens. The saved number is the sum over the ranks.
-        share, rest = divmod(state_dict["ntokens_seen"], dist.get_world_size())
-        self.ntokens_seen = share + (dist.get_rank() < rest)
+        # The saved number is the sum of the ranks of :meth:`_tokens`. One of these ranks continues the number.
+        mesh = self.parallel_dims.get_optional_mesh("loss")
+        self.ntokens_seen = state_dict["ntokens_seen"] if mesh is None or mesh.get_local_rank() == 0 else 0
         self.checkpointer.saved_step = self.step
         self.loss_fn.load_state_dict(state_dict["exposure"])
 
