@@ -146,6 +146,14 @@ def read_record(folder: Path) -> RunRecord | None:
     return record
 
 
+def order_version(data: dict[str, Any] | None) -> int:
+    """Return the version of the order of the windows from the ``data`` or the ``validation`` of a record.
+
+    A record of an older version lacks the version: 1.
+    """
+    return (data or {}).get("order_version", 1)
+
+
 def options_of(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return the values of a config tree by option, such as ``optimizer.lr``."""
     flat: dict[str, Any] = {}
