@@ -34,6 +34,7 @@ ROOMS = [
         "config",
         "describe_options",
         "commands",
+        "data_commands",
         "study_commands",
         "evaluation_commands",
         "study_machine",
