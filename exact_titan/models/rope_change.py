@@ -188,7 +188,7 @@ def _check_order(scaling: RopeScaling) -> None:
 def _scaled_positions(change: RopeChange, original: int) -> int:
     """Return the positions of linear and yarn scaling: factor x original positions, a whole number.
 
-    Some versions of transformers 4 take YaRN's factor from the ratio of the positions.
+    transformers 4.51 to 4.55 take YaRN's factor from the ratio of the positions.
     """
     assert change.factor is not None
     exact = change.factor * original

@@ -150,7 +150,7 @@ class _Step:
 
     def _trace(self, documents: list[int], *, accumulating: bool) -> MemoryPlan:
         self.model.to_empty(device="cpu")
-        if self.model.enable_weight_tying:  # as the initialisation does: tensor parallelism makes two weights of one
+        if self.model.enable_weight_tying:  # as the initialisation does
             self.model.tok_embeddings.weight = self.model.lm_head.weight
         self.model.train()
         self.optimizers: Any = self.config.optimizer.build(model_parts=[self.model])
@@ -221,7 +221,7 @@ class _Step:
         return {
             **{name: self.shard.of(x_BL) for name, x_BL in whole.items()},
             "windows": whole,
-            "masks": varlen_metadata(borders, max(documents), offsets),
+            "masks": varlen_metadata(borders, max(documents)),
         }
 
     def _loss(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:

@@ -148,7 +148,8 @@ class NonFiniteDetector:
         found = [one for one in found if one.step == first]
         # A non-finite loss on one rank makes the gradient non-finite on every rank. The loss names the windows.
         found = [one for one in found if one.in_loss] or found
-        raise NonFinite(first, found[0].what, sorted(place for one in found for place in one.places))
+        # Ranks of a context-parallel or tensor-parallel group have the same windows.
+        raise NonFinite(first, found[0].what, sorted({place for one in found for place in one.places}))
 
     def _copy_to_host(self, step: int, norm: torch.Tensor) -> None:
         self._values[-1].copy_(norm)

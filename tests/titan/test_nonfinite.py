@@ -94,6 +94,16 @@ def test_the_first_nonfinite_step_and_its_microbatches_are_named(watch, losses, 
     assert found.value.code == 65
 
 
+def test_ranks_with_the_same_windows_name_every_window_once(watch, monkeypatch):
+    """Under context and tensor parallelism the ranks of a group find the same value."""
+    take_step(watch, 3, (2.0, NAN), NAN)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", lambda found, own: found.__setitem__(slice(None), [own, own]))
+    with pytest.raises(NonFinite) as found:
+        watch.check()
+    assert found.value.places == [32, 33]
+
+
 def test_batches_outside_a_step_are_ignored(watch):
     for _ in range(5):
         watch.add_batch([1])

@@ -55,6 +55,16 @@ class DecoderModel(Llama3Model):
                         out_dst_shardings=heads,
                     )
 
+    def parallelize(self, parallel_dims: ParallelDims) -> None:
+        """Divide the weights over the tensor-parallel ranks as torchtitan does, and keep tied embeddings one parameter.
+
+        torchtitan makes two parameters of tied embeddings here. FSDP would then gather the weight twice. If FSDP pads
+        the shards of the vocabulary, one of the two copies would also miss all updates.
+        """
+        super().parallelize(parallel_dims)
+        if self.enable_weight_tying:
+            self.tok_embeddings.weight = self.lm_head.weight
+
 
 def parallelize(model: DecoderModel, *, parallel_dims: ParallelDims, **options: Any) -> nn.Module:
     """Apply torchtitan's parallelisms, activation checkpointing and compilation to the model.
