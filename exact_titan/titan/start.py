@@ -117,12 +117,12 @@ def check_positions(config: RunConfig, architecture: Architecture) -> None:
     """
     if config.training.seq_len > architecture.max_positions:
         kind = architecture.rope_scaling.kind if architecture.rope_scaling else "yarn"
-        original = original_positions(architecture)
+        factor = -(-config.training.seq_len // original_positions(architecture))
+        base = "" if kind in ("linear", "yarn") and architecture.rope_scaling else "a larger --rope.theta, or "
         raise InputError(
             f"training.seq_len is {config.training.seq_len}, but the model has {architecture.max_positions} positions "
             f"(max_position_embeddings): use a shorter window, a model with more positions (from scratch: "
-            f"architecture.max_positions), or another RoPE: a larger --rope.theta, or --rope.scaling {kind} "
-            f"--rope.factor {-(-config.training.seq_len // original)}"
+            f"architecture.max_positions), or another RoPE: {base}--rope.scaling {kind} --rope.factor {factor}"
         )
 
 

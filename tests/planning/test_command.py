@@ -41,6 +41,13 @@ def test_options_of_the_run_override_the_config_at_any_position(capsys):
     assert "one GPU has" not in out
 
 
+def test_an_option_without_a_section_overrides_the_config_too(capsys):
+    assert main(["plan", "--config", "stage_64k", "--nproc", "8", "--model", "Qwen2.5-72B"]) == 2
+    assert "model is 'Qwen2.5-72B': there is no such folder" in capsys.readouterr().err
+    assert main(["plan", *SMALL, "--nproc", "2", "--models", "Qwen2.5-7B"]) == 2
+    assert "there is no option --models" in capsys.readouterr().err
+
+
 def test_a_run_that_does_not_fit_exits_with_1_and_a_way_out(capsys):
     assert main(["plan", *SMALL, "--nproc", "2", "--memory", "1MiB"]) == 1
     assert "does not fit: " in capsys.readouterr().out.splitlines()[-1]
