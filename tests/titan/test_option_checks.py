@@ -3,7 +3,7 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from exact_titan.config import load_config
+from exact_titan.config import load_config, recipes
 from exact_titan.errors import InputError
 from exact_titan.titan import option_checks
 from exact_titan.titan.option_checks import check_machine, check_values
@@ -69,7 +69,7 @@ def test_every_name_in_the_tables_is_an_option():
 
 
 def test_the_recipes_pass():
-    for recipe in ("from_scratch", "quickstart", "stage_4k", "stage_8k", "stage_16k"):
+    for recipe in recipes():
         check_values(load_config(["--config", recipe]), ranks=1)
 
 
