@@ -7,9 +7,11 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from tests import warm_ranks
+from tests.support import torchrun_command
 
 
 class WarmAgent(warm_ranks.Run):
@@ -70,3 +72,15 @@ def background(module: str, *arguments: object, cwd: Path) -> Iterator[WarmAgent
             yield run
         finally:
             run.kill()
+
+
+def torchrun(nproc: int, *arguments: str, cwd: Path, timeout: float = 300) -> warm_ranks.Finished:
+    """Run torchrun as :func:`tests.support.torchrun` does. All processes are forks."""
+    _, _, module, *rest = torchrun_command(nproc, *arguments)
+    return warm_ranks.run(0, module, *rest, cwd=cwd, timeout=timeout, agent=True)
+
+
+def background_torchrun(nproc: int, *arguments: str, cwd: Path) -> AbstractContextManager[WarmAgent]:
+    """Start :func:`torchrun` in the background of the test."""
+    _, _, module, *rest = torchrun_command(nproc, *arguments)
+    return background(module, *rest, cwd=cwd)

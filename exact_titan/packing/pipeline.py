@@ -10,7 +10,7 @@ from exact_titan.dataset.policies import POLICIES
 from exact_titan.documents.instructions import open_template
 from exact_titan.documents.sources import Source
 from exact_titan.documents.special_tokens import SpecialTokens
-from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.token_file_base import TokenFile
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import Corpus

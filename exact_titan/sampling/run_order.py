@@ -7,6 +7,8 @@ from exact_titan.sampling.mixture import Mixture
 from exact_titan.sampling.order import SMALL, VERSION, WindowOrder
 
 _MARK = ";order="
+"""Separates the version from the fingerprint in the state of a dataloader, because the state may not get a new key.
+``run.json`` has the version as a value, but torchtitan's own trainer writes no ``run.json``."""
 
 
 class RunOrder:

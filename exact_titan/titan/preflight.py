@@ -20,7 +20,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest
 from exact_titan.errors import InputError
-from exact_titan.runs.run_record import Resume
+from exact_titan.runs.run_record import Resume, order_version
 from exact_titan.sampling.dataset_path import Entry, join, parse
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.sampling.order import VERSION
@@ -123,7 +123,7 @@ def _order_version(resume: Resume | None, name: Literal["data", "validation"], m
     if resume.record is None:  # the run is older than version 2
         return 1
     data = getattr(resume.record, name) or {}
-    return data.get("order_version", 1) if data.get("fingerprint") == mixture.fingerprint else VERSION
+    return order_version(data) if data.get("fingerprint") == mixture.fingerprint else VERSION
 
 
 def is_complete(config: RunConfig) -> bool:

@@ -12,6 +12,7 @@ from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersCon
 from torchtitan.components.validate import Validator
 from torchtitan.trainer import Trainer
 
+from exact_titan.models.architecture import Architecture
 from exact_titan.models.rope_change import RopeChange
 from exact_titan.runs.run_record import Resume
 from exact_titan.titan.checkpoint import ResumableCheckpoints
@@ -84,3 +85,6 @@ class RunConfig(Trainer.Config):
         default_factory=dict, repr=False, compare=False
     )
     """The first weights of a new run, set by preflight (:attr:`RunRecord.weights`)."""
+
+    _stage_before: Annotated[Architecture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
+    """The model of the previous stage, set by a study whose previous stage has not finished."""

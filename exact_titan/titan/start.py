@@ -38,22 +38,27 @@ def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = Non
     Raises:
         InputError: naming the option or the file.
     """
-    architecture = _architecture(config, tokenizer_vocab)
+    architecture = config._stage_before or _architecture(config, tokenizer_vocab)
     made = with_rope(architecture, config.rope, window=config.training.seq_len)
-    _compare_with_previous_stage(config, made)
+    if config.model and config.start_from and config._resume is None and Path(config.start_from).is_dir():
+        compare_with_previous(config, made, hf_config.read_architecture(_previous_model(config)))
     return made
 
 
-def _compare_with_previous_stage(config: RunConfig, architecture: Architecture) -> None:
+def compare_with_previous(config: RunConfig, architecture: Architecture, previous: Architecture) -> None:
     """Refuse a ``model`` with another RoPE than the weights of ``start_from``, unless ``rope`` sets one for both.
+
+    Args:
+        architecture: the architecture of ``model`` with the RoPE of ``rope``.
+        previous: the architecture of the previous stage.
 
     Raises:
         InputError: naming both.
     """
-    if not (config.model and config.start_from) or config._resume is not None or not Path(config.start_from).is_dir():
-        return
-    previous = hf_config.read_architecture(_previous_model(config))
-    continued = with_rope(previous, config.rope, window=config.training.seq_len)
+    try:
+        continued = with_rope(previous, config.rope, window=config.training.seq_len)
+    except InputError as error:
+        raise InputError(f"start_from is {config.start_from}: {error}") from None
     if (continued.rope_theta, continued.rope_scaling) != (architecture.rope_theta, architecture.rope_scaling):
         raise InputError(
             f"model is {config.model}, and its RoPE ({architecture.rope}) is not the RoPE of start_from "

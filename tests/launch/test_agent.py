@@ -38,7 +38,7 @@ def arguments(dataset, nproc: int, *options: str) -> list[str]:
 
 
 def endless(dataset, nproc: int, *options: str) -> list[str]:
-    return arguments(dataset, nproc, "--training.steps", "100000", "--training.global_batch_size", "32", *options)
+    return arguments(dataset, nproc, "--training.steps", "100000", "--training.global_batch_size", "8", *options)
 
 
 def environment() -> dict[str, str]:
