@@ -77,8 +77,8 @@ def _work_of_shard(dataset: PackedDataset, shard: ShardRecord) -> np.ndarray:
 
 def _log(dataset: PackedDataset, ranks: int, seconds: float) -> None:
     shards = len(dataset.record.shards)
-    each = f", {-(-shards // ranks):,} on each of {ranks:,} ranks" if ranks > 1 else ""
+    each = f"; {-(-shards // ranks):,} on each of {ranks:,} ranks" if ranks > 1 else ""
     logger.info(
-        f"{dataset.folder} has no {work_file(dataset.folder, dataset.split).name}, because an older version packed the "
-        f"dataset: this start read the segments of its {shards:,} shards{each}, in {seconds:.1f} s"
+        f"{dataset.folder} has no {work_file(dataset.folder, dataset.split).name}, which `pack` and `append` write: "
+        f"this start read the segments of all shards ({shards:,}{each}) in {seconds:.1f} s"
     )

@@ -123,7 +123,8 @@ def test_without_the_file_a_loader_reads_every_shard_once(folder, tmp_path, capl
         assert built._step(0).tolist() == expected._step(0).tolist()
     (line,) = (line for line in caplog.messages if "train-work.bin" in line)
     shards = len(built.mixture.datasets[0].record.shards)
-    assert f"because an older version packed the dataset: this start read the segments of its {shards} shards" in line
+    assert f"{old} has no train-work.bin" in line
+    assert f"this start read the segments of all shards ({shards}) in " in line
     for (inputs, _), (same, _) in itertools.islice(zip(built, expected, strict=True), 4):
         assert inputs["places"].tolist() == same["places"].tolist()
     assert not (old / "train-work.bin").exists()
@@ -199,7 +200,7 @@ def test_the_ranks_divide_the_shards_of_a_dataset_without_the_file(folder, tmp_p
     shards = [count for path, count in calls.opened.items() if path.endswith(".safetensors")]
     assert sum(shards) == len(results[0].record.shards)
     (line,) = (line for line in caplog.messages if "train-work.bin" in line)
-    assert " on each of 3 ranks, in " in line
+    assert f"({len(shards)}; {-(-len(shards) // 3)} on each of 3 ranks) in " in line
     with counted() as calls:
         shared([folder, folder], monkeypatch)
     assert not [path for path in calls.opened if path.endswith(".safetensors")]
