@@ -278,11 +278,7 @@ class AttentionCase:
         """Return the attention of these inputs by a kernel: :class:`DocumentAttention` as the model calls it."""
         device = self.q_BLNH.device
         longest = max(end - start for start, end in zip(self.borders, self.borders[1:], strict=False))
-        masks = varlen_metadata(
-            torch.tensor(self.borders, dtype=torch.int32, device=device),
-            longest,
-            tuple(self.borders) if device.type == "cpu" else None,
-        )
+        masks = varlen_metadata(torch.tensor(self.borders, dtype=torch.int32, device=device), longest)
         attention = DocumentAttention.Config(implementation=kernel).build()
         return partial(attention, self.q_BLNH, self.k_BLNH, self.v_BLNH, attention_masks=masks, enable_gqa=True)
 
@@ -365,7 +361,7 @@ def check_checkpointing(kernel: Kernel, device: torch.device) -> tuple[bool | No
     config = decoder_spec(sizes.architecture(seq_len=64, tokenizer_vocab=50)).model
     config.layers[0].attention.inner_attention.implementation = kernel
     tokens, positions = torch.zeros(1, 64, dtype=torch.int64, device=device), torch.arange(64, device=device)[None]
-    masks = varlen_metadata(torch.tensor([0, 64], dtype=torch.int32, device=device), 64, (0, 64))
+    masks = varlen_metadata(torch.tensor([0, 64], dtype=torch.int32, device=device), 64)
     runs = []
     for policy in (AttentionSavingAC.Config(), FullAC.Config()):
         model = config.build()
@@ -433,9 +429,13 @@ def attention_table(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def step_checks(shape: str, *, seq_len: int, steps: int, dtype: str, compute_dtype: str) -> Iterator[Outcome]:
-    """Run the checks of a whole trainer: the loss falls, and no extra operation waits for the device."""
-    with random_trainer(shape, seq_len=seq_len, windows=1, dtype=dtype, compute_dtype=compute_dtype) as trainer:
+def step_checks(shape: str, *, steps: int, **options: Any) -> Iterator[Outcome]:
+    """Run the checks of a whole trainer: the loss falls, and no extra operation waits for the device.
+
+    ``options`` are the arguments of :func:`random_trainer`.
+    """
+    compiled = ", compiled" if options.get("compiled") else ""
+    with random_trainer(shape, windows=1, **options) as trainer:
         batch = next(iter(trainer.dataloader))
         sides = {side.name: side for side in build_sides(trainer)}
         exact, refreshed, stock = sides["exact"], sides["exact, refresh_steps=1"], sides[STOCK]
@@ -448,7 +448,7 @@ def step_checks(shape: str, *, seq_len: int, steps: int, dtype: str, compute_dty
             ),
         ]
         for name, check in checks:
-            yield attempt(name, check)
+            yield attempt(name + compiled, check)
 
 
 def check_learning(trainer: ExactTrainer, side: Side, batch: Any, steps: int) -> tuple[bool, str]:

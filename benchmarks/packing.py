@@ -71,7 +71,7 @@ def measure(source: Path, tokenizer: Path, workers: int, repeats: int, folder: P
 
     from exact_titan.documents.sources import Source
     from exact_titan.packing import pack
-    from exact_titan.packing.part import BATCH_BYTES, BATCH_DOCUMENTS
+    from exact_titan.packing.part_reader import BATCH_BYTES, BATCH_DOCUMENTS
 
     batches: list[list[str]] = [[]]
     size = 0

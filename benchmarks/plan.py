@@ -24,6 +24,7 @@ weight is also a small part of the peak.
     torchrun --nproc_per_node=2 -m benchmarks.plan --kinds selective   # sharded; one kind per call
     torchrun --nproc_per_node=2 -m benchmarks.plan --kinds selective --models narrow --context 2   # or --tensor 2
     python -m benchmarks.plan --device cuda --models smollm2-135m llama3.2-1b
+    python -m benchmarks.plan --compile                              # the plan is that of the eager step
 """
 
 import argparse
@@ -40,16 +41,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.profiler import ProfilerActivity, profile, record_function
-from torchtitan.distributed.activation_checkpoint import FullAC
+from torchtitan.config import CompileConfig
 from torchtitan.tools.logging import logger
 
-from benchmarks.step import SHAPES, device_name, free_memory, local, profiled_events, random_config
+from benchmarks.step import CHECKPOINTING, SHAPES, device_name, free_memory, local, profiled_events, random_config
 from exact_titan.planning.memory import MemoryPlan, plan_memory
 from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.trainer import ExactTrainer
 
-KINDS = ("none", "selective", "full")
 _LOSS = "benchmarks.plan: loss"
 _WARMUP_STEPS = 2
 _MEASURED_STEPS = 3
@@ -66,28 +66,35 @@ def run_config(
     folder: Path,
     context: int = 1,
     tensor: int = 1,
+    compiled: bool = False,
 ) -> RunConfig:
     """Return a run on random documents of 64 tokens to four windows, without features that a step does not need.
 
     Args:
         shape: shape of the model, see ``SHAPES``.
-        kind: kind of activation checkpointing, one of ``KINDS``.
+        kind: kind of activation checkpointing, one of ``CHECKPOINTING``.
         seq_len: window length.
         dtype: dtype of parameters, gradients and optimizer state.
         compute_dtype: dtype of activations and matrix products.
         folder: folder for the dataset and the run's output.
         context: degree of context parallelism.
         tensor: degree of tensor parallelism.
+        compiled: compile the model and the loss.
     """
-    windows = 8 * int(os.environ.get("WORLD_SIZE", "1"))
     config = random_config(
-        shape, seq_len=seq_len, windows=windows, dtype=dtype, compute_dtype=compute_dtype, folder=folder
+        shape,
+        seq_len=seq_len,
+        windows=8 * int(os.environ.get("WORLD_SIZE", "1")),
+        dtype=dtype,
+        compute_dtype=compute_dtype,
+        folder=folder,
+        checkpointing=kind,
+        compiled=compiled,
     )
-    checkpointing = {"none": None, "selective": config.activation_checkpoint, "full": FullAC.Config()}[kind]
     parallelism = dataclasses.replace(
         config.parallelism, context_parallel_degree=context, tensor_parallel_degree=tensor
     )
-    return dataclasses.replace(config, activation_checkpoint=checkpointing, parallelism=parallelism)
+    return dataclasses.replace(config, parallelism=parallelism)
 
 
 def compare(config: RunConfig) -> dict[str, dict[str, int]]:
@@ -109,17 +116,25 @@ def compare(config: RunConfig) -> dict[str, dict[str, int]]:
     finally:
         dist.destroy_process_group()
     assert config.model_spec is not None
+    eager = dataclasses.replace(config, compile=CompileConfig())
     planned = _planned(
-        plan_memory(config.model_spec, config, nproc=processes, microbatches=1, documents=documents, device=device)
+        plan_memory(config.model_spec, eager, nproc=processes, microbatches=1, documents=documents, device=device)
     )
     return {line: {"measured": measured[line], "planned": planned[line]} for line in planned}
 
 
 def compare_shape(
-    shape: str, kind: str, *, dtype: str, context: int = 1, tensor: int = 1, **options: Any
+    shape: str,
+    kind: str,
+    *,
+    dtype: str,
+    context: int = 1,
+    tensor: int = 1,
+    compiled: bool = False,
+    **options: Any,
 ) -> dict[str, Any]:
     """Return :func:`compare` of :func:`run_config`, together with the options, the device and the versions."""
-    options |= {"context": context, "tensor": tensor}
+    options |= {"context": context, "tensor": tensor, "compiled": compiled}
     with tempfile.TemporaryDirectory() as folder:
         lines = compare(run_config(shape, kind, dtype=dtype, folder=Path(folder), **options))
     return {
@@ -141,7 +156,8 @@ def table(results: list[dict[str, Any]]) -> str:
         lines.append(
             f"{result['model']}, windows of {result['seq_len']}, {result['dtype']} states, {result['compute_dtype']} "
             f"compute, {result['kind']} activation checkpointing, {result['processes']} x {result['device']}, "
-            f"context parallel {result['context']}, tensor parallel {result['tensor']}, torch {result['torch']}"
+            f"context parallel {result['context']}, tensor parallel {result['tensor']}, "
+            f"{'compiled' if result['compiled'] else 'eager'}, torch {result['torch']}"
         )
         lines.append(f"{'MiB':24}{'measured':>12}{'planned':>12}{'ratio':>10}")
         for line, sides in result["lines"].items():
@@ -271,9 +287,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=SHAPES, help="default: small on the CPU, the other two on CUDA")
     parser.add_argument("--seq-len", type=int, help="default: 2048 on the CPU, 16384 on CUDA")
     parser.add_argument("--dtypes", nargs="+", choices=["float32", "bfloat16"], help="default: both; CUDA: bfloat16")
-    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=KINDS)
+    parser.add_argument("--kinds", nargs="+", choices=CHECKPOINTING, default=CHECKPOINTING)
     parser.add_argument("--context", type=int, default=1, help="degree of context parallelism")
     parser.add_argument("--tensor", type=int, default=1, help="degree of tensor parallelism")
+    parser.add_argument("--compile", action="store_true", help="compile the model and the loss of the measured step")
     parser.add_argument("--json", type=Path, help="also write all figures to this file")
     parser.add_argument("--small", action="store_true", help="a toy model; the run takes seconds")
     args = parser.parse_args()
@@ -306,6 +323,7 @@ def main() -> None:
                     compute_dtype=dtype,
                     context=args.context,
                     tensor=args.tensor,
+                    compiled=args.compile,
                 )
                 results.append(result)
                 if os.environ["RANK"] == "0":

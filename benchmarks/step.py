@@ -8,7 +8,9 @@ The ratio of a side is its time over the time of the cross-entropy step of the s
 * ``cross-entropy``: torchtitan's ``ChunkedLossWrapper(CrossEntropyLoss)`` in torchtitan's own ``Trainer.train_step``;
 * ``cross-entropy again``: a second measurement of ``cross-entropy``. Its distance from 1 is the noise;
 * the rules of ``--rules``: :class:`ExactLoss` under these rules, with weights from the packed dataset's counts;
-* ``exact, refresh_steps=1``: ``exact`` with weights recomputed from the running counts after every step.
+* ``exact, refresh_steps=1``: ``exact`` with weights recomputed from the running counts after every step;
+* with ``--compile`` all sides above are compiled. ``cross-entropy, eager`` and ``exact, eager`` come after them: the
+  same steps of the same model, without the compiled code.
 
 The time of a step covers the copy of the window to the device, forward, backward, gradient clipping and the optimizer,
 until the device has finished. The time does not cover the read of the window, validation, checkpoints, and the metrics
@@ -18,7 +20,10 @@ own trainer would also search for the borders on the device.
 The peak memory of a step is ``torch.cuda.max_memory_allocated`` on CUDA. On the CPU, the benchmark computes the same
 figure from the allocations and frees in torch's profiler, and adds the parameters, buffers and optimizer state.
 Separate, untimed steps measure the peak memory. The windows hold random documents of 64 tokens to four
-windows (log-uniform).
+windows (log-uniform), or to ``--longest`` windows.
+
+With ``--compile`` the benchmark also counts the graphs of torch.compile: in the warm-up, and in all later steps. The
+warm-up has windows with different numbers of documents, so the later steps must compile nothing.
 
 The MFU is the FLOPs of :mod:`exact_titan.titan.model.flops` over the total time of the timed steps and over the GPU's
 dense bfloat16 peak in torchtitan's table. The CPU has no MFU.
@@ -42,11 +47,13 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch._dynamo.utils import counters
 from torch.distributed.tensor import DTensor
 from torch.profiler import ProfilerActivity, profile
 from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.loss import ChunkedLossWrapper
-from torchtitan.config import ParallelismConfig, TrainingConfig
+from torchtitan.config import CompileConfig, ParallelismConfig, TrainingConfig
+from torchtitan.distributed.activation_checkpoint import FullAC
 from torchtitan.tools.logging import logger
 from torchtitan.trainer import Trainer
 
@@ -78,6 +85,8 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """Shapes of the models. All models have tied embeddings and random weights."""
 
+LONGEST = 4.0
+CHECKPOINTING = ("none", "selective", "full")
 STOCK = "cross-entropy"
 RULES_SHOWN = ("standard", "exact")
 WARMUP_ROUNDS = 2
@@ -85,16 +94,31 @@ WARMUP_ROUNDS = 2
 
 @dataclasses.dataclass
 class Side:
-    """One kind of training step: its loss, its step function and its measurements."""
+    """One kind of training step: its loss, its step function, and its measurements.
+
+    With ``eager`` the model runs without its compiled code.
+    """
 
     name: str
     loss: Any
     train_step: Callable[[Any], None]
+    eager: bool = True
     seconds: list[float] = dataclasses.field(default_factory=list)
     peak_bytes: int = 0
 
 
-def random_config(shape: str, *, seq_len: int, windows: int, dtype: str, compute_dtype: str, folder: Path) -> RunConfig:
+def random_config(
+    shape: str,
+    *,
+    seq_len: int,
+    windows: int,
+    dtype: str,
+    compute_dtype: str,
+    folder: Path,
+    checkpointing: str = "selective",
+    compiled: bool = False,
+    longest: float = LONGEST,
+) -> RunConfig:
     """Return a run on random documents, without features that a step does not need.
 
     Args:
@@ -104,16 +128,24 @@ def random_config(shape: str, *, seq_len: int, windows: int, dtype: str, compute
         dtype: dtype of parameters, gradients and optimizer state.
         compute_dtype: dtype of activations and matrix products.
         folder: folder for the dataset and the run's output.
+        checkpointing: kind of activation checkpointing, one of ``CHECKPOINTING``.
+        compiled: compile the model and the loss.
+        longest: length of the longest document, in windows.
     """
+    recipe = from_scratch()
     dataset = write_dataset(
         folder / "packed",
         window=seq_len,
         windows=windows,
-        lengths=mixed_lengths(seq_len),
+        lengths=mixed_lengths(seq_len, longest=longest),
         vocab_size=SHAPES[shape]["vocab_size"],
     )
     return dataclasses.replace(
-        from_scratch(),
+        recipe,
+        activation_checkpoint={"none": None, "selective": recipe.activation_checkpoint, "full": FullAC.Config()}[
+            checkpointing
+        ],
+        compile=CompileConfig(enable=compiled),
         architecture=LlamaSizes(**SHAPES[shape]),
         dataloader=PackedDataLoader.Config(dataset_path=str(dataset)),
         training=TrainingConfig(
@@ -132,21 +164,16 @@ def random_config(shape: str, *, seq_len: int, windows: int, dtype: str, compute
 
 
 @contextlib.contextmanager
-def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, compute_dtype: str) -> Iterator[ExactTrainer]:
+def random_trainer(shape: str, **options: Any) -> Iterator[ExactTrainer]:
     """Yield a trainer on one process, without features that a step does not need, and close the trainer at the end.
 
     Args:
         shape: shape of the model; the model starts from random weights.
-        seq_len: window length.
-        windows: smallest number of different windows of random ids.
-        dtype: dtype of parameters, gradients and optimizer state.
-        compute_dtype: dtype of activations and matrix products.
+        options: the other arguments of :func:`random_config`, without ``folder``.
     """
     free_memory()
     with tempfile.TemporaryDirectory() as folder:
-        config = random_config(
-            shape, seq_len=seq_len, windows=windows, dtype=dtype, compute_dtype=compute_dtype, folder=Path(folder)
-        )
+        config = random_config(shape, folder=Path(folder), **options)
         try:
             trainer = config.build()
             trainer.step = 1  # the trainer logs the first step
@@ -160,6 +187,7 @@ def random_trainer(shape: str, *, seq_len: int, windows: int, dtype: str, comput
 def build_sides(trainer: ExactTrainer, rules: Sequence[str] = RULES_SHOWN) -> list[Side]:
     """Return the sides of the comparison, all on the trainer's model."""
     config = trainer.loss_fn.config
+    compiled = trainer.config.compile.enable
 
     def ready(loss_config: Any) -> Any:
         loss = loss_config.build(compile_config=trainer.config.compile)
@@ -170,12 +198,18 @@ def build_sides(trainer: ExactTrainer, rules: Sequence[str] = RULES_SHOWN) -> li
         Trainer.train_step(trainer, batches)
 
     stock = ready(ChunkedLossWrapper.Config(num_chunks=config.num_chunks))
-    sides = [Side(STOCK, stock, stock_step), Side(f"{STOCK} again", stock, stock_step)]
+    sides = [Side(name, stock, stock_step, not compiled) for name in (STOCK, f"{STOCK} again")]
     losses: dict[str, dict[str, Any]] = {name: {"rule": name} for name in rules}
     for name, options in (losses | {"exact, refresh_steps=1": {"rule": "exact", "refresh_steps": 1}}).items():
         loss = ready(dataclasses.replace(config, **options))
         loss.to(trainer.device)
-        sides.append(Side(name, loss, trainer.train_step))
+        sides.append(Side(name, loss, trainer.train_step, not compiled))
+    if compiled:
+        sides += [
+            dataclasses.replace(side, name=f"{side.name}, eager", eager=True, seconds=[])
+            for side in sides
+            if side.name in (STOCK, "exact")
+        ]
     return sides
 
 
@@ -185,7 +219,8 @@ def run_step(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], tor
     trainer.loss_fn = side.loss
     trainer.step += 1
     # The trainer replaces the tensors in the dictionary by tensors on the device, so copy the dictionary.
-    side.train_step(iter([(dict(inputs), labels)]))
+    with torch.compiler.set_stance("force_eager" if side.eager else "default"):
+        side.train_step(iter([(dict(inputs), labels)]))
 
 
 def timed_step(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], torch.Tensor]) -> float:
@@ -257,13 +292,24 @@ def compare(
     dtype: str,
     compute_dtype: str,
     rules: Sequence[str] = RULES_SHOWN,
+    checkpointing: str = "selective",
+    compiled: bool = False,
+    longest: float = LONGEST,
 ) -> dict[str, Any]:
     """Measure all sides with a model of ``SHAPES[shape]``, and return the input of :func:`table` as plain values.
 
-    :func:`random_trainer` describes the arguments. ``rounds`` is the number of timed steps of every side.
+    :func:`random_config` describes the arguments. ``rounds`` is the number of timed steps of every side.
     """
-    with random_trainer(shape, seq_len=seq_len, windows=32, dtype=dtype, compute_dtype=compute_dtype) as trainer:
-        sides, flops = measure(trainer, rounds, rules)
+    torch._dynamo.reset()
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "compute_dtype": compute_dtype,
+        "checkpointing": checkpointing,
+        "compiled": compiled,
+        "longest": longest,
+    }
+    with random_trainer(shape, seq_len=seq_len, windows=32, **options) as trainer:
+        graphs, sides, flops = measure(trainer, rounds, rules)
         peak_flops = trainer.metrics_processor.gpu_peak_flops
         parameters = sum(parameter.numel() for parameter in trainer.model_parts[0].parameters())
     stock = sides[0]
@@ -290,8 +336,8 @@ def compare(
         "device": device_name(),
         "torch": torch.__version__,
         "seq_len": seq_len,
-        "dtype": dtype,
-        "compute_dtype": compute_dtype,
+        **options,
+        "graphs": graphs,
         "rounds": rounds,
         "flops": flops,
         "peak_flops": peak_flops if math.isfinite(peak_flops) else None,
@@ -299,13 +345,20 @@ def compare(
     }
 
 
-def measure(trainer: ExactTrainer, rounds: int, rules: Sequence[str]) -> tuple[list[Side], int]:
-    """Warm up, time ``rounds`` rounds, measure every side's peak memory, and count the FLOPs of a side's steps."""
+def measure(trainer: ExactTrainer, rounds: int, rules: Sequence[str]) -> tuple[dict[str, Any], list[Side], int]:
+    """Warm up, time ``rounds`` rounds, measure every side's peak memory, and count the FLOPs of a side's steps.
+
+    Return the graphs of torch.compile, the sides, and the FLOPs.
+    """
     sides = build_sides(trainer, rules)
     batches = iter(trainer.dataloader)
+    before, begun = compiled_graphs(), time.perf_counter()
     for _ in range(WARMUP_ROUNDS):
         for side in sides:
             run_step(trainer, side, next(batches))
+    synchronize(trainer.device)
+    graphs = {"warm_up": compiled_graphs() - before, "warm_up_seconds": time.perf_counter() - begun}
+    before = compiled_graphs()
     gc.collect()
     flops = 0
     for number in range(rounds):
@@ -317,7 +370,13 @@ def measure(trainer: ExactTrainer, rounds: int, rules: Sequence[str]) -> tuple[l
     batch = next(batches)
     for side in sides:
         side.peak_bytes = peak_memory(trainer, side, batch)
-    return sides, flops
+    graphs["later"] = compiled_graphs() - before
+    return graphs, sides, flops
+
+
+def compiled_graphs() -> int:
+    """Return the number of graphs that torch.compile has compiled in this process."""
+    return counters["stats"]["unique_graphs"]
 
 
 def step_flops(trainer: ExactTrainer, batch: tuple[dict[str, Any], torch.Tensor]) -> int:
@@ -332,8 +391,9 @@ def table(result: dict[str, Any]) -> str:
     """Return the comparison as text."""
     lines = [
         f"{result['model']} ({result['parameters'] / 1e6:,.1f}M parameters), windows of {result['seq_len']}, "
-        f"{result['dtype']} weights, {result['compute_dtype']} compute",
-        f"{result['device']}, torch {result['torch']}, {result['rounds']} rounds",
+        f"{result['dtype']} weights, {result['compute_dtype']} compute, {result['checkpointing']} checkpointing",
+        f"{result['device']}, torch {result['torch']}, {result['rounds']} rounds, documents of 64 tokens to "
+        f"{result['longest']:g} windows",
         f"{'':24}{'step':>10}{'tokens/s':>10}{'MFU':>8}{'time ratio':>12}{'quartiles':>18}{'peak memory':>14}"
         f"{'ratio':>9}",
     ]
@@ -344,6 +404,12 @@ def table(result: dict[str, Any]) -> str:
             f"{row['side']:24}{row['median_seconds'] * 1e3:>7.1f} ms{row['tokens_per_second']:>10,.0f}"
             f"{mfu:>8}{row['time_ratio']:>12.4f}{f'{low:.4f} … {high:.4f}':>18}"
             f"{row['peak_bytes'] / 2**20:>10,.1f} MiB{row['memory_ratio']:>9.5f}"
+        )
+    if result["compiled"]:
+        graphs = result["graphs"]
+        lines.append(
+            f"compiled graphs: {graphs['warm_up']} in the warm-up of {graphs['warm_up_seconds']:.1f} s, "
+            f"{graphs['later']} in all later steps"
         )
     return "\n".join(lines)
 
@@ -380,6 +446,11 @@ def main() -> None:
     parser.add_argument("--seq-len", type=int, help="default: 4096 on the CPU, 16384 on CUDA")
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES_SHOWN)
+    parser.add_argument("--checkpointing", choices=CHECKPOINTING, default="selective")
+    parser.add_argument(
+        "--longest", type=float, default=LONGEST, help="longest document, in windows (default: %(default)g)"
+    )
+    parser.add_argument("--compile", action="store_true", help="compile the model and the loss")
     parser.add_argument("--json", type=Path, help="also write all measurements to this file")
     parser.add_argument(
         "--small", action="store_true", help="a toy model; the run takes seconds, and its figures have no meaning"
@@ -403,6 +474,9 @@ def main() -> None:
                 dtype="float32",
                 compute_dtype=compute_dtype,
                 rules=args.rules,
+                checkpointing=args.checkpointing,
+                compiled=args.compile,
+                longest=args.longest,
             )
         )
         print(table(results[-1]), flush=True)

@@ -1,10 +1,9 @@
 """One question of a suite: the prompt, the answers that count, and the place of the evidence."""
 
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from exact_titan.errors import InputError
-from exact_titan.system.typed_values import wrong_field
+from exact_titan.system.typed_values import WHOLE_RECORD, parse_typed
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,4 @@ def from_record(kind: type[Any], record: Any, where: str) -> Any:
     Raises:
         InputError: naming ``where`` and the field that is missing, is unknown or has another type.
     """
-    if not isinstance(record, dict):
-        raise InputError(f"{where}: {record!r:.60} is not a record: make the file again")
-    if (wrong := wrong_field(kind, record)) is not None:
-        raise InputError(f"{where}: {wrong}, which is another type: make the file again")
-    unknown = sorted(set(record) - {one.name for one in fields(kind)})
-    if unknown:
-        raise InputError(f"{where}: the record has the unknown field {unknown[0]!r}: make the file again")
-    try:
-        return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in record.items()})
-    except TypeError as error:
-        raise InputError(f"{where}: the record is not complete ({error}): make the file again") from None
+    return parse_typed(kind, record, where, way_out="make the file again", rules=WHOLE_RECORD)

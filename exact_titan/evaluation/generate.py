@@ -89,13 +89,8 @@ def check_prompts(prompts: PromptSet, model: EvaluatedModel) -> None:
             f"that of {model.source} ({model.tokenizer_sha256[:12]}): make prompts for this tokenizer with "
             f"`exact-titan eval prepare`"
         )
-    longest = max(prompts.examples, key=lambda one: one.tokens + one.room, default=None)
-    if longest and model.positions is not None and longest.tokens + longest.room > model.positions:
-        raise InputError(
-            f"{prompts.file}: example {longest.id} needs {longest.tokens + longest.room:,} positions, but "
-            f"{model.source} has {model.positions:,} (max_position_embeddings): leave this length out, or extend RoPE "
-            f"with --rope.scaling yarn --rope.factor {-(-(longest.tokens + longest.room) // model.positions)}"
-        )
+    needed, longest = max(((one.tokens + one.room, one.id) for one in prompts.examples), default=(0, ""))
+    model.check_positions(needed, f"{prompts.file}: example {longest} needs {needed:,} positions, but")
 
 
 def batches(examples: Sequence[Example], engine: Engine) -> list[list[Example]]:

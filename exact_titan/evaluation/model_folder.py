@@ -37,6 +37,22 @@ class EvaluatedModel:
     weights: str
     tokenizer_sha256: str
 
+    def check_positions(self, needed: int, what: str) -> None:
+        """Refuse prompts that are longer than the positions of the model.
+
+        Args:
+            needed: number of positions of the longest prompt, with the room of the answer.
+            what: the beginning of the message: the option, or the file with this prompt.
+
+        Raises:
+            InputError: naming ``what`` and the model.
+        """
+        if self.positions is not None and needed > self.positions:
+            raise InputError(
+                f"{what} {self.source} has {self.positions:,} positions (max_position_embeddings): leave this length "
+                f"out, or extend RoPE with --rope.scaling yarn --rope.factor {-(-needed // self.positions)}"
+            )
+
     def write(self, folder: Path) -> None:
         """Write ``folder/model.json`` atomically."""
         folder.mkdir(parents=True, exist_ok=True)

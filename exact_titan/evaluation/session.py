@@ -125,12 +125,7 @@ def _check_lengths(models: Sequence[OpenedModel], prompts: PromptOptions) -> Non
         return
     longest = max(prompts.lengths, default=0)
     for one in models:
-        if one.model.positions is not None and longest > one.model.positions:
-            raise InputError(
-                f"--lengths {longest}: {one.model.source} has {one.model.positions:,} positions "
-                f"(max_position_embeddings): leave this length out, or extend RoPE with --rope.scaling yarn "
-                f"--rope.factor {-(-longest // one.model.positions)}"
-            )
+        one.model.check_positions(longest, f"--lengths {longest}:")
 
 
 def generate(

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from exact_titan.documents.listing import is_url
 from exact_titan.documents.sources import Source
-from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.token_file_base import TokenFile
 from exact_titan.errors import InputError
 from exact_titan.packing.parts import Part, file_version
 

@@ -27,7 +27,8 @@ from typing import Any
 
 from exact_titan.documents.listing import is_url
 from exact_titan.documents.sources import Source
-from exact_titan.documents.token_files import TokenFile, is_token_file, open_token_file
+from exact_titan.documents.token_file_base import TokenFile
+from exact_titan.documents.token_files import is_token_file, open_token_file
 from exact_titan.errors import InputError
 from exact_titan.system.toml_file import parse_toml_file
 

@@ -12,7 +12,7 @@ from exact_titan.dataset.manifest import Manifest
 from exact_titan.documents.file_kinds import uncompressed
 from exact_titan.documents.listing import is_url
 from exact_titan.documents.sources import Source, place_of
-from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.token_file_base import TokenFile
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import Corpus
 

@@ -5,7 +5,7 @@ import signal
 from collections.abc import Mapping
 
 from exact_titan.documents.sources import Source
-from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.token_file_base import TokenFile
 from exact_titan.packing.parts import Part, Piece
 
 LESS_MEMORY = "use fewer --workers, or a machine with more memory"

@@ -1,36 +1,34 @@
 """Pack one part of a corpus.
 
-1. One thread reads the documents of the part, and collects documents of one source in batches.
+1. One thread reads the documents of the part in batches (:class:`PartReader`).
 2. Several threads tokenize the batches. The batches keep their order.
 3. The main thread filters the documents and passes each document to the writer of its split.
 4. The folder of the part is renamed to its final name when the part is complete.
 """
 
 import errno
-import hashlib
 import os
 import shutil
 import socket
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import repeat, takewhile
 from pathlib import Path
 from secrets import token_hex
 
-import numpy as np
-
 from exact_titan.dataset.writer import SplitWriter
-from exact_titan.documents.digests import FileDigest
-from exact_titan.documents.instructions import Instructions, Sample, open_template
+from exact_titan.documents.instructions import Sample, open_template
 from exact_titan.documents.sample_tokenizer import SampleTokenizer
 from exact_titan.documents.sources import Source
-from exact_titan.documents.token_files import TokenFile, ended_documents, ids_inside
+from exact_titan.documents.token_file_base import TokenFile
+from exact_titan.documents.token_files import ids_inside
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 from exact_titan.packing.changes import check_unchanged
 from exact_titan.packing.corpus import Limit
+from exact_titan.packing.part_reader import Batch, PartReader
 from exact_titan.packing.part_result import PartResult, SourceShare, part_folder
-from exact_titan.packing.parts import PackOptions, Part, Piece
+from exact_titan.packing.parts import PackOptions, Part
 from exact_titan.packing.progress import Tally
 from exact_titan.packing.reasons import (
     INSIDE,
@@ -46,10 +44,7 @@ from exact_titan.packing.reasons import (
 from exact_titan.packing.threads import Threads, in_order
 from exact_titan.system.atomic_files import publish
 
-BATCH_BYTES = 1_500_000
-BATCH_DOCUMENTS = 512
 READ_AHEAD = 4
-SPLIT_KEY = b"exact_titan validation split"
 
 
 def pack_part(
@@ -106,46 +101,6 @@ def pack_part(
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass
-class _Batch:
-    """A batch of documents of one source, as texts, as samples of instructions or as ids.
-
-    ``validation`` has one entry per document. ``spells`` says which texts spell a special token. ``unsupervised`` has
-    the number of first labels without a loss of every sample. ``read`` is the number of the part's bytes that were read
-    up to the end of the batch. ``no_text`` is the number of documents without text since the batch before, and
-    ``unanswered`` the number of messages without an answer. ``files`` are the files that were read since the batch
-    before.
-    """
-
-    source: int
-    texts: list[str] = field(default_factory=list)
-    samples: list[Sample] = field(default_factory=list)
-    validation: list[bool] = field(default_factory=list)
-    spells: list[bool] = field(default_factory=list)
-    text_bytes: int = 0
-    ids: list[np.ndarray] = field(default_factory=list)
-    unsupervised: list[int] = field(default_factory=list)
-    read: float = 0.0
-    no_text: int = 0
-    unanswered: int = 0
-    files: list[FileDigest] = field(default_factory=list)
-
-
-@dataclass(slots=True)
-class _ReadItem:
-    """An item from the reader: a document as text, sample or ids, the digest of a file, or a number of left out texts.
-
-    ``read`` is the number of the part's bytes that have been read so far.
-    """
-
-    source: int
-    read: float
-    document: str | Sample | np.ndarray | None = None
-    no_text: int = 0
-    unanswered: int = 0
-    file: FileDigest | None = None
-
-
 class _Packer:
     """Packs one part into an existing folder."""
 
@@ -162,6 +117,7 @@ class _Packer:
         self._part, self._opened, self._tokenizer = part, opened, tokenizer
         self._workers, self._tally = workers, tally
         self._sample_tokenizer = _sample_tokenizer(options, tokenizer)
+        self._reader = PartReader(part, opened, tokenizer, self._sample_tokenizer)
         has_val = options.val_fraction or any(source.split == "val" for source in part.sources.values())
         self._splits = ("train", "val") if has_val else ("train",)
         self._writers = [
@@ -183,7 +139,7 @@ class _Packer:
 
     def run(self) -> PartResult:
         selected = _SelectedCount(self._part.limit)
-        read = self._batches()
+        read = self._reader.batches()
         threads = Threads(self._workers)
         batches = _tokenized(read, self._encode, threads)
         wait = True
@@ -221,7 +177,7 @@ class _Packer:
                     "at each of these ids, or name another end-of-text token with --eos-token"
                 )
 
-    def _write_batch(self, batch: _Batch, share: SourceShare, selected: "_SelectedCount") -> int:
+    def _write_batch(self, batch: Batch, share: SourceShare, selected: "_SelectedCount") -> int:
         """Write the batch's documents up to the part's limit. Return the number of their tokens."""
         source = self._part.sources[batch.source]
         before = share.tokens
@@ -258,7 +214,7 @@ class _Packer:
             share.too_long.append(f"{sample.name} ({tokens:,} tokens)")
         return True
 
-    def _encode(self, batch: _Batch) -> _Batch:
+    def _encode(self, batch: Batch) -> Batch:
         """Tokenize the texts or samples of a batch. Several threads call the method."""
         if batch.texts:
             batch.spells = [self._tokenizer.spells_special(text) for text in batch.texts]
@@ -273,95 +229,6 @@ class _Packer:
             batch.ids = [sample.ids_m for sample in tokenized]
             batch.unsupervised = [sample.unsupervised for sample in tokenized]
         return batch
-
-    def _batches(self) -> Generator[_Batch, None, None]:
-        """Collect the reader's items in batches of one source. Bytes and documents of a batch are bounded."""
-        batch, size = None, 0
-        for item in self._read():
-            if batch is not None and (
-                batch.source != item.source or size >= BATCH_BYTES or len(batch.validation) == BATCH_DOCUMENTS
-            ):
-                yield batch
-                batch = None
-            if batch is None:
-                batch, size = _Batch(item.source), 0
-            batch.read = item.read
-            batch.no_text += item.no_text
-            batch.unanswered += item.unanswered
-            if item.file is not None:
-                batch.files.append(item.file)
-            if isinstance(item.document, str):
-                content = memoryview(item.document.encode())
-                batch.texts.append(item.document)
-                batch.text_bytes += content.nbytes
-            elif isinstance(item.document, Sample):
-                # All samples of a row are in the same split.
-                content = memoryview(item.document.row.encode())
-                batch.samples.append(item.document)
-                batch.text_bytes += len(item.document.prompt.encode()) + len(item.document.response.encode())
-            elif item.document is not None:
-                content = item.document.data
-                batch.ids.append(item.document)
-            else:
-                continue
-            batch.validation.append(self._is_validation(item.source, content))
-            size = max(size + content.nbytes, batch.text_bytes)
-        if batch is not None:
-            yield batch
-
-    def _is_validation(self, source: int, document: memoryview) -> bool:
-        split = self._part.sources[source].split
-        return _hash_fraction(document) < self._part.options.val_fraction if split is None else split == "val"
-
-    def _read(self) -> Iterator[_ReadItem]:
-        """Read the documents and files of all pieces, in their order."""
-        begin = 0.0
-        for piece in self._part.pieces:
-            source = self._opened[piece.source]
-            read_piece = self._read_ids if isinstance(source, TokenFile) else self._read_texts
-            yield from read_piece(source, piece, begin)  # type: ignore[arg-type]
-            begin += piece.bytes
-
-    def _read_texts(self, source: Source, piece: Piece, begin: float) -> Iterator[_ReadItem]:
-        assert piece.file is not None
-        with source.open(piece.file) as reader:
-            # The reading of a cut part may stop inside a file. The file's digest is therefore computed first, in a
-            # separate reading of the whole file.
-            if self._part.is_cut:
-                yield _ReadItem(piece.source, begin, file=reader.digest())
-            end = begin + piece.bytes
-            if self._sample_tokenizer is None:
-                for text in reader.texts():
-                    yield _ReadItem(piece.source, begin + reader.progress * piece.bytes, text)
-                yield _ReadItem(piece.source, end, no_text=reader.no_text)
-            else:
-                name = f"{source.name}/{piece.file.name}" if source.is_folder else piece.file.name
-                template, letters = self._sample_tokenizer.template, self._sample_tokenizer.letters
-                instructions = Instructions(name, source.shown(piece.file), template, letters)
-                for sample in instructions.samples(reader.rows()):
-                    yield _ReadItem(piece.source, begin + reader.progress * piece.bytes, sample)
-                yield _ReadItem(piece.source, end, unanswered=instructions.unanswered)
-            if not self._part.is_cut:
-                yield _ReadItem(piece.source, end, file=reader.digest())
-
-    def _read_ids(self, source: TokenFile, piece: Piece, begin: float) -> Iterator[_ReadItem]:
-        if piece.first == 0:
-            for file in source.digests():
-                yield _ReadItem(piece.source, begin, file=file)
-        record = self._tokenizer.record
-        documents = ended_documents(
-            source,
-            eos_id=record.eos_id,
-            vocab_size=record.vocab_size,
-            dtype=self._tokenizer.dtype,
-            first=piece.first,
-            last=piece.last,
-            split_at_eos=self._part.options.split_at_eos,
-        )
-        read = 0
-        for ids_m in documents:
-            read += len(ids_m) * source.dtype.itemsize
-            yield _ReadItem(piece.source, begin + min(read, piece.bytes), ids_m)
 
 
 @dataclass
@@ -396,18 +263,12 @@ def _sample_tokenizer(options: PackOptions, tokenizer: DocumentTokenizer) -> Sam
     return SampleTokenizer(tokenizer, template)
 
 
-def _hash_fraction(document: memoryview) -> float:
-    """Return a number in [0, 1) that depends only on the document's text, or on its ids."""
-    digest = hashlib.blake2b(document, digest_size=6, key=SPLIT_KEY).digest()
-    return int.from_bytes(digest, "big") / 2**48
-
-
 def _tokenized(
-    batches: Iterator[_Batch], encode: Callable[[_Batch], _Batch], threads: Threads
-) -> Generator[_Batch, None, None]:
+    batches: Iterator[Batch], encode: Callable[[Batch], Batch], threads: Threads
+) -> Generator[Batch, None, None]:
     """Yield the batches in their order, with ids. One thread reads; other threads call ``encode``."""
 
-    def encode_read(batch: _Batch | None) -> _Batch:
+    def encode_read(batch: Batch | None) -> Batch:
         assert batch is not None
         return encode(batch)
 

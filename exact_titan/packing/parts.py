@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from exact_titan.documents.listing import SourceFile
 from exact_titan.documents.sources import Source
 from exact_titan.documents.special_tokens import SpecialTokens
-from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.token_file_base import TokenFile
 from exact_titan.packing.corpus import NO_LIMIT, Corpus, CorpusSource, Limit
 from exact_titan.packing.doubles import check_places
 

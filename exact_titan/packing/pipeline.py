@@ -10,7 +10,7 @@ from exact_titan.dataset.policies import POLICIES
 from exact_titan.documents.instructions import open_template
 from exact_titan.documents.sources import Source
 from exact_titan.documents.special_tokens import SpecialTokens
-from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.token_file_base import TokenFile
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import Corpus
@@ -233,7 +233,7 @@ class _Packed:
         limits = first_limits(corpus) if corpus.is_limited else {}
         by_index = dict(enumerate(opened))
         pack_parts(PackingJob(parts, by_index, limits, parts), work, execution)
-        self._work, self._masked = work, bool(options.template)
+        self._work, self._window, self._masked = work, options.seq_len, bool(options.template)
         self._parts = select(
             corpus, parts, work.parts, lambda cut: pack_parts(PackingJob(cut, by_index, {}, parts), work, execution)
         )
@@ -250,7 +250,7 @@ class _Packed:
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
         """Move the shards into a dataset's folder. Return the new splits of the dataset."""
-        return move_parts(self._parts, self._work.parts, dataset, before, masked=self._masked)
+        return move_parts(self._parts, self._work.parts, dataset, before, window=self._window, masked=self._masked)
 
 
 def _open(

@@ -1,7 +1,7 @@
 """The reasons to drop a document, and the remarks about packed documents. The manifest counts them."""
 
 from exact_titan.documents.sources import Source
-from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.token_file_base import TokenFile
 from exact_titan.packing.corpus import CorpusSource
 from exact_titan.packing.parts import PackOptions
 

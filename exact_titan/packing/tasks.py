@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from exact_titan.documents.sources import Source
-from exact_titan.documents.token_files import TokenFile
+from exact_titan.documents.token_file_base import TokenFile
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
 from exact_titan.packing.corpus import NO_LIMIT, Limit

@@ -221,7 +221,7 @@ class _Step:
         return {
             **{name: self.shard.of(x_BL) for name, x_BL in whole.items()},
             "windows": whole,
-            "masks": varlen_metadata(borders, max(documents), offsets),
+            "masks": varlen_metadata(borders, max(documents)),
         }
 
     def _loss(self, hidden: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:

@@ -11,8 +11,9 @@ from exact_titan.reports.pages import Table, plain
 def score_table(files: Sequence[Path]) -> str:
     """Return the means of files of scores as text: one table for every suite, one row for every task and length.
 
-    The row ``mean of tasks`` has the mean of the rows above it. Every task counts the same. ``n`` is the number
-    of scored questions. A dash stands for a metric that no question of the task has.
+    The row ``mean of tasks`` has the mean of the tasks of a prompt set. Every task counts the same. The last row,
+    ``mean of sets``, has the mean of all prompt sets of the suite. Every set counts the same. ``n`` is the number of
+    scored questions. A dash stands for a metric that no question of the task has.
 
     Args:
         files: files of scores of one model.
@@ -30,15 +31,21 @@ def score_table(files: Sequence[Path]) -> str:
 def _suite_table(suite: str, sets: Sequence[ScoredSet]) -> str:
     metrics = list(dict.fromkeys(metric for one in sets for metric in one.metrics))
     rows: list[list[str]] = []
+    of_sets: list[list[float | None]] = []
     for one in sorted(sets, key=lambda one: one.recipe.length or 0):
         length = "" if one.recipe.length is None else f"{one.recipe.length:,}"
         cells = {task: [score for score in one.scores if score.task == task] for task in one.recipe.tasks}
         means = {task: [_mean(scores, metric) for metric in metrics] for task, scores in cells.items()}
         for task, scores in cells.items():
             rows.append([task, length, f"{len(scores):,}", *map(_cell, means[task], metrics)])
+        over_tasks = [_mean_of_all(column) for column in zip(*means.values(), strict=True)]
+        of_sets.append(over_tasks)
         if len(cells) > 1:
-            over_tasks = [_mean_of_all(column) for column in zip(*means.values(), strict=True)]
             rows.append(["mean of tasks", length, f"{len(one.scores):,}", *map(_cell, over_tasks, metrics)])
+    if len(sets) > 1:
+        over_sets = [_mean_of_all(column) for column in zip(*of_sets, strict=True)]
+        number = sum(len(one.scores) for one in sets)
+        rows.append(["mean of sets", "", f"{number:,}", *map(_cell, over_sets, metrics)])
     return plain(Table([suite, "length", "n", *(metric.title for metric in metrics)], rows))
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from torch.distributed.checkpoint.api import CheckpointException
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_folders import cannot_be_read
 from exact_titan.runs.checkpoint_manifest import NOT_THERE
+from exact_titan.runs.checkpoint_verdict import cannot_be_read
 from exact_titan.runs.safe_pickle import MetadataError
 from exact_titan.system.file_errors import why
 

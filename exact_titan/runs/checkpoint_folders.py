@@ -14,12 +14,13 @@ unfinished copy, or an older version has written the folder. Its data may be who
 import os
 import re
 import time
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_manifest import MANIFEST, NOT_THERE, CannotRead, why_incomplete
+from exact_titan.runs.checkpoint_manifest import MANIFEST, NOT_THERE
 from exact_titan.runs.checkpoint_reader import DCP_METADATA
+from exact_titan.runs.checkpoint_verdict import Kind, Verdict
 from exact_titan.system.file_errors import why
 
 REMOVED = ".removed-"
@@ -30,24 +31,37 @@ _LIKE_A_STEP = re.compile(r"step\W*_?[0-9]", re.IGNORECASE)
 _SHOWN = 3
 
 
-class Checkpoints(NamedTuple):
+@dataclass(frozen=True)
+class Checkpoints:
     """The checkpoints in a folder, in ascending order of the step.
 
     Attributes:
+        folder: the folder.
         complete: the folder of every complete checkpoint, by step.
-        incomplete: the reason of :func:`why_incomplete` for every step folder that is not complete.
-        unreadable: the file and the cause for every checkpoint that the system does not let this process read.
+        refused: the verdict about every other folder that is or may be a checkpoint.
     """
 
+    folder: Path
     complete: dict[int, Path]
-    incomplete: dict[Path, str]
-    unreadable: dict[Path, str]
+    refused: tuple[Verdict, ...]
 
-    def last(self, folder: Path, *, way_out: str = "copy these checkpoints again") -> int | None:
+    def of_kind(self, kind: Kind) -> list[Verdict]:
+        """Return the refused folders of a kind."""
+        return [one for one in self.refused if one.kind == kind]
+
+    def of_folder(self, checkpoint: Path) -> Verdict | None:
+        """Return the verdict about a refused folder. None: the folder is complete, or there is no such folder."""
+        return next((one for one in self.refused if one.folder == checkpoint), None)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether a folder has the name of a checkpoint."""
+        return bool(self.complete) or any(one.kind != Kind.MISNAMED for one in self.refused)
+
+    def last(self, *, way_out: str = "copy these checkpoints again") -> int | None:
         """Return the step of the last complete checkpoint. None if there is no checkpoint at all.
 
         Args:
-            folder: the folder of the checkpoints, for the message.
             way_out: the way out if no checkpoint is complete, for the message.
 
         Raises:
@@ -55,24 +69,25 @@ class Checkpoints(NamedTuple):
                 folder has only checkpoints under other names.
         """
         last = max(self.complete, default=None)
-        for checkpoint, cause in reversed(self.unreadable.items()):
-            if last is None or step_of(checkpoint) > last:
+        for one in reversed(self.of_kind(Kind.UNREADABLE)):
+            if last is None or step_of(one.folder) > last:
                 other = "" if last is None else f", or choose the earlier checkpoint of step {last} by its step"
-                raise cannot_be_read(checkpoint, cause, other)
-        if last is None and self.incomplete:
-            latest = list(reversed(self.incomplete.items()))
-            reasons = "; ".join(f"{checkpoint.name}: {reason}" for checkpoint, reason in latest[:_SHOWN])
+                raise one.error(other)
+        if last is not None:
+            return last
+        if latest := self.of_kind(Kind.INCOMPLETE)[::-1]:
+            reasons = "; ".join(f"{one.folder.name}: {one.reason}" for one in latest[:_SHOWN])
             more = f"; and {len(latest) - _SHOWN} more" if len(latest) > _SHOWN else ""
-            raise InputError(f"{folder} has checkpoints, but none is complete ({reasons}{more}): {way_out}")
-        if last is None and (others := misnamed(folder)):
-            names = ", ".join(one.name for one in others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
+            raise InputError(f"{self.folder} has checkpoints, but none is complete ({reasons}{more}): {way_out}")
+        if others := self.of_kind(Kind.MISNAMED):
+            names = ", ".join(one.folder.name for one in others[:_SHOWN]) + (", …" if len(others) > _SHOWN else "")
             raise InputError(
-                f"{folder} has no step-N, but folders that may be checkpoints under another name ({names}): rename "
-                f"them to step-N, or {way_out}"
+                f"{self.folder} has no step-N, but folders that may be checkpoints under another name ({names}): "
+                f"rename them to step-N, or {way_out}"
             )
-        return last
+        return None
 
-    def of_step(self, folder: Path, step: int) -> Path:
+    def of_step(self, step: int) -> Path:
         """Return the complete checkpoint of a step.
 
         Raises:
@@ -80,14 +95,11 @@ class Checkpoints(NamedTuple):
         """
         if step in self.complete:
             return self.complete[step]
-        for checkpoint, cause in self.unreadable.items():
-            if step_of(checkpoint) == step:
-                raise cannot_be_read(checkpoint, cause)
-        for checkpoint, reason in self.incomplete.items():
-            if step_of(checkpoint) == step:
-                raise InputError(f"{checkpoint} is not a complete checkpoint: {reason}")
+        for one in self.refused:
+            if one.kind != Kind.MISNAMED and step_of(one.folder) == step:
+                raise one.error()
         steps = ", ".join(map(str, self.complete)) or "none"
-        raise InputError(f"{folder} has no complete checkpoint of step {step}: there are {steps}")
+        raise InputError(f"{self.folder} has no complete checkpoint of step {step}: there are {steps}")
 
 
 def find_checkpoints(folder: Path) -> Checkpoints:
@@ -97,23 +109,20 @@ def find_checkpoints(folder: Path) -> Checkpoints:
         InputError: if the folder cannot be listed.
     """
     complete: dict[int, Path] = {}
-    incomplete, unreadable = {}, {}
+    refused = []
     for step, checkpoint in sorted(_step_folders(folder)):
-        try:
-            reason = why_incomplete(checkpoint)
-        except CannotRead as error:
-            unreadable[checkpoint] = str(error)
-            continue
-        if reason is None:
+        verdict = Verdict.of(checkpoint)
+        if verdict.kind == Kind.COMPLETE:
             complete[step] = max(complete.get(step, checkpoint), checkpoint, key=_completed)
-        elif not _is_hidden(checkpoint):
-            incomplete[checkpoint] = reason
+        elif verdict.kind == Kind.UNREADABLE or not _is_hidden(checkpoint):
+            refused.append(verdict)
     # A save that could not get its name stands for the incomplete folder of this name.
-    incomplete = {one: reason for one, reason in incomplete.items() if step_of(one) not in complete}
-    return Checkpoints(complete, incomplete, unreadable)
+    refused = [one for one in refused if one.kind == Kind.UNREADABLE or step_of(one.folder) not in complete]
+    refused += [Verdict(one, Kind.MISNAMED) for one in _misnamed(folder)]
+    return Checkpoints(folder, complete, tuple(refused))
 
 
-def misnamed(folder: Path) -> list[Path]:
+def _misnamed(folder: Path) -> list[Path]:
     """Return the folders that may be checkpoints and have another name than ``step-N``, such as ``step-10.partial``.
 
     A copy program or a user has given such a name. No run loads or deletes these folders.
@@ -137,13 +146,6 @@ def is_checkpoint_name(name: str) -> bool:
     """Return whether a folder of this name is a checkpoint, and not the folder of a run."""
     match = _STEP.fullmatch(name)
     return match is not None and match[3] is None
-
-
-def cannot_be_read(checkpoint: Path, cause: str, other: str = "") -> InputError:
-    """Return the error for a checkpoint that the system does not let this process read."""
-    return InputError(
-        f"{checkpoint} cannot be read ({cause}): repeat the command when this user can read the file{other}"
-    )
 
 
 def step_of(checkpoint: Path) -> int:
@@ -179,7 +181,7 @@ def unfinished(folder: Path) -> list[Path]:
     if not hidden:
         return []
     found = find_checkpoints(folder)
-    kept = {*found.complete.values(), *found.unreadable}
+    kept = {*found.complete.values(), *(one.folder for one in found.of_kind(Kind.UNREADABLE))}
     return [one for one in hidden if one not in kept]
 
 
@@ -215,7 +217,7 @@ def set_aside(folder: Path) -> list[Path]:
         InputError: if a folder cannot be renamed.
     """
     aside = []
-    for checkpoint in find_checkpoints(folder).incomplete:
+    for checkpoint in (one.folder for one in find_checkpoints(folder).of_kind(Kind.INCOMPLETE)):
         free, number = checkpoint.with_name(f"{SET_ASIDE}{checkpoint.name}"), 1
         while os.path.lexists(free):
             number += 1

@@ -5,8 +5,9 @@ from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_errors import OTHER_CHECKPOINT, read_error
-from exact_titan.runs.checkpoint_folders import find_checkpoints, misnamed
-from exact_titan.runs.checkpoint_manifest import MANIFEST, CannotRead, read_manifest, why_incomplete
+from exact_titan.runs.checkpoint_folders import find_checkpoints
+from exact_titan.runs.checkpoint_manifest import MANIFEST, CannotRead, read_manifest
+from exact_titan.runs.checkpoint_verdict import Kind, Verdict
 from exact_titan.runs.file_digests import sha256_of
 
 
@@ -60,23 +61,19 @@ def verify_checkpoints(folder: Path) -> Iterator[tuple[bool, str]]:
     found = find_checkpoints(folder)
     for checkpoint in found.complete.values():
         yield from verify_checkpoint(checkpoint)
-    for checkpoint, reason in found.incomplete.items():
-        yield False, f"{checkpoint} is not complete: {reason}"
-    for other in misnamed(folder):
-        yield False, f"{other} is not checked: the name of a checkpoint is step-N"
-    for checkpoint, cause in found.unreadable.items():
-        yield False, f"{checkpoint} cannot be read: {cause}"
+    for one in found.refused:
+        yield False, one.line(skipped=False)
 
 
 def verify_checkpoint(checkpoint: Path) -> Iterator[tuple[bool, str]]:
     """Check one checkpoint, as :func:`verify_checkpoints` does."""
+    if (verdict := Verdict.of(checkpoint)).kind != Kind.COMPLETE:
+        yield False, verdict.line(skipped=False)
+        return
     try:
-        if (reason := why_incomplete(checkpoint)) is not None:
-            yield False, f"{checkpoint} is not complete: {reason}"
-            return
         sizes, expected = read_manifest(checkpoint)
     except CannotRead as error:
-        yield False, f"{checkpoint} cannot be read: {error}"
+        yield False, Verdict(checkpoint, Kind.UNREADABLE, str(error)).line(skipped=False)
         return
     for name, found in sha256_of(checkpoint, list(expected)):
         if isinstance(found, OSError):

@@ -77,7 +77,11 @@ def check_locations(run: Path, checkpoints: Path) -> None:
             f"another folder; if {run} continues that run, write its path into {checkpoints / RUN_FILE}"
         )
     before = checkpoints_of(run)
-    if not _same(before, checkpoints) and any(find_checkpoints(before)) and not any(find_checkpoints(checkpoints)):
+    if (
+        not _same(before, checkpoints)
+        and find_checkpoints(before).has_steps
+        and not find_checkpoints(checkpoints).has_steps
+    ):
         raise InputError(
             f"checkpoint.folder is {checkpoints}, but the checkpoints of this run are in {before}: set "
             f"checkpoint.folder to that folder, or start a new run in another dump_folder"

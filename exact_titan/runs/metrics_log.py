@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.runs.records import Record, Weights, as_json, wrong_value
+from exact_titan.runs.records import Record, Weights, as_json, wrong_in
 from exact_titan.system.bounded_files import open_regular
 from exact_titan.system.file_errors import naming
 from exact_titan.system.json_files import parse_json
@@ -159,8 +159,8 @@ def read_records(run: Path, kind: str) -> list[dict[str, Any]]:
             continue  # the run is writing this line
         if record["kind"] == kind:
             where = f"{file}, line {number}"
-            if (wrong := wrong_value(record := _numbers(record))) is not None:
-                raise InputError(f"{where}: {wrong}, which is another type: copy the file again, or correct the line")
+            if (wrong := wrong_in(record := _numbers(record))) is not None:
+                raise InputError(f"{where}: {wrong}: copy the file again, or correct the line")
             records.append(_Table(where, record))
     return records
 

@@ -3,82 +3,95 @@
 Only the values that this package reads have a type here. A record of an older version lacks some of them.
 """
 
-from types import NoneType
-from typing import Any
+from typing import Any, TypedDict
 
-_DATA = {
-    "fingerprint": (str,),
-    "split": (str,),
-    "window": (int,),
-    "order_version": (int,),
-    "datasets": (list,),
-    "datasets[].path": (str,),
-}
-_START = {
-    **dict.fromkeys(("time", "version"), (str,)),
-    "commit": (str, NoneType),
-    "software": (dict,),
-    **dict.fromkeys(("resumed_from", "ranks", "hosts", "replicas", "shards"), (int,)),
-}
-_TRAINING = dict.fromkeys(("seq_len", "steps", "global_batch_size", "local_batch_size"), (int,))
-_LOADER = {"dataset_path": (str,), "split": (str,), "seed": (int,), "infinite": (bool,), "allow_changed": (list,)}
-_VALIDATOR = {"enable": (bool,), "keep_targets": (int,), "steps": (int,), "freq": (int,), "context_gain": (list,)}
 
-_TYPES: dict[str, tuple[type, ...]] = {
-    "config": (dict,),
-    **{f"config.{section}": (dict,) for section in ("training", "dataloader", "validator", "loss", "parallelism")},
-    **{f"config.training.{name}": kinds for name, kinds in _TRAINING.items()},
-    **{f"config.dataloader.{name}": kinds for name, kinds in _LOADER.items()},
-    **{f"config.validator.{name}": kinds for name, kinds in _VALIDATOR.items()},
-    "config.loss.threshold": (int, NoneType),
-    **{f"config.parallelism.{kind}_parallel_degree": (int,) for kind in ("context", "tensor")},
-    "data": (dict,),
-    **{f"data.{name}": kinds for name, kinds in _DATA.items()},
-    "validation": (dict, NoneType),
-    **{f"validation.{name}": kinds for name, kinds in _DATA.items()},
-    "loss_data": (str,),
-    "weights": (dict,),
-    "weights.kind": (str,),
-    "weights.path": (str, NoneType),
-    "weights.step": (int, NoneType),
-    "weights.digest": (str, NoneType),
-    "model": (dict,),
-    "starts": (list,),
-    "starts[]": (dict,),
-    **{f"starts[].{name}": kinds for name, kinds in _START.items()},
-}
-"""The types by the path of the value. ``[]`` stands for every entry of a list."""
+class _Training(TypedDict, total=False):
+    seq_len: int
+    steps: int
+    global_batch_size: int
+    local_batch_size: int
+
+
+class _Loader(TypedDict, total=False):
+    dataset_path: str
+    split: str
+    seed: int
+    infinite: bool
+    allow_changed: list[Any]
+
+
+class _Validator(TypedDict, total=False):
+    enable: bool
+    keep_targets: int
+    steps: int
+    freq: int
+    context_gain: list[Any]
+
+
+class _Loss(TypedDict, total=False):
+    threshold: int | None
+
+
+class _Parallelism(TypedDict, total=False):
+    context_parallel_degree: int
+    tensor_parallel_degree: int
+
+
+class _Config(TypedDict, total=False):
+    training: _Training
+    dataloader: _Loader
+    validator: _Validator
+    loss: _Loss
+    parallelism: _Parallelism
+
+
+class _Dataset(TypedDict, total=False):
+    path: str
+
+
+class _Data(TypedDict, total=False):
+    fingerprint: str
+    split: str
+    window: int
+    order_version: int
+    datasets: list[_Dataset]
+
+
+class _Weights(TypedDict, total=False):
+    kind: str
+    path: str | None
+    step: int | None
+    digest: str | None
+
+
+class RecordValues(TypedDict, total=False):
+    """The values of ``run.json`` that this package reads, apart from the starts."""
+
+    config: _Config
+    data: _Data
+    validation: _Data | None
+    weights: _Weights
+
 
 _NEEDED = (
-    *(f"config.training.{name}" for name in ("seq_len", "global_batch_size", "local_batch_size")),
-    *("config.dataloader.seed", "data.fingerprint", "starts[].ranks"),
+    *(("config", "training", name) for name in ("seq_len", "global_batch_size", "local_batch_size")),
+    ("config", "dataloader", "seed"),
+    ("data", "fingerprint"),
 )
 """The values that a resume compares."""
 
 
-def why_wrong(fields: dict[str, Any]) -> str | None:
-    """Return which value of a record has a wrong type. None: all values have the right types."""
-    for path, kinds in _TYPES.items():
-        for value in _values(fields, path):
-            # type() and not isinstance(), because True is no number.
-            if type(value) not in kinds:
-                return f"{path} is {value!r:.60}"
-            if type(value) is int and not -(2**63) <= value < 2**63:
-                return f"{path} is no number of 64 bits"
-    return None
-
-
 def missing_to_resume(fields: dict[str, Any]) -> str | None:
-    """Return which value a record lacks for a resume. None: the record has all of them."""
-    return next((path for path in _NEEDED if not _values(fields, path)), None)
+    """Return which value a record lacks for a resume. None: the record has all of them.
 
-
-def _values(tree: Any, path: str) -> list[Any]:
-    """Return the values of a path. A missing key gives no value."""
-    found = [tree]
-    for part in path.replace("[]", ".[]").split("."):
-        if part == "[]":
-            found = [entry for one in found if isinstance(one, list) for entry in one]
-        else:
-            found = [one[part] for one in found if isinstance(one, dict) and part in one]
-    return found
+    Args:
+        fields: the fields of the record. Their types are right.
+    """
+    for path in _NEEDED:
+        tree: Any = fields
+        for name in path:
+            if name not in tree:
+                return ".".join(path)
+            tree = tree[name]
+    return None if fields["starts"] else "starts[].ranks"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
-from exact_titan.system.typed_values import wrong_field
+from exact_titan.system.typed_values import wrong_value
 
 Weights = Literal["last", "ema"]
 """The weights of a validation: of the last optimizer step, or their exponential moving average."""
@@ -223,10 +223,10 @@ class ValidationRecord:
 Record = TrainRecord | ValidationRecord
 
 
-def wrong_value(values: dict[str, Any]) -> str | None:
+def wrong_in(values: dict[str, Any]) -> str | None:
     """Return which value of the JSON object of a record has another type. None: all values have the right types."""
     own = TrainRecord if values.get("kind") == "train" else ValidationRecord
-    return next((wrong for part in (own, ContextLosses, Pace) if (wrong := wrong_field(part, values))), None)
+    return next((wrong for part in (own, ContextLosses, Pace) if (wrong := wrong_value(values, part))), None)
 
 
 def as_json(record: Record) -> dict[str, Any]:

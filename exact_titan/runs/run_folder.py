@@ -13,9 +13,9 @@ from exact_titan.models import hf_config
 from exact_titan.models.architecture import Architecture
 from exact_titan.models.hf_weights import native_name
 from exact_titan.runs.checkpoint_errors import read_error, reading_checkpoint
-from exact_titan.runs.checkpoint_folders import cannot_be_read, find_checkpoints
-from exact_titan.runs.checkpoint_manifest import CannotRead, why_incomplete
+from exact_titan.runs.checkpoint_folders import find_checkpoints
 from exact_titan.runs.checkpoint_reader import DCP_METADATA, load_checkpoint, read_metadata
+from exact_titan.runs.checkpoint_verdict import Kind, Verdict
 from exact_titan.runs.locations import MODEL_FOLDER, checkpoints_of, is_checkpoint
 from exact_titan.runs.safe_pickle import MetadataError
 from exact_titan.system.atomic_files import unfinished_folder
@@ -82,25 +82,21 @@ def find_checkpoint(
             folder.
     """
     if is_checkpoint(path):
-        try:
-            reason = why_incomplete(path)
-        except CannotRead as error:
-            raise cannot_be_read(path, str(error)) from None
-        if reason is not None:
-            raise InputError(f"{path} is not a complete checkpoint: {reason}")
+        if (verdict := Verdict.of(path)).kind != Kind.COMPLETE:
+            raise verdict.error()
         return _distributed(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
     folder = checkpoints_of(path) if checkpoints is None else path / checkpoints
     found = find_checkpoints(folder)
     if step is None:
-        step = found.last(folder)
-        for checkpoint, reason in found.incomplete.items():
-            on_skipped(f"{checkpoint} is not complete and is skipped: {reason}")
+        step = found.last()
+        for one in found.of_kind(Kind.INCOMPLETE):
+            on_skipped(one.line(skipped=True))
         if step is None:
             hint = "" if folder.is_dir() else f", or {path} is neither the output folder of a run nor a checkpoint"
             raise InputError(f"{folder} has no complete checkpoint: the run has not saved one yet{hint}")
-    return _distributed(found.of_step(folder, step))
+    return _distributed(found.of_step(step))
 
 
 def _distributed(checkpoint: Path) -> Path:

@@ -15,13 +15,15 @@ from typing import Any
 
 import exact_titan
 from exact_titan.errors import InputError
-from exact_titan.runs.record_types import missing_to_resume, why_wrong
+from exact_titan.runs.record_types import RecordValues, missing_to_resume
 from exact_titan.system.atomic_files import write_atomically
 from exact_titan.system.json_files import read_json
+from exact_titan.system.typed_values import WHOLE_RECORD, parse_typed, wrong_value
 
 FILE_NAME = "run.json"
 FORMAT = 1
 
+_RESTORE = "restore the file from a copy"
 _SAMPLES = 64
 _SAMPLE_BYTES = 64 * 1024
 
@@ -95,7 +97,7 @@ class RunRecord:
             InputError: naming the file and the value.
         """
         if (missing := missing_to_resume(dataclasses.asdict(self))) is not None:
-            raise InputError(f"{file} is not a complete record: {missing} is missing: restore the file from a copy")
+            raise InputError(f"{file}: key {missing!r} is missing: {_RESTORE}")
 
 
 @dataclass(frozen=True)
@@ -135,15 +137,21 @@ def read_record(folder: Path) -> RunRecord | None:
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise InputError(f"{file} is not JSON: {error}: restore the file from a copy") from None
+        raise InputError(f"{file} is not JSON: {error}: {_RESTORE}") from None
     if not isinstance(fields, dict) or fields.pop("format", None) != FORMAT:
         raise InputError(f"{file} is not a record of format {FORMAT}: another version of exact_titan wrote the file")
-    if (wrong := why_wrong(fields)) is not None:
-        raise InputError(f"{file} is not a record: {wrong}: restore the file from a copy")
-    try:
-        return RunRecord(**{**fields, "starts": [Start(**start) for start in fields["starts"]]})
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{file} is not a complete record ({error}): restore the file from a copy") from None
+    if (wrong := wrong_value(fields, RecordValues)) is not None:
+        raise InputError(f"{file}: {wrong}: {_RESTORE}")
+    record: RunRecord = parse_typed(RunRecord, fields, str(file), way_out=_RESTORE, rules=WHOLE_RECORD)
+    return record
+
+
+def order_version(data: dict[str, Any] | None) -> int:
+    """Return the version of the order of the windows from the ``data`` or the ``validation`` of a record.
+
+    A record of an older version lacks the version: 1.
+    """
+    return (data or {}).get("order_version", 1)
 
 
 def options_of(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

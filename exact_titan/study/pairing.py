@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.runs.run_record import RunRecord, options_of
+from exact_titan.runs.run_record import RunRecord, options_of, order_version
 from exact_titan.sampling.order import SMALL
 
 MAY_DIFFER = ("loss", "ema", "attention", "activation_checkpoint", "compile", "metrics", "profiler", "comm")
@@ -97,7 +97,7 @@ def faults(baseline: RunRecord, other: RunRecord) -> Iterator[str]:
             f"dataloader.dataset_path changes the data: it is {_path(other)} with fingerprint "
             f"{_short(other.data)}, but {_path(baseline)} with {_short(baseline.data)} in the baseline"
         )
-    versions = [record.data.get("order_version", 1) for record in (baseline, other)]
+    versions = [order_version(record.data) for record in (baseline, other)]
     if versions[0] != versions[1] and any(one["windows"] <= SMALL for one in other.data.get("datasets", [])):
         yield (
             f"the order of the windows has version {versions[1]}, but {versions[0]} in the baseline: an older "

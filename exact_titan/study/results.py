@@ -106,7 +106,7 @@ def read_study_file(folder: Path) -> Study:
         written, study = fields["format"], fields["study"]
         if written == FORMAT:
             return Study.of_json(study)
-    except (ValueError, KeyError, TypeError, AttributeError, InputError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file} is damaged ({error}): restore the file from a copy") from None
     raise InputError(f"{file} has the format {written}, not {FORMAT}: another version of exact_titan wrote the file")
 

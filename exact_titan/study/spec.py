@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from exact_titan.errors import InputError, did_you_mean
 from exact_titan.study.toml_table import TomlTable, repeated_value
 from exact_titan.system.toml_file import read_toml_file
-from exact_titan.system.typed_values import wrong_field
+from exact_titan.system.typed_values import WHOLE_RECORD, built, wrong_value
 
 SELECTIONS = ("facts", "tail", "below_tail", "all", "context_gain")
 """The targets that an outcome measures."""
@@ -93,19 +93,16 @@ class Study:
         return json.loads(json.dumps(dataclasses.asdict(self)))
 
     @classmethod
-    def of_json(cls, values: dict[str, Any]) -> "Study":
+    def of_json(cls, values: Any) -> "Study":
         """Return the study of :meth:`as_json`.
 
         Raises:
-            KeyError, TypeError: if the values are not a study.
-            InputError: if the values do not fit together, or if a name cannot be the name of a folder.
+            InputError: naming the value, without a file: if the values are not a study, if they do not fit together, or
+                if a name cannot be the name of a folder.
         """
-        if (wrong := wrong_field(cls, values)) is not None:
-            raise TypeError(wrong)
-        lists = {name: tuple(values[name]) for name in ("seeds", "starts")}
-        stages = tuple(Stage(**stage) for stage in values["stages"])
-        outcomes = tuple(Outcome(**outcome) for outcome in values["outcomes"])
-        study = cls(**{**values, **lists, "stages": stages, "outcomes": outcomes})
+        if (wrong := wrong_value(values, cls, rules=WHOLE_RECORD)) is not None:
+            raise InputError(wrong)
+        study: Study = built(values, cls)
         _check(study, "study")
         return study
 

@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import dataclass
 
 from exact_titan.errors import InputError
-from exact_titan.runs.run_record import RunRecord, options_of
+from exact_titan.runs.run_record import RunRecord, options_of, order_version
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.sampling.run_order import RunOrder
 
@@ -47,7 +47,7 @@ def step_windows(record: RunRecord) -> StepWindows:
         mixture,
         seed=options["dataloader.seed"],
         infinite=options["dataloader.infinite"],
-        version=record.data.get("order_version", 1),
+        version=order_version(record.data),
     )
     steps, batch = options["training.steps"], options["training.global_batch_size"]
     if batch <= 0:

@@ -46,6 +46,12 @@ def one_line(text: str) -> str:
     return _UNSAFE.sub(lambda found: _escaped(found[0]), text)
 
 
+def print_lines(lines: Iterable[str]) -> None:
+    """Print each line at once. A name with a line break stays on its line."""
+    for line in lines:
+        print(one_line(line), flush=True)
+
+
 def _escaped(character: str) -> str:
     return character.encode("unicode_escape", "surrogatepass").decode("ascii")
 

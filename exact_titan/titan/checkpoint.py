@@ -1,4 +1,4 @@
-"""torchtitan's checkpoints for runs that can stop at any step. A resume loads only complete checkpoints."""
+"""torchtitan's checkpoints for runs that can stop at any step: the saves. :mod:`checkpoint_loading` has the loads."""
 
 import threading
 from collections.abc import Callable
@@ -10,27 +10,20 @@ from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
-from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, AsyncSaveResponse
-from torchtitan.components.checkpointer import MODEL, CheckpointManager
+from torch.distributed.checkpoint.state_dict_saver import AsyncSaveResponse
+from torchtitan.components.checkpointer import CheckpointManager
 from torchtitan.components.checkpointer.dcp import AsyncMode
 from torchtitan.tools.logging import logger
 from torchtitan.tools.utils import GarbageCollection
 
-from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_errors import reading_checkpoint
-from exact_titan.runs.checkpoint_folders import find_checkpoints, misnamed, publish, set_aside, step_of, unfinished_of
+from exact_titan.runs.checkpoint_folders import publish, step_of, unfinished_of
 from exact_titan.runs.checkpoint_manifest import write_manifest
-from exact_titan.runs.checkpoint_reader import load_checkpoint
-from exact_titan.runs.run_folder import stored_names
 from exact_titan.runs.run_record import RunRecord
 from exact_titan.system.file_errors import why
+from exact_titan.titan.checkpoint_loading import CompleteCheckpoints
 from exact_titan.titan.checkpoint_removal import Removal
-from exact_titan.titan.checkpoint_verification import verify_files
-from exact_titan.titan.checkpoint_writer import CheckpointWriter
-from exact_titan.titan.ema import KEY as EMA
+from exact_titan.titan.checkpoint_writer import CheckpointWriter, save_with
 from exact_titan.titan.failed_saves import disk_error, not_saved, skipped
 from exact_titan.titan.rank_0 import as_rank_0
 from exact_titan.titan.step_clock import StepClock
@@ -38,7 +31,7 @@ from exact_titan.titan.step_clock import StepClock
 _VALIDATED = "validated"
 
 
-class ResumableCheckpoints(CheckpointManager):
+class ResumableCheckpoints(CompleteCheckpoints):
     """torchtitan's checkpoint manager for runs that may be interrupted at any moment.
 
     - A checkpoint is complete when all its files are on the disk (:mod:`exact_titan.runs.checkpoint_manifest`). This
@@ -183,7 +176,8 @@ class ResumableCheckpoints(CheckpointManager):
         if to_hf:
             saving = super().dcp_save(state_dict, str(folder), async_mode, enable_garbage_collection, to_hf)
         else:
-            saving = self._save_native(state_dict, folder, Path(checkpoint_id), async_mode)
+            writer = CheckpointWriter(folder, name=Path(checkpoint_id), record=self.record)
+            saving = save_with(writer, state_dict, async_mode, group=self.pg, stager=self.stager)
             if enable_garbage_collection:
                 GarbageCollection.collect("GC collection invoked by checkpointer.")
         if dist.get_rank() != 0:
@@ -197,33 +191,6 @@ class ResumableCheckpoints(CheckpointManager):
                 self.record.write(folder)
             write_manifest(folder)
         self._complete(folder)
-        return saving
-
-    def _save_native(
-        self, state_dict: dict[str, Any], folder: Path, name: Path, async_mode: AsyncMode
-    ) -> Future | AsyncSaveResponse | None:
-        """Save as torchtitan does, with a writer that also writes the manifest."""
-        writer = CheckpointWriter(folder, name=name, record=self.record)
-        if async_mode == AsyncMode.DISABLED:
-            dcp.save(state_dict, storage_writer=writer)
-            return None
-        if async_mode == AsyncMode.ASYNC_WITH_PINNED_MEM:
-            return dcp.async_save(
-                state_dict,
-                storage_writer=writer,
-                process_group=self.pg,
-                async_checkpointer_type=AsyncCheckpointerType.PROCESS,
-                async_stager=self.stager,
-            )
-        # Without a stager, PyTorch would stage with the writer. PyTorch closes no stager that it is given.
-        stager = DefaultStager(StagingOptions(False, False, False, False))
-        try:
-            saving = dcp.async_save(state_dict, storage_writer=writer, process_group=self.pg, async_stager=stager)
-        except BaseException:
-            stager.close()
-            raise
-        assert isinstance(saving, Future)
-        saving.add_done_callback(lambda _: stager.close())
         return saving
 
     def _timed(self) -> AbstractContextManager[None]:
@@ -259,68 +226,6 @@ class ResumableCheckpoints(CheckpointManager):
         if saved:
             self._saved_before, self.saved_step = self.saved_step, curr_step
         return saved
-
-    def _load(self, step: int = -1) -> bool:
-        # torchtitan loads a checkpoint by the name of its step.
-        as_rank_0(lambda: self._publish_hidden(step))
-        return super()._load(step)
-
-    def dcp_load(self, state_dict: dict[str, Any], checkpoint_id: str, from_hf: bool, from_quantized: bool) -> None:
-        """Load as torchtitan does. Leave out the average of the weights if the checkpoint has none.
-
-        Raises:
-            InputError: on all ranks, if a file of the checkpoint cannot be read, or is not the file that was saved.
-        """
-        if self.verify_on_load and not from_hf:
-            verify_files(Path(checkpoint_id))
-        remedy = {"remedy": "download it again"} if from_hf else {}
-        if EMA in state_dict and not any(name.startswith(f"{EMA}.") for name in stored_names(Path(checkpoint_id))):
-            state_dict = {name: state for name, state in state_dict.items() if name != EMA}
-        with reading_checkpoint(Path(checkpoint_id), **remedy):
-            if from_hf:
-                super().dcp_load(state_dict, checkpoint_id, from_hf, from_quantized)
-                return
-            # torchtitan's method, with a reader that runs no code of the checkpoint.
-            load_checkpoint(state_dict, Path(checkpoint_id))
-            if MODEL in self.states:
-                self.states[MODEL].load_state_dict(state_dict)
-
-    def _find_load_step(self, folder: str = "") -> int:
-        return int(as_rank_0(lambda: self._last_complete(Path(folder or self.folder))))
-
-    def _last_complete(self, folder: Path) -> int:
-        found = find_checkpoints(folder)
-        last = max(found.complete, default=-1)
-        if last == -1 and self.start_over and not self.load_only:
-            for aside in set_aside(folder):
-                logger.warning(f"checkpoint.start_over is on: {aside} is kept, and the run starts at step 1")
-            return last
-        for other in misnamed(folder):
-            logger.warning(f"{other} is skipped: the name of a checkpoint is step-N")
-        for checkpoint, reason in found.incomplete.items():
-            logger.warning(f"{checkpoint} is not complete and is skipped: {reason}")
-        if found.incomplete:
-            logger.warning(f"The last complete checkpoint is {found.complete[last] if found.complete else 'none'}")
-        return last
-
-    def _publish_hidden(self, wanted: int) -> None:
-        """Give checkpoints their names if a kill has prevented it: the checkpoint of step ``wanted``, or all for -1.
-
-        Raises:
-            InputError: if the wanted step has no complete checkpoint, or if a folder cannot be renamed.
-        """
-        found, checkpoint = find_checkpoints(Path(self.folder)), self._folder_of(wanted)
-        if wanted != -1 and wanted not in found.complete:
-            reason = found.incomplete.get(checkpoint) or found.unreadable.get(checkpoint) or "there is no such folder"
-            raise InputError(f"checkpoint.load_step is {wanted}, but {checkpoint} is not complete: {reason}")
-        for step, one in found.complete.items():
-            if wanted in (-1, step) and one != self._folder_of(step):
-                try:
-                    publish(one)
-                except OSError as error:
-                    raise InputError(
-                        f"{one} cannot be renamed to step-{step} ({why(error)}): rename the folder"
-                    ) from None
 
     def _completed(self, saving: Future, checkpoint: Path) -> Future:
         """Return a future that is done when the checkpoint of ``saving`` is complete. The call does not wait."""
@@ -371,6 +276,3 @@ class ResumableCheckpoints(CheckpointManager):
     def _close(self) -> None:
         super()._close()
         self._removal.close()
-
-    def _folder_of(self, step: int) -> Path:
-        return Path(self._create_checkpoint_id(step))

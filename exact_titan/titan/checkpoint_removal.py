@@ -8,6 +8,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_folders import REMOVED, find_checkpoints, remains, removed_name, step_of, unfinished
+from exact_titan.runs.checkpoint_verdict import Kind
 from exact_titan.system.file_errors import why
 
 
@@ -40,7 +41,9 @@ class Removal:
             if self._keep:
                 found = find_checkpoints(self._folder)
                 replaced += list(found.complete.values())[: -self._keep]
-                replaced += [one for one in found.incomplete if step_of(one) < max(found.complete, default=0)]
+                last = max(found.complete, default=0)
+                incomplete = [one.folder for one in found.of_kind(Kind.INCOMPLETE)]
+                replaced += [one for one in incomplete if step_of(one) < last]
         except (OSError, InputError) as error:
             logger.warning(f"The checkpoints before {saved} stay on the disk: {error}")
             return

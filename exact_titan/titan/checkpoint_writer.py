@@ -8,6 +8,7 @@
 All of this happens where PyTorch writes: in the background of an asynchronous save.
 """
 
+import concurrent.futures
 import hashlib
 import io
 import os
@@ -18,12 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import FileSystemWriter
 from torch.distributed.checkpoint.filesystem import FileSystem
 from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
 from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
+from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
+from torch.distributed.checkpoint.state_dict_saver import AsyncCheckpointerType, AsyncSaveResponse
 from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
+from torchtitan.components.checkpointer.dcp import AsyncMode
 
 from exact_titan.runs.checkpoint_manifest import write_manifest
 from exact_titan.runs.checkpoint_reader import DCP_METADATA
@@ -78,6 +84,49 @@ class CheckpointWriter(FileSystemWriter):
     def storage_meta(self) -> StorageMeta:
         """Return the name and the identity of the save for the metadata."""
         return StorageMeta(checkpoint_id=self._name, save_id=self.save_id)
+
+
+def save_with(
+    writer: CheckpointWriter,
+    state_dict: dict[str, Any],
+    mode: AsyncMode,
+    *,
+    group: dist.ProcessGroup | None,
+    stager: DefaultStager | None,
+) -> concurrent.futures.Future | AsyncSaveResponse | None:
+    """Save states as torchtitan does, with a writer that also writes the manifest.
+
+    Args:
+        writer: the writer.
+        state_dict: the states.
+        mode: torchtitan's mode.
+        group: the processes of an asynchronous save.
+        stager: torchtitan's stager, for the mode with pinned memory.
+
+    Returns:
+        The asynchronous save. None after a save that is not asynchronous.
+    """
+    if mode == AsyncMode.DISABLED:
+        dcp.save(state_dict, storage_writer=writer)
+        return None
+    if mode == AsyncMode.ASYNC_WITH_PINNED_MEM:
+        return dcp.async_save(
+            state_dict,
+            storage_writer=writer,
+            process_group=group,
+            async_checkpointer_type=AsyncCheckpointerType.PROCESS,
+            async_stager=stager,
+        )
+    # Without a stager, PyTorch would stage with the writer. PyTorch closes no stager that it is given.
+    own_stager = DefaultStager(StagingOptions(False, False, False, False))
+    try:
+        saving = dcp.async_save(state_dict, storage_writer=writer, process_group=group, async_stager=own_stager)
+    except BaseException:
+        own_stager.close()
+        raise
+    assert isinstance(saving, concurrent.futures.Future)
+    saving.add_done_callback(lambda _: own_stager.close())
+    return saving
 
 
 class _HashingFileSystem(FileSystem):

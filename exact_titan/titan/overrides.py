@@ -25,7 +25,8 @@ from torchtitan.models.common.attention import VarlenAttention
 from exact_titan.errors import InputError
 from exact_titan.titan import cpu, torch_versions
 from exact_titan.titan.loader import PackedDataLoader
-from exact_titan.titan.loss import NEEDS_OWN_TRAINER, ExactLoss, checked_rule
+from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.loss_options import NEEDS_OWN_TRAINER, LossOptions, checked_rule
 from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.model.attention import DocumentAttention, Implementation
 
@@ -34,8 +35,8 @@ cpu.install()
 
 
 @override(target=ChunkedLossWrapper.Config, fqns=["loss"], description="EXACT loss")
-def exact_loss(config: ChunkedLossWrapper.Config, *, dataset_path: str, **options: Any) -> ExactLoss.Config:
-    """Replace torchtitan's chunked cross-entropy by the EXACT loss. The options are those of :class:`ExactLoss.Config`.
+def exact_loss(config: ChunkedLossWrapper.Config, *, dataset_path: str, **options: Any) -> LossOptions:
+    """Replace torchtitan's chunked cross-entropy by the EXACT loss. The options are those of :class:`LossOptions`.
 
     Raises:
         InputError: if ``refresh_steps`` is set, or if the rule is unknown or needs more than torchtitan's trainer gives

@@ -3,8 +3,9 @@
 :func:`complete` runs once per rank, before any process group exists:
 
 1. Check the options against each other (:func:`check_options`).
-2. Open the packed datasets. Each manifest is read once, and the size of each shard is checked once. The completed
-   config carries the open datasets to the dataloader, the loss and the validator.
+2. Open the packed datasets. Each rank reads each manifest once. The ranks of a machine divide the shards, and check
+   the size of each shard once. The completed config carries the open datasets to the dataloader, the loss and the
+   validator.
 3. Resolve the architecture and the first weights (:mod:`exact_titan.titan.start`).
 4. Choose the attention kernel.
 5. Compare the options with the checkpoint that the start continues (:mod:`exact_titan.titan.changes`).
@@ -19,7 +20,7 @@ from torchtitan.tools.logging import logger
 
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest
 from exact_titan.errors import InputError
-from exact_titan.runs.run_record import Resume
+from exact_titan.runs.run_record import Resume, order_version
 from exact_titan.sampling.dataset_path import Entry, join, parse
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.sampling.order import VERSION
@@ -30,7 +31,8 @@ from exact_titan.titan.context_gain import check_pieces
 from exact_titan.titan.destinations import check_destinations, check_disks
 from exact_titan.titan.layout import check_layout, check_sizes_of_model, data_parallel_ranks
 from exact_titan.titan.loader import PackedDataLoader, check_window, open_mixture
-from exact_titan.titan.loss import ExactLoss, check_config, open_counts
+from exact_titan.titan.loss import ExactLoss
+from exact_titan.titan.loss_options import LossOptions, check_config, open_counts
 from exact_titan.titan.model.attention import set_implementation
 from exact_titan.titan.model.decoder import DecoderModel, check_vocabulary, decoder_spec
 from exact_titan.titan.option_checks import check_machine, check_values
@@ -56,6 +58,9 @@ def complete(config: RunConfig) -> RunConfig:
     seq_len = config.training.seq_len
     mixture = open_mixture(loader, seq_len)
     _check_supply(config, mixture, ranks)
+    if data_parallel_ranks(config.parallelism, ranks) > 1:
+        for dataset in mixture.datasets:
+            _ = dataset.work  # a damaged file ends the start here, before the process group exists
     loss = _with_counts(config.loss, loader, mixture, seq_len)
     validator = _with_validation_windows(config.validator, loader, mixture, config._resume, seq_len)
 
@@ -68,6 +73,8 @@ def complete(config: RunConfig) -> RunConfig:
         start.check_tokenizer(config, dataset_tokenizer=tokenizer)
         config = start.with_initial_weights(config, architecture)
         model_spec = decoder_spec(architecture)
+    else:
+        start.refuse_rope(config)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
     check_sizes_of_model(model_spec.model, config.parallelism)
     if isinstance(model_spec.model, DecoderModel.Config):
@@ -116,7 +123,7 @@ def _order_version(resume: Resume | None, name: Literal["data", "validation"], m
     if resume.record is None:  # the run is older than version 2
         return 1
     data = getattr(resume.record, name) or {}
-    return data.get("order_version", 1) if data.get("fingerprint") == mixture.fingerprint else VERSION
+    return order_version(data) if data.get("fingerprint") == mixture.fingerprint else VERSION
 
 
 def is_complete(config: RunConfig) -> bool:
@@ -199,9 +206,7 @@ def _check_supply(config: RunConfig, mixture: Mixture, ranks: int) -> None:
         )
 
 
-def _with_counts(
-    loss: ExactLoss.Config, loader: PackedDataLoader.Config, mixture: Mixture, seq_len: int
-) -> ExactLoss.Config:
+def _with_counts(loss: LossOptions, loader: PackedDataLoader.Config, mixture: Mixture, seq_len: int) -> LossOptions:
     """Return the loss's config with its open datasets. By default these are the datasets of the run."""
     loss = replace(loss, dataset_path=loss.dataset_path or loader.dataset_path, _seed=loader.seed)
     if loss.dataset_path == mixture.dataset_path and mixture.split == "train":

@@ -3,8 +3,9 @@
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.runs.checkpoint_folders import Checkpoints, cannot_be_read, find_checkpoints
+from exact_titan.runs.checkpoint_folders import Checkpoints, find_checkpoints
 from exact_titan.runs.checkpoint_reader import DCP_METADATA
+from exact_titan.runs.checkpoint_verdict import Kind
 from exact_titan.runs.run_folder import MODEL_FOLDER, stored_names
 from exact_titan.runs.run_record import FILE_NAME as RUN_RECORD
 from exact_titan.runs.run_record import Resume, read_record
@@ -27,11 +28,10 @@ def find_resume(config: RunConfig) -> Resume | None:
     if options.load_step != -1:
         step = options.load_step
         _check_step(found, folder, step)
-    elif options.start_over and not found.complete and not found.unreadable:
+    elif options.start_over and not found.complete and not found.of_kind(Kind.UNREADABLE):
         return None
     else:
         last = found.last(
-            folder,
             way_out="copy these checkpoints again, or set --checkpoint.start_over: the run then keeps them under other "
             "names and starts at step 1",
         )
@@ -67,17 +67,16 @@ def _check_step(found: Checkpoints, folder: Path, step: int) -> None:
     if step in found.complete:
         return
     checkpoint = folder / f"step-{step}"
-    if checkpoint in found.unreadable:
-        raise cannot_be_read(checkpoint, found.unreadable[checkpoint])
-    if checkpoint not in found.incomplete:
+    verdict = found.of_folder(checkpoint)
+    if verdict is None:
         steps = ", ".join(map(str, found.complete)) or "none"
         raise InputError(
             f"checkpoint.load_step is {step}, but there is no folder {checkpoint}: the complete checkpoints are of "
             f"the steps {steps}"
         )
-    raise InputError(
-        f"checkpoint.load_step is {step}, but {checkpoint} is not complete: {found.incomplete[checkpoint]}"
-    )
+    if verdict.kind == Kind.UNREADABLE:
+        raise verdict.error()
+    raise InputError(f"checkpoint.load_step is {step}, but {verdict.line(skipped=False)}")
 
 
 def _check_whole(checkpoint: Path, config: RunConfig, *, earlier: list[int]) -> None:

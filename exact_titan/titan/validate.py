@@ -32,6 +32,7 @@ from exact_titan.titan.layout import counts_targets, sequence_shard
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics, Validated
+from exact_titan.titan.model.attention import varlen_metadata
 from exact_titan.titan.model.context_parallel import WithoutContextParallel
 from exact_titan.titan.stop import StopAgreement
 from exact_titan.titan.target_losses import TargetFiles, TargetSums
@@ -122,6 +123,8 @@ class ExposureValidator(Validator):
             input_dict = {**input_dict, "positions": cut(positions, self._piece)}
         inputs, labels, model_inputs = super().post_dataloading_process(input_dict, labels, model_parts)
         model_inputs["positions"] = self._shard.of(model_inputs["positions"])
+        masks = model_inputs["attention_masks"]
+        model_inputs["attention_masks"] = varlen_metadata(masks.cu_seq_q, masks.max_q)
         return self._shard.of(inputs), self._shard.of(labels), model_inputs
 
     def _measure(self, pred: torch.Tensor, labels: torch.Tensor):

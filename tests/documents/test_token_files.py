@@ -14,7 +14,7 @@ from datatrove.pipeline.tokens.tokenizer import TokenizedFile
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from exact_titan.documents import token_files
+from exact_titan.documents import token_file_base
 from exact_titan.documents.digests import digest_of_all
 from exact_titan.documents.token_files import ended_documents, ids_inside, is_token_file, open_token_file
 from exact_titan.errors import InputError
@@ -101,7 +101,7 @@ def test_megatron_documents_come_out_token_for_token(
     file = write_megatron(tmp_path_factory.mktemp("megatron") / "corpus_text.v1", documents, dtype)
     with pytest.MonkeyPatch.context() as patch:
         # The result must not depend on the size of the index blocks.
-        patch.setattr(token_files, "_BLOCK", block)
+        patch.setattr(token_file_base, "_BLOCK", block)
         opened = open_token_file(file)
         assert as_lists(opened.read()) == expected
         assert as_lists(opened.read(first)) == expected[first:]
@@ -123,7 +123,7 @@ def test_datatrove_documents_come_out_token_for_token(
     documents = [rng.integers(0, 256**width, size=length).tolist() for length in lengths]
     file = write_datatrove(tmp_path_factory.mktemp("datatrove") / "00000.ds", documents, width)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(token_files, "_BLOCK", block)
+        patch.setattr(token_file_base, "_BLOCK", block)
         opened = open_token_file(file)
         assert as_lists(opened.read()) == documents
         assert as_lists(opened.read(first)) == documents[first:]
@@ -243,7 +243,7 @@ def test_reading_keeps_nothing_in_memory(tmp_path: Path) -> None:
 def test_a_fall_of_the_index_is_found_wherever_its_blocks_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fall: int
 ) -> None:
-    monkeypatch.setattr(token_files, "_BLOCK", 3)
+    monkeypatch.setattr(token_file_base, "_BLOCK", 3)
     file = write_datatrove(tmp_path / "corpus.ds", [[1, 2]] * 10, 2)
     ends = np.arange(2, 22, 2, dtype=np.uint64)
     ends[fall] += 3

@@ -50,10 +50,10 @@ def test_prompts_that_are_not_complete_are_refused(tmp_path: Path) -> None:
         read_prompts(file)
     lines = write_prompts(tmp_path, RECIPE, EXAMPLES).read_text().splitlines()
     file.write_text("\n".join([lines[0], lines[1].replace('"task"', '"tusk"')]) + "\n")
-    with pytest.raises(InputError, match="line 2: the record has the unknown field 'tusk'"):
+    with pytest.raises(InputError, match="line 2: key 'tusk' is unknown"):
         read_prompts(file)
     file.write_text(lines[0] + '\n{"id": "a"}\n')
-    with pytest.raises(InputError, match="line 2: the record is not complete"):
+    with pytest.raises(InputError, match="line 2: key 'suite' is missing"):
         read_prompts(file)
     write_records(file, {"kind": "answers"}, [])
     with pytest.raises(InputError, match="is not a prompt set of format 1"):

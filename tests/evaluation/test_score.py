@@ -68,6 +68,7 @@ def test_the_command_prints_every_task_and_length(tmp_path: Path, capsys: pytest
         "near 128 2 100.0 1.500",
         "far 128 1 100.0 1.500",
         "mean of tasks 128 3 100.0 1.500",
+        "mean of sets 6 62.5 -",
     ]
 
 

@@ -292,8 +292,10 @@ def test_any_number_of_workers_gives_the_same_bytes(
         "tokenizer/tokenizer_config.json",
         "train-00000.safetensors",
         "train-lengths.npy",
+        "train-work.bin",
         "val-00000.safetensors",
         "val-lengths.npy",
+        "val-work.bin",
     }
 
 
@@ -305,9 +307,9 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Pa
         import re, sys
         from pathlib import Path
         from exact_titan import packing
-        from exact_titan.packing import part
+        from exact_titan.packing import part_reader
         from exact_titan.dataset.policies import best_fit
-        part.BATCH_BYTES = 100_000
+        part_reader.BATCH_BYTES = 100_000
         best_fit.BUFFER_INPUTS = 2**18
         source, tokenizer, out = map(Path, sys.argv[1:4])
         options = {"seq_len": 1024, "policy": sys.argv[4], "shard_tokens": 2**18}
@@ -327,6 +329,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Pa
     assert peaks[1] < peaks[0] + 15, f"peak memory in MiB: {peaks}"
 
 
+@pytest.mark.slow
 def test_book_chapters(tmp_path: Path, bpe_tokenizer: Path) -> None:
     source = Path(__file__).parents[2] / "../shared/data/book_chapters.jsonl.gz"
     if not source.exists():

@@ -10,7 +10,8 @@ import pytest
 
 from exact_titan.errors import InputError
 from exact_titan.runs import checkpoint_folders, checkpoint_manifest
-from exact_titan.runs.checkpoint_folders import find_checkpoints, misnamed, publish, remains, set_aside, unfinished_of
+from exact_titan.runs.checkpoint_folders import find_checkpoints, publish, remains, set_aside, unfinished_of
+from exact_titan.runs.checkpoint_verdict import Kind, Verdict
 from exact_titan.runs.checkpoint_verification import verify_checkpoints
 from exact_titan.runs.run_folder import find_checkpoint
 from tests.runs.test_checkpoint_manifest import save
@@ -65,7 +66,8 @@ def test_a_later_checkpoint_that_cannot_be_read_is_no_reason_to_take_an_earlier_
     first, second, third = (save(tmp_path, step) for step in (1, 2, 3))
     unreadable(monkeypatch, third / "files.json", first / "files.json")
     found = find_checkpoints(tmp_path / "checkpoint")
-    assert (list(found.complete), list(found.incomplete), list(found.unreadable)) == ([2], [], [first, third])
+    assert list(found.complete) == [2]
+    assert [(one.folder, one.kind) for one in found.refused] == [(first, Kind.UNREADABLE), (third, Kind.UNREADABLE)]
     with pytest.raises(
         InputError, match=r"step-3 cannot be read \(.*Permission denied\): .* step 2 by its step$"
     ) as raised:
@@ -100,7 +102,7 @@ def test_names_that_are_no_names_of_checkpoints(tmp_path):
     (folder / "step-9").symlink_to("step-9")
     found = find_checkpoints(folder)
     assert found.complete == {4: complete}
-    assert list(found.incomplete) == [folder / "step-8", folder / "step-9"]
+    assert [one.folder for one in found.of_kind(Kind.INCOMPLETE)] == [folder / "step-8", folder / "step-9"]
     assert find_checkpoint(tmp_path) == complete
 
 
@@ -113,7 +115,7 @@ def test_a_checkpoint_whose_rename_was_interrupted_is_found(tmp_path):
     (interrupted / "files.json").unlink()
     assert unfinished_of(folder / "step-6").name == ".unfinished-step-6-2"
     assert find_checkpoints(folder).complete == {2: folder / "step-2", 4: hidden}
-    assert find_checkpoints(folder).incomplete == {}
+    assert find_checkpoints(folder).refused == ()
     assert find_checkpoint(tmp_path) == hidden
     assert remains(folder) == [interrupted]
     assert publish(hidden) == older
@@ -146,7 +148,7 @@ def test_set_aside_keeps_every_file(tmp_path):
     (aside,) = set_aside(incomplete.parent)
     assert aside.name == "set-aside-step-4-2"
     assert {file.name: file.read_bytes() for file in aside.iterdir()} == content
-    assert not any(find_checkpoints(incomplete.parent))
+    assert not find_checkpoints(incomplete.parent).has_steps
 
 
 def test_manifests_of_earlier_versions_are_read(tmp_path):
@@ -167,7 +169,7 @@ def test_checkpoints_under_other_names_are_not_no_checkpoints(tmp_path, name):
     other = complete.rename(folder / name)
     with pytest.raises(InputError, match=rf"may be checkpoints under another name \({name}\): rename them to step-N"):
         find_checkpoint(tmp_path)
-    assert misnamed(folder) == [other]
+    assert find_checkpoints(folder).refused == (Verdict(other, Kind.MISNAMED),)
     save(tmp_path, 2)
     assert find_checkpoint(tmp_path) == folder / "step-2"
     assert f"{other} is not checked" in " ".join(line for is_good, line in verify_checkpoints(folder) if not is_good)
@@ -176,7 +178,7 @@ def test_checkpoints_under_other_names_are_not_no_checkpoints(tmp_path, name):
 def test_folders_that_are_no_checkpoints(tmp_path):
     for name in (".unfinished-step-1", ".removed-step-2-3", "set-aside-step-4", "logs", "steps"):
         (tmp_path / "checkpoint" / name).mkdir(parents=True)
-    assert misnamed(tmp_path / "checkpoint") == []
+    assert find_checkpoints(tmp_path / "checkpoint").refused == ()
     with pytest.raises(InputError, match="has not saved one yet"):
         find_checkpoint(tmp_path)
     with pytest.raises(InputError, match=r"or .*logs is neither the output folder of a run nor a checkpoint"):

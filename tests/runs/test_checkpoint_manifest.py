@@ -11,6 +11,7 @@ from exact_titan.errors import InputError
 from exact_titan.runs.checkpoint_errors import reading_checkpoint
 from exact_titan.runs.checkpoint_folders import find_checkpoints
 from exact_titan.runs.checkpoint_manifest import why_incomplete, write_manifest
+from exact_titan.runs.checkpoint_verdict import Kind
 from exact_titan.runs.run_folder import find_checkpoint
 
 
@@ -88,7 +89,9 @@ def test_a_file_that_the_save_has_truncated_gets_no_manifest(tmp_path):
 
 def test_only_folders_named_step_and_a_number_are_checkpoints(tmp_path):
     save(tmp_path, 3).rename(tmp_path / "checkpoint" / "step-3-kept")
-    assert find_checkpoints(tmp_path / "checkpoint") == ({}, {}, {})
+    found = find_checkpoints(tmp_path / "checkpoint")
+    assert not found.has_steps
+    assert [one.kind for one in found.refused] == [Kind.MISNAMED]
     save(tmp_path, 12)
     save(tmp_path, 4)
-    assert list(find_checkpoints(tmp_path / "checkpoint")[0]) == [4, 12]
+    assert list(find_checkpoints(tmp_path / "checkpoint").complete) == [4, 12]

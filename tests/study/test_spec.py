@@ -144,11 +144,14 @@ def test_a_missing_file_or_folder(tmp_path):
     ("change", "reason"),
     [
         ({"arms": {"a": {}, "../../b": {}}}, "the arm '../../b' cannot name a folder"),
-        ({"arms": {"a": 3, "b": {}}}, "arms is "),
-        ({"seeds": ["0"]}, "seeds is "),
-        ({"stages": [{"name": None, "shared": False, "options": {}}]}, "stages is "),
+        ({"arms": {"a": 3, "b": {}}}, "key 'arms.a' must be an object, it is 3"),
+        ({"seeds": ["0"]}, r"key 'seeds\[0\]' must be an integer, it is '0'"),
+        (
+            {"stages": [{"name": None, "shared": False, "options": {}}]},
+            r"key 'stages\[0\]\.name' must be a string, it is None",
+        ),
         ({"baseline": "c"}, "there is no such arm"),
-        ({"primary": []}, "primary is "),
+        ({"primary": []}, r"key 'primary' must be a string, it is \[\]"),
     ],
 )
 def test_a_study_file_of_somebody_else_is_checked(tmp_path, change, reason):

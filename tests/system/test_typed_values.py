@@ -1,11 +1,12 @@
-"""JSON values and the types of dataclasses."""
+"""JSON values and the types of dataclasses and typed dictionaries."""
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import pytest
 
-from exact_titan.system.typed_values import fits, wrong_field
+from exact_titan.errors import InputError
+from exact_titan.system.typed_values import TYPES_ALONE, WHOLE_RECORD, Rules, fits, parse_typed, wrong_value
 
 
 @dataclass
@@ -18,6 +19,19 @@ class Outer:
     name: str
     inner: Inner | None = None
     more: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Lists:
+    numbers: tuple[int, ...]
+    inner: list[Inner]
+    named: dict[str, Inner]
+    either: int | Inner
+
+
+class Section(TypedDict, total=False):
+    steps: int
+    inside: "Section"
 
 
 @pytest.mark.parametrize(
@@ -33,7 +47,9 @@ class Outer:
         ("last", Literal["last", "ema"]),
         ({"name": "a", "inner": {"number": 1}}, Outer),
         ({"another": 1}, Outer),
+        ({"steps": 3, "another": "x"}, Section),
         (object(), Any),
+        ("a\udcff", str),
     ],
 )
 def test_values_of_the_type(value, hint):
@@ -44,6 +60,7 @@ def test_values_of_the_type(value, hint):
     ("value", "hint"),
     [
         (True, int),
+        (True, Literal[1]),
         (2**63, int),
         (-(2**70), float),
         (1.5, int),
@@ -57,12 +74,58 @@ def test_values_of_the_type(value, hint):
         ([["last"]], Literal["last"]),
         ({"name": 3}, Outer),
         ({"inner": {"number": "1"}}, Outer),
+        ([], Section),
     ],
 )
 def test_values_of_another_type(value, hint):
     assert not fits(value, hint)
 
 
-def test_the_wrong_field_is_named():
-    assert wrong_field(Outer, {"name": "a", "inner": None, "more": {"x": []}}) is None
-    assert wrong_field(Outer, {"name": "a", "inner": {"number": None}}) == "inner is {'number': None}"
+@pytest.mark.parametrize(
+    ("value", "hint", "message"),
+    [
+        ({"name": "a", "inner": {"number": None}}, Outer, "key 'inner.number' must be an integer, it is None"),
+        ({"steps": 1, "inside": {"steps": True}}, Section, "key 'inside.steps' must be an integer, it is True"),
+        ({"named": {"a": {"number": "1"}}}, Lists, "key 'named.a.number' must be an integer, it is '1'"),
+        ({"inner": [{"number": 1}, 7]}, Lists, "key 'inner[1]' must be an object, it is 7"),
+        ({"numbers": {}}, Lists, "key 'numbers' must be a list, it is {}"),
+        ({"either": "x"}, Lists, "key 'either' must be an integer or an object, it is 'x'"),
+        ("first", Literal["last", "ema"], "the content must be one of 'last', 'ema', it is 'first'"),
+        ({"name": ["a" * 100]}, Outer, f"key 'name' must be a string, it is ['{'a' * 58}"),
+        (2**63, int, f"the content is {2**63}: it must be from -2^63 to 2^63 - 1"),
+        (10**400, int, "the content is a number of 1329 bits: it must be from -2^63 to 2^63 - 1"),
+    ],
+)
+def test_the_first_wrong_value_is_named_by_its_key(value, hint, message):
+    assert wrong_value(value, hint) == message
+
+
+@pytest.mark.parametrize(
+    ("value", "rules", "message"),
+    [
+        ({"inner": None}, WHOLE_RECORD, "key 'name' is missing"),
+        ({"name": "a", "inner": {}}, WHOLE_RECORD, "key 'inner.number' is missing"),
+        ({"name": "a", "inner": {"number": 1, "x": 1}}, WHOLE_RECORD, "key 'inner.x' is unknown"),
+        (
+            {"inner": {"number": -1}},
+            Rules(may_lack=TYPES_ALONE.may_lack, other_names=True, least=0),
+            "key 'inner.number' is -1: it must be from 0 to 2^63 - 1",
+        ),
+        (
+            {"name": "\udcff"},
+            Rules(may_lack=TYPES_ALONE.may_lack, other_names=True, only_unicode=True),
+            "key 'name' has '\\udcff', which is not Unicode text",
+        ),
+    ],
+)
+def test_the_rules_of_a_file(value, rules, message):
+    assert wrong_value(value, Outer, rules=rules) == message
+    assert rules == WHOLE_RECORD or fits(value, Outer)
+
+
+def test_a_value_becomes_its_dataclass():
+    value = {"numbers": [1, 2], "inner": [{"number": 3}], "named": {"a": {"number": 4}}, "either": {"number": 5}}
+    made = parse_typed(Lists, value, "file", way_out="copy the file again", rules=WHOLE_RECORD)
+    assert made == Lists((1, 2), [Inner(3)], {"a": Inner(4)}, Inner(5))
+    with pytest.raises(InputError, match=r"^file: key 'either' must be an integer or .* 'x': copy the file again$"):
+        parse_typed(Lists, value | {"either": "x"}, "file", way_out="copy the file again", rules=WHOLE_RECORD)

@@ -52,7 +52,7 @@ def test_save_now_is_complete_and_saves_a_step_once(checkpoints, tmp_path, mode)
     assert manager.save_now(1)
     assert (tmp_path / "checkpoint/step-1/files.json").stat().st_mtime_ns == written
     assert manager.save_now(2)
-    assert list(find_checkpoints(tmp_path / "checkpoint")[0]) == [1, 2]
+    assert list(find_checkpoints(tmp_path / "checkpoint").complete) == [1, 2]
 
 
 def test_save_now_repeats_a_failed_asynchronous_save(checkpoints, tmp_path, caplog):
@@ -150,7 +150,7 @@ def test_a_new_checkpoint_is_kept_after_a_resume_from_an_earlier_step(checkpoint
     for step in (1, 6, 8, 2, 3):
         manager.save(step)
     manager.close()
-    assert list(find_checkpoints(tmp_path / "checkpoint")[0]) == [3, 6, 8]
+    assert list(find_checkpoints(tmp_path / "checkpoint").complete) == [3, 6, 8]
     assert sorted(path.name for path in (tmp_path / "checkpoint").iterdir()) == ["step-3", "step-6", "step-8"]
 
 
@@ -200,7 +200,7 @@ def test_a_run_skips_a_checkpoint_with_a_missing_or_truncated_file(dataset, tmp_
         assert output.count(f"{folder}/step-4 is not complete and is skipped: {why}") == 1
         assert output.count(f"The last complete checkpoint is {folder}/step-2") == 1
         # The new checkpoint of step 4 has replaced the incomplete checkpoint.
-        assert list(find_checkpoints(folder)[0]) == [2, 4, 5]
+        assert list(find_checkpoints(folder).complete) == [2, 4, 5]
         assert not [path for path in folder.iterdir() if not path.name.startswith("step-")]
 
 
@@ -215,7 +215,7 @@ def test_the_last_k_complete_checkpoints_are_kept_and_incomplete_ones_removed(da
     first = record(2, tmp_path, *specs[::2])
     for mode in ("disabled", "async"):
         folder = tmp_path / mode / "checkpoint"
-        assert list(find_checkpoints(folder)[0]) == [6, 7]
+        assert list(find_checkpoints(folder).complete) == [6, 7]
         assert sorted(path.name for path in folder.iterdir()) == ["step-6", "step-7"]
         # Two unfinished copies: the run repeats step 8 and does not reach step 100.
         for step in (8, 100):

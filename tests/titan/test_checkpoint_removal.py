@@ -59,7 +59,7 @@ def test_no_fault_of_the_disk_costs_a_checkpoint_or_the_run(checkpoints, tmp_pat
         saved.add(step)
         found = find_checkpoints(folder)
         assert step in found.complete
-        assert not found.incomplete
+        assert not found.refused
         assert len(found.complete) >= min(2, len(saved))
         for checkpoint in found.complete.values():
             check_contents(checkpoint)

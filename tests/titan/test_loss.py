@@ -6,7 +6,7 @@ from torchtitan.components.loss import IGNORE_INDEX, ChunkedLossWrapper
 
 from exact_titan.dataset import PackedDataset
 from exact_titan.errors import InputError
-from exact_titan.exposure import RULES, bucket_weights, tail_mass
+from exact_titan.exposure import RULES, tail_mass
 from exact_titan.titan.cross_entropy import BucketSums, weighted_cross_entropy
 from exact_titan.titan.loss import ExactLoss
 from tests.exposure.naive_rules import naive_weights
@@ -123,15 +123,6 @@ def test_loss_and_gradients_equal_a_naive_reading_of_the_rule_on_packed_windows(
     assert loss.weight_sums_n.sum() == 0
 
 
-def test_the_mean_weight_of_a_bucket_without_targets_is_the_expected_weight(dataset):
-    none_n = torch.zeros(len(dataset.buckets), dtype=torch.float64)
-    for name in RULES:
-        loss = exact(dataset, rule=name, alpha=2.0)
-        expected_n = loss.rule.mean_weights(loss.counts, loss.weights_n)
-        assert torch.equal(loss.mean_weights(none_n, none_n), expected_n)
-        assert (name == "standard") == bool((expected_n == 1).all())
-
-
 @pytest.mark.parametrize("rule", ["random", "normalized_exact"])
 def test_a_rule_that_needs_the_own_trainer_is_refused_in_another_trainer(dataset, rule):
     _, labels, positions = windows(dataset, 0)
@@ -197,12 +188,6 @@ def test_windows_of_another_length_than_the_datasets_are_refused(dataset):
         loss_and_gradients(exact(dataset), hidden, head, labels[:, :32], torch.tensor(1), positions=positions[:, :32])
 
 
-def test_weights_come_from_the_training_splits_counts(dataset):
-    expected = bucket_weights(dataset.counts, dataset.buckets.lower_bounds, threshold=16)
-    assert torch.equal(exact(dataset).weights_n, expected)
-    assert exact(dataset).threshold == 16
-
-
 def test_bucket_sums_are_the_plain_cross_entropy_of_each_bucket(dataset):
     _, labels, positions = windows(dataset, 0, 1, len(dataset) - 1)
     head, hidden = head_and_hidden(3)
@@ -233,90 +218,3 @@ def test_measuring_is_plain_and_counts_nothing_for_the_weights(dataset, rule):
     assert loss.counter.counts.sum() == 0
     assert loss.sums.sums_2n.sum() == 0
     assert loss.weight_sums_n.sum() == 0
-
-
-def test_a_refresh_is_applied_before_the_next_step(dataset):
-    _, labels, positions = windows(dataset, 0, 1)
-    head, hidden = head_and_hidden(2)
-    loss = exact(dataset, refresh_steps=2)
-    fixed = loss.weights_n.clone()
-    for step in (1, 2, 3):
-        loss.start_step()
-        if step < 3:
-            assert torch.equal(loss.weights_n, fixed)
-        loss_and_gradients(loss, hidden, head, labels, torch.tensor(1), positions=positions)
-        loss.end_step(step)
-    bucket = loss.buckets.index(positions + 1)[labels != IGNORE_INDEX]
-    # The dataset has fewer windows than the prior may have.
-    counts = dataset.counts + 2 * torch.bincount(bucket, minlength=len(loss.buckets))
-    assert torch.equal(loss.weights_n, bucket_weights(counts, loss.buckets.lower_bounds, threshold=16))
-    assert not torch.equal(loss.weights_n, fixed)
-
-
-@pytest.mark.parametrize(
-    ("rule", "saved_after"),
-    [("exact", 1), ("exact", 2), ("exact", 3), *((rule, 3) for rule in RULES if rule != "exact")],
-)
-def test_a_refresh_survives_a_checkpoint_at_any_step(dataset, rule, saved_after):
-    head, hidden = head_and_hidden(1)
-
-    def run(loss: ExactLoss, steps: range) -> list[torch.Tensor]:
-        losses = []
-        for step in steps:
-            _, labels, positions = windows(dataset, step)
-            loss.start_step()
-            loss.places_B, loss.divisor = torch.tensor([step]), torch.tensor(50.0)
-            losses.append(loss_and_gradients(loss, hidden, head, labels, torch.tensor(1), positions=positions)[0])
-            loss.end_step(step)
-        return losses
-
-    unbroken, first, second = (exact(dataset, rule=rule, refresh_steps=2) for _ in range(3))
-    for loss in (unbroken, first, second):
-        loss.prior_n *= 0.3719  # the prior of a dataset with more than 1,000 windows
-    expected = run(unbroken, range(1, 6))
-    run(first, range(1, saved_after + 1))
-    second.load_state_dict(first.state_dict())
-    assert torch.equal(second.counts.context_n, first.counts.context_n)
-    assert run(second, range(saved_after + 1, 6)) == expected[saved_after:]
-    assert torch.equal(second.weights_n, unbroken.weights_n)
-    assert torch.equal(second.counts.context_n, unbroken.counts.context_n)
-    assert torch.equal(second.counter.counts, unbroken.counter.counts)
-    assert torch.equal(second.take_weight_sums(), unbroken.take_weight_sums())
-    changed = not torch.equal(unbroken.weights_n, exact(dataset, rule=rule).weights_n)
-    assert changed == (rule not in ("standard", "uniform"))
-
-
-def test_the_state_of_a_checkpoint_from_before_the_sums_of_the_weights_is_loaded(dataset):
-    head, hidden = head_and_hidden(1)
-    loss, again = exact(dataset), exact(dataset)
-    _, labels, positions = windows(dataset, 0)
-    loss_and_gradients(loss, hidden, head, labels, torch.tensor(1), positions=positions)
-    state = loss.state_dict()
-    again.load_state_dict(state | {"weights": state["weights"][0], "sums": state["sums"][:2]})
-    torch.testing.assert_close(again.take_weight_sums(), loss.take_weight_sums())
-
-
-@pytest.mark.parametrize(
-    ("options", "name"),
-    [
-        ({"alpha": -0.1}, "loss.alpha is -0.1"),
-        ({"gamma": -1.0}, "loss.gamma is -1.0"),
-        ({"eps": 0.0}, "loss.eps is 0.0"),
-        ({"min_count": -1}, "loss.min_count is -1"),
-        ({"threshold": 65}, "loss.threshold is 65: with a window of 64"),
-        ({"threshold": 33}, "loss.threshold is 33"),
-        ({"threshold": 0}, "loss.threshold is 0"),
-        ({"refresh_steps": -1}, "loss.refresh_steps is -1"),
-        ({"alpha": float("nan")}, "loss.alpha is nan"),
-        ({"gamma": 1e9}, "loss.alpha is 0.15 and loss.gamma is 1000000000.0: the weights of .* are not finite"),
-        ({"rule": "rndom"}, "loss.rule is 'rndom': choose one of standard, .*; did you mean random"),
-    ],
-)
-def test_bad_options_are_refused_by_name(dataset, options, name):
-    with pytest.raises(InputError, match=f"^{name}"):
-        exact(dataset, **options)
-
-
-def test_a_loss_without_a_dataset_is_refused():
-    with pytest.raises(InputError, match=r"^loss\.dataset_path is empty"):
-        ExactLoss.Config().build()

@@ -5,12 +5,11 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import torch
+import torch._dynamo
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch.nn.attention import (
     activate_flash_attention_impl,
     current_flash_attention_impl,
@@ -22,6 +21,7 @@ from torchtitan.tools.logging import logger, warn_once
 
 from exact_titan.errors import InputError
 from exact_titan.titan.model import context_parallel
+from exact_titan.titan.model.cpu_attention import document_sdpa
 
 Implementation = Literal["auto", "fa3", "fa2", "torch"]
 """Values of the option ``attention``:
@@ -129,17 +129,27 @@ def set_implementation(config: Decoder.Config, implementation: Implementation) -
             )
 
 
-def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int, host_offsets: tuple[int, ...] | None) -> VarlenMetadata:
-    """Return torchtitan's varlen metadata from the values of the loader. The device does not search for borders.
+def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int) -> VarlenMetadata:
+    """Return torchtitan's varlen metadata for :class:`DocumentAttention`. A compiled graph does not depend on it.
+
+    The number of documents and the length of the longest document are sizes of tensors, so torch.compile makes them
+    symbols of the graph. A graph for a number would be compiled again for the next number. The host would wait for a
+    tensor whose value is the length, because FSDP moves all inputs to the device.
 
     Args:
         cu_seqlens: int32 ``[n+1]``, document borders in the flattened batch, 0 to B*L, on the device of the inputs.
-        max_seqlen: length of the longest document in the batch, on the host.
-        host_offsets: ``cu_seqlens`` on the host. Only the CPU path reads it.
+        max_seqlen: length of the longest document in the batch.
     """
-    return VarlenMetadata(
-        cu_seq_q=cu_seqlens, cu_seq_k=cu_seqlens, max_q=max_seqlen, max_k=max_seqlen, cu_seq_q_host=host_offsets
-    )
+    # The size is 2 or more: torch.compile makes a graph of its own for the sizes 0 and 1.
+    longest: Any = cu_seqlens.new_empty(max_seqlen + 1, 0)
+    for tensor in (cu_seqlens, longest):
+        torch._dynamo.mark_dynamic(tensor, 0)
+    return VarlenMetadata(cu_seq_q=cu_seqlens, cu_seq_k=cu_seqlens, max_q=longest, max_k=longest)
+
+
+def _longest(masks: VarlenMetadata) -> int:
+    """Return the length of the longest document. torchtitan's own metadata has the number itself."""
+    return masks.max_q.shape[0] - 1 if isinstance(masks.max_q, torch.Tensor) else masks.max_q
 
 
 def forward_ops() -> dict[Kernel, Any]:
@@ -147,7 +157,7 @@ def forward_ops() -> dict[Kernel, Any]:
     ops: dict[Kernel, Any] = {
         "fa3": torch.ops.torch_attn._varlen_attn.default,
         "torch": torch.ops.torch_attn._varlen_attn.default,
-        "sdpa": torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+        "sdpa": torch.ops.exact_titan.document_sdpa.default,
     }
     if hasattr(*_operator("fa2")):
         ops["fa2"] = getattr(*_operator("fa2")).default
@@ -157,8 +167,9 @@ def forward_ops() -> dict[Kernel, Any]:
 class DocumentAttention(VarlenAttention):
     """torchtitan's varlen attention with a choice of kernels on CUDA, and causal SDPA per document on the CPU.
 
-    The class replaces :class:`VarlenAttention` in any torchtitan config: arguments, shapes and mask are the same.
-    Tensors on the CPU always go through SDPA, because varlen kernels have no backward pass on the CPU.
+    The class replaces :class:`VarlenAttention` in any torchtitan config: arguments, shapes and mask are the same. The
+    ``attention_masks`` come from :func:`varlen_metadata` or from torchtitan. Tensors on the CPU always go through SDPA,
+    because varlen kernels have no backward pass on the CPU.
 
     With a ``context_group`` the inputs and the output are this rank's part of the sequence, ``[B, L/n, N, H]``. The
     mask is the mask of the whole windows (:mod:`~exact_titan.titan.model.context_parallel`).
@@ -222,13 +233,20 @@ class DocumentAttention(VarlenAttention):
         elif self.kernel == "fa2":
             attend = self._flash_attn_2
         else:
-            return super().forward(q_BLNH, k_BLNH, v_BLNH, attention_masks=attention_masks, scale=scale, **kwargs)
-        options = {"scale": scale, "enable_gqa": kwargs.pop("enable_gqa", False)}
+            return self._varlen(q_BLNH, k_BLNH, v_BLNH, attention_masks=attention_masks, scale=scale, **kwargs)
+        kwargs.pop("enable_gqa", None)  # these kernels compare the numbers of key heads and query heads
         unknown = [name for name, value in kwargs.items() if value is not None]
         if unknown:
             raise NotImplementedError(f"{', '.join(unknown)}: not supported by {describe(self.kernel)}")
         q_TNH, k_TNH, v_TNH = (x.flatten(0, 1) for x in (q_BLNH, k_BLNH, v_BLNH))
-        return attend(q_TNH, k_TNH, v_TNH, attention_masks, **options).unflatten(0, q_BLNH.shape[:2])
+        return attend(q_TNH, k_TNH, v_TNH, attention_masks, scale).unflatten(0, q_BLNH.shape[:2])
+
+    def _varlen(
+        self, q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor, *, attention_masks: Any, **options: Any
+    ) -> torch.Tensor:
+        longest = _longest(attention_masks)
+        masks = attention_masks._replace(max_q=longest, max_k=longest)
+        return super().forward(q_BLNH, k_BLNH, v_BLNH, attention_masks=masks, **options)
 
     def _sdpa(
         self,
@@ -236,19 +254,11 @@ class DocumentAttention(VarlenAttention):
         k_TNH: torch.Tensor,
         v_TNH: torch.Tensor,
         masks: VarlenMetadata,
-        **options: Any,
+        scale: float | None,
     ) -> torch.Tensor:
         if self.window_size != (-1, 0):
             raise NotImplementedError(f"attention window {self.window_size}: SDPA supports only causal (-1, 0)")
-        offsets = masks.cu_seq_q_host or tuple(masks.cu_seq_q.tolist())
-        lengths = [end - start for start, end in pairwise(offsets)]
-        # SDPA takes [N, T, H]. One call per document.
-        documents = zip(*(x.transpose(0, 1).split(lengths, dim=1) for x in (q_TNH, k_TNH, v_TNH)), strict=True)
-        out = [
-            F.scaled_dot_product_attention(q[None], k[None], v[None], is_causal=True, **options)[0]
-            for q, k, v in documents
-        ]
-        return torch.cat(out, dim=1).transpose(0, 1)
+        return document_sdpa(q_TNH, k_TNH, v_TNH, masks.cu_seq_q, scale)[0]
 
     def _flash_attn_2(
         self,
@@ -256,18 +266,16 @@ class DocumentAttention(VarlenAttention):
         k_TNH: torch.Tensor,
         v_TNH: torch.Tensor,
         masks: VarlenMetadata,
-        *,
         scale: float | None,
-        enable_gqa: bool,
     ) -> torch.Tensor:
-        # bfloat16 for every input dtype, as in torchtitan. The kernel needs no enable_gqa: it compares the numbers of
-        # key heads and query heads.
+        longest = _longest(masks)
+        # bfloat16 for every input dtype, as in torchtitan.
         out_TNH = self.flash_attn_varlen_func(
             *(x.to(torch.bfloat16) for x in (q_TNH, k_TNH, v_TNH)),
             masks.cu_seq_q,
             masks.cu_seq_k,
-            masks.max_q,
-            masks.max_k,
+            longest,
+            longest,
             softmax_scale=scale,
             causal=self.window_size[1] == 0,
             window_size=self.window_size,

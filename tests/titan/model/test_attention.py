@@ -60,7 +60,7 @@ def test_metadata_from_the_host_gives_the_same_bits():
     q, k, v = (torch.randn(2, 64, 2, 8) for _ in range(3))
     searched = create_varlen_metadata_for_document(positions)
     borders = torch.tensor([0, 20, 64, 128], dtype=torch.int32)
-    known = varlen_metadata(borders, 64, (0, 20, 64, 128))
+    known = varlen_metadata(borders, 64)
     assert torch.equal(searched.cu_seq_q, borders)
     assert searched.max_q == known.max_q
     attention = DocumentAttention.Config().build()
@@ -107,7 +107,7 @@ def test_a_missing_mask_changes_the_logits(model):
     tokens = torch.randint(256, (1, 64), generator=torch.Generator().manual_seed(1))
     packed = logits(model, tokens, positions)
     with torch.no_grad():
-        unmasked = model(tokens, positions, varlen_metadata(torch.tensor([0, 64]), 64, (0, 64)))
+        unmasked = model(tokens, positions, varlen_metadata(torch.tensor([0, 64]), 64))
     assert not torch.allclose(packed[:, 25:], unmasked[:, 25:], atol=1e-3)
 
 
@@ -260,7 +260,7 @@ def test_flash_attn_2_is_called_for_the_same_attention(flash_attn_2, rows, kv_he
     k, v = (torch.randn(*positions.shape, kv_heads, 8, requires_grad=True) for _ in range(2))
     starts = (positions.flatten() == 0).nonzero().flatten().tolist()
     borders = torch.tensor([*starts, positions.numel()], dtype=torch.int32)
-    masks = varlen_metadata(borders, max(map(max, rows)), None)
+    masks = varlen_metadata(borders, max(map(max, rows)))
     out = flash_attn_2(q, k, v, attention_masks=masks, enable_gqa=kv_heads < 4)
     assert (out.dtype, out.shape) == (q.dtype, q.shape)
     rounded = [x.detach().bfloat16().float().requires_grad_() for x in (q, k, v)]
@@ -279,7 +279,7 @@ def test_flash_attn_2_is_called_for_the_same_attention(flash_attn_2, rows, kv_he
 
 def test_flash_attn_2_is_deterministic_when_torch_is(flash_attn_2):
     x = torch.randn(1, 4, 1, 8)
-    masks = varlen_metadata(torch.tensor([0, 4], dtype=torch.int32), 4, None)
+    masks = varlen_metadata(torch.tensor([0, 4], dtype=torch.int32), 4)
     for wanted in (True, False):
         torch.use_deterministic_algorithms(wanted)
         try:
@@ -291,7 +291,7 @@ def test_flash_attn_2_is_deterministic_when_torch_is(flash_attn_2):
 
 def test_an_option_that_only_torchs_kernel_knows_is_refused():
     x = torch.randn(1, 4, 1, 8)
-    masks = varlen_metadata(torch.tensor([0, 4]), 4, (0, 4))
+    masks = varlen_metadata(torch.tensor([0, 4]), 4)
     with pytest.raises(NotImplementedError, match="out_transform: not supported by torch's SDPA"):
         DocumentAttention.Config().build()(x, x, x, attention_masks=masks, out_transform=lambda out, lse: out)
 
@@ -300,4 +300,4 @@ def test_a_sliding_window_is_refused_on_the_cpu():
     attention = DocumentAttention.Config(window_size=(16, 0)).build()
     x = torch.randn(1, 4, 1, 8)
     with pytest.raises(NotImplementedError, match="16, 0"):
-        attention(x, x, x, attention_masks=varlen_metadata(torch.tensor([0, 4]), 4, (0, 4)))
+        attention(x, x, x, attention_masks=varlen_metadata(torch.tensor([0, 4]), 4))
