@@ -15,8 +15,8 @@ The table has these lines:
 
 On the CPU, the figures come from the allocations and frees in torch's profiler. On CUDA, the figures come from torch's
 caching allocator and include cuBLAS's workspaces. gloo's own thread can free a tensor late, and the profiler does not
-follow this thread. Each line on the CPU is therefore the lowest value of three steps. In the model ``narrow`` a gathered
-weight is also a small part of the peak.
+follow this thread. Each line on the CPU is therefore the lowest value of three steps. In the model ``narrow``, a
+gathered weight is also a small part of the peak.
 
 ::
 
