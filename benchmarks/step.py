@@ -72,6 +72,7 @@ from exact_titan.titan.validate import ExposureValidator
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"dim": 64, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 128, "vocab_size": 1000},
     "small": {"dim": 256, "n_layers": 4, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 768, "vocab_size": 32_768},
+    "narrow": {"dim": 192, "n_layers": 6, "n_heads": 8, "n_kv_heads": 4, "ffn_dim": 576, "vocab_size": 2048},
     "smollm2-135m": {"dim": 576, "n_layers": 30, "n_heads": 9, "n_kv_heads": 3, "ffn_dim": 1536, "vocab_size": 49_152},
     "llama3.2-1b": {
         "dim": 2048,
