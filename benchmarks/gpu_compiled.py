@@ -17,7 +17,7 @@ from benchmarks.step import Side, build_sides, compiled_graphs, local, random_tr
 from exact_titan.titan.trainer import ExactTrainer
 
 STEPS = 20
-TOLERANCE = {"cpu": 1e-4, "cuda": 0.02}
+TOLERANCE = {"cpu": 1e-5, "cuda": 0.01}
 """Largest relative difference of a loss. Activations are float32 on the CPU and bfloat16 on CUDA."""
 
 
@@ -37,6 +37,7 @@ def check_losses(trainer: ExactTrainer) -> tuple[bool, str]:
     eager = dataclasses.replace(compiled, eager=True)
     vocab_size = trainer.model_config.vocab_size
     batches = [window(documents, trainer.config.training.seq_len, vocab_size) for documents in documents_of_steps()]
+    _draw_weights(trainer)
     start = _state(trainer)
     losses, graphs = {}, []
     for name, side in (("compiled", compiled), ("eager", eager), ("eager again", eager)):
@@ -92,6 +93,15 @@ def _loss(trainer: ExactTrainer, side: Side, batch: tuple[dict[str, Any], torch.
 
 def _difference(losses: list[float], reference: list[float]) -> float:
     return max(abs(one - other) / other for one, other in zip(losses, reference, strict=True))
+
+
+@torch.no_grad()
+def _draw_weights(trainer: ExactTrainer) -> None:
+    """Draw the matrices again. The initialisation of torch 2.11 in bfloat16 has outliers (benchmarks.old_torch)."""
+    torch.manual_seed(0)
+    for parameter in trainer.model_parts[0].parameters():
+        if parameter.dim() > 1:
+            local(parameter).normal_(std=0.02)
 
 
 def _state(trainer: ExactTrainer) -> tuple[list[torch.Tensor], dict[str, Any], list[float]]:

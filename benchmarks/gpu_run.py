@@ -4,8 +4,8 @@ The script needs one GPU. As for :mod:`benchmarks.gpu`, the machine may have an 
 
     PYTHONPATH=.:SITE python3 -m benchmarks.gpu_run --out DIR
 
-1. A compiled run of 12 steps, with a validation and a checkpoint every 4 steps. A validation measures the last weights and their
-   moving average, both with the context gain beyond an eighth of the window.
+1. A compiled run of 12 steps, with a validation and a checkpoint every 4 steps. A validation measures the last weights
+   and their moving average, both with the context gain beyond an eighth of the window.
 2. The same run, with a stop file after step 6 at the earliest, and then resumed to its end.
 
 The script compares the records of both runs (``metrics.jsonl``): the same steps once, in order, and the plain

@@ -15,11 +15,14 @@ from exact_titan.documents.tokenizer_record import TokenizerRecord
 SHARD_TOKENS = 2**24
 
 
-def mixed_lengths(window: int, seed: int = 0) -> Iterator[int]:
-    """Yield endless document lengths, log-uniform from 64 tokens to four windows. Every bucket gets targets."""
+def mixed_lengths(window: int, seed: int = 0, longest: float = 4) -> Iterator[int]:
+    """Yield endless document lengths, log-uniform from 64 tokens to ``longest`` windows.
+
+    With the default every bucket gets targets.
+    """
     rng = np.random.default_rng(seed)
     while True:
-        yield int(np.exp(rng.uniform(np.log(64), np.log(4 * window))))
+        yield int(np.exp(rng.uniform(np.log(64), np.log(longest * window))))
 
 
 def write_dataset(

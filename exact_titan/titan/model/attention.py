@@ -233,15 +233,20 @@ class DocumentAttention(VarlenAttention):
         elif self.kernel == "fa2":
             attend = self._flash_attn_2
         else:
-            longest = _longest(attention_masks)
-            masks = attention_masks._replace(max_q=longest, max_k=longest)
-            return super().forward(q_BLNH, k_BLNH, v_BLNH, attention_masks=masks, scale=scale, **kwargs)
+            return self._varlen(q_BLNH, k_BLNH, v_BLNH, attention_masks=attention_masks, scale=scale, **kwargs)
         kwargs.pop("enable_gqa", None)  # these kernels compare the numbers of key heads and query heads
         unknown = [name for name, value in kwargs.items() if value is not None]
         if unknown:
             raise NotImplementedError(f"{', '.join(unknown)}: not supported by {describe(self.kernel)}")
         q_TNH, k_TNH, v_TNH = (x.flatten(0, 1) for x in (q_BLNH, k_BLNH, v_BLNH))
         return attend(q_TNH, k_TNH, v_TNH, attention_masks, scale).unflatten(0, q_BLNH.shape[:2])
+
+    def _varlen(
+        self, q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor, *, attention_masks: Any, **options: Any
+    ) -> torch.Tensor:
+        longest = _longest(attention_masks)
+        masks = attention_masks._replace(max_q=longest, max_k=longest)
+        return super().forward(q_BLNH, k_BLNH, v_BLNH, attention_masks=masks, **options)
 
     def _sdpa(
         self,
