@@ -208,10 +208,10 @@ def test_a_record_that_a_full_disk_refuses_is_written_later(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"buckets": [1]}, r"key 'buckets' must be an object, it is \[1\]"),
-        ({"cross_entropy": "low"}, "key 'cross_entropy' must be a number, it is 'low'"),
-        ({"tail": {"cross_entropy": 1.0, "targets": "3"}}, r"key 'tail\.targets' must be an integer, it is '3'"),
-        ({"loss": True}, "key 'loss' must be a number, it is True"),
+        ({"buckets": [1]}, r"key 'buckets' is \[1\]: it must be an object"),
+        ({"cross_entropy": "low"}, "key 'cross_entropy' is 'low': it must be a number"),
+        ({"tail": {"cross_entropy": 1.0, "targets": "3"}}, r"key 'tail\.targets' is '3': it must be an integer"),
+        ({"loss": True}, "key 'loss' is True: it must be a number"),
     ],
 )
 def test_a_value_of_another_type_is_named(tmp_path, change, reason):
