@@ -214,7 +214,7 @@ def _check_line(file: Path, holder: Holder | None, *, kernel: bool) -> None:
 
 
 def _changes(file: Path, seconds: float) -> bool:
-    """Return whether somebody touches the file within a time."""
+    """Return whether the holder touches the file within a time."""
     first, end = _touched(file), time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(BEAT_SECONDS / 10)

@@ -1,7 +1,7 @@
 """The end of the elastic agent (torchrun, or ``exact-titan train``) before the end of its ranks.
 
-A rank that outlives its agent would train on without anybody who sees its end, or stops it. SIGKILL of the agent, the
-kernel's out-of-memory killer, or SIGHUP without a handler leaves such ranks.
+A rank that outlives its agent would continue the training, and nobody would see its end or stop it. SIGKILL of the
+agent, the kernel's out-of-memory killer, or SIGHUP without a handler leaves such ranks.
 
 1. Every rank finds its agent when the rank starts (:func:`find_agent`).
 2. A thread looks once a second whether the agent still runs.
