@@ -7,13 +7,15 @@ wheels of torchtitan and its dependencies in a folder SITE, and start the script
 
 The script runs these parts for every model:
 
-1. Compare the time and memory of the steps, compiled and eager: with selective activation checkpointing, and with none.
-   Count the compiled graphs.
+1. Compare the time and memory of the steps, compiled and eager: with selective activation checkpointing, with none, and
+   with none on shorter documents. Count the compiled graphs.
 2. Compare the plan of a step with the step, compiled and eager.
 3. Check the parts of a step.
 4. Time the attention kernels.
-5. Check whole steps, compiled and eager. Compare the losses of compiled and eager steps
-   (:mod:`benchmarks.gpu_compiled`).
+5. Check whole steps, compiled and eager.
+6. Compare the losses of compiled and eager steps (:mod:`benchmarks.gpu_compiled`).
+
+``--parts`` selects the parts: ``steps`` (1), ``plans`` (2), ``checks`` (3 to 5), ``losses`` (6).
 
 The script writes ``gpu.txt`` (the printed text) and ``gpu.json`` (all results, with the time of every step) to DIR. The
 script updates both files after every part, so an interrupted run keeps its results. If a part fails, the script reports
@@ -23,6 +25,7 @@ script then names the checks that need CUDA and does not run these checks.
 
 import argparse
 import dataclasses
+import itertools
 import json
 import sys
 import time
@@ -35,6 +38,8 @@ import torch
 
 from benchmarks import old_torch
 
+PARTS = ("steps", "plans", "checks", "losses")
+
 
 class Report:
     """Collects the results, prints the results, and updates the two files."""
@@ -42,6 +47,7 @@ class Report:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.begun = time.monotonic()
         self.lines: list[str] = []
         self.checks: list[dict[str, Any]] = []
         self.attention: list[dict[str, Any]] = []
@@ -54,6 +60,10 @@ class Report:
         results = {"checks": self.checks, "attention": self.attention, "steps": self.steps, "plans": self.plans}
         (self.folder / "gpu.txt").write_text("\n".join(self.lines) + "\n", encoding="utf-8")
         (self.folder / "gpu.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+    def part(self, name: str) -> None:
+        """Report the start of a part with the seconds of the parts before it."""
+        self.say(f"\n--- {name}, after {time.monotonic() - self.begun:.0f} s")
 
     def check(self, model: str, outcomes: Iterable[Any]) -> None:
         """Report every outcome when its check ends."""
@@ -78,6 +88,7 @@ def main() -> None:
     parser.add_argument(
         "--models", nargs="+", default=["smollm2-135m", "llama3.2-1b"], help="model shapes of benchmarks.step"
     )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="default: all")
     parser.add_argument("--seq-len", type=int, default=16_384)
     parser.add_argument(
         "--rounds", type=int, default=30, help="timed steps of every side, and rounds of the attention timing"
@@ -102,39 +113,46 @@ def main() -> None:
     report.say(f"torchtitan with the stand-ins of benchmarks.old_torch: {'yes' if is_old else 'no'}")
 
     device = torch.device(args.device, 0) if args.device == "cuda" else torch.device("cpu")
-    begun = time.monotonic()
     for shape in args.models:
-        report.say(f"\n{shape}, windows of {args.seq_len}, after {time.monotonic() - begun:.0f} s")
-        for kind in ("selective", "none"):
-            options = {"checkpointing": kind, "compiled": True, **dtypes}
+        steps = [("selective", step.LONGEST), ("none", step.LONGEST), ("none", 0.25)] if "steps" in args.parts else []
+        for kind, longest in steps:
+            report.part(f"{shape}, windows of {args.seq_len}: steps, {kind} activation checkpointing")
+            options = {"checkpointing": kind, "compiled": True, "longest": longest, **dtypes}
             try:
                 report.steps.append(step.compare(shape, seq_len=args.seq_len, rounds=args.rounds, **options))
-                report.say("\n" + step.table(report.steps[-1]))
+                report.say(step.table(report.steps[-1]))
             except Exception:
                 report.failure(shape, f"comparing the steps, {kind} activation checkpointing")
-        for kind, compiled in (("selective", True), ("selective", False), ("full", True), ("full", False)):
+        plans = itertools.product(("selective", "full"), (True, False)) if "plans" in args.parts else []
+        for kind, compiled in plans:
+            report.part(f"{shape}: the plan, {kind} activation checkpointing, {'compiled' if compiled else 'eager'}")
             options = {"seq_len": args.seq_len, "compiled": compiled, **dtypes}
             try:
                 report.plans.append(plan.compare_shape(shape, kind, **options))
-                report.say("\n" + plan.table([report.plans[-1]]))
+                report.say(plan.table([report.plans[-1]]))
             except Exception:
                 report.failure(shape, f"planning, {kind} activation checkpointing")
-    for shape in args.models:
-        report.say(f"\n{shape}, windows of {args.seq_len}, after {time.monotonic() - begun:.0f} s")
+    for shape in args.models if "checks" in args.parts else []:
+        report.part(f"{shape}: checks of the parts")
         report.check(shape, gpu_checks.part_checks(shape, device, seq_len=args.seq_len))
+        report.part(f"{shape}: attention")
         try:
             report.attention.append(gpu_checks.time_attention(shape, device, seq_len=args.seq_len, rounds=args.rounds))
-            report.say("\n" + gpu_checks.attention_table(report.attention[-1]) + "\n")
+            report.say(gpu_checks.attention_table(report.attention[-1]))
         except Exception:
             report.failure(shape, "timing attention")
         for compiled in (False, True):
+            report.part(f"{shape}: checks of {'compiled' if compiled else 'eager'} steps")
             options = {"seq_len": args.seq_len, "steps": args.rounds, "compiled": compiled, **dtypes}
             report.check(shape, gpu_checks.step_checks(shape, **options))
+    for shape in args.models if "losses" in args.parts else []:
         for kind in ("selective", "full"):
+            report.part(f"{shape}: compiled against eager, {kind} activation checkpointing")
             options = {"seq_len": args.seq_len, "checkpointing": kind, **dtypes}
             report.check(shape, gpu_compiled.compiled_checks(shape, **options))
     report.say(f"\nattention in the steps: {describe(choose('auto'))}")
     failed = sum(check["passed"] is False for check in report.checks)
+    report.part("end")
     report.say(f"\n{failed} of {len(report.checks)} checks failed")
     sys.exit(1 if failed else 0)
 

@@ -17,7 +17,7 @@ from benchmarks.step import Side, build_sides, compiled_graphs, local, random_tr
 from exact_titan.titan.trainer import ExactTrainer
 
 STEPS = 20
-TOLERANCE = {"cpu": 1e-4, "cuda": 0.02}
+TOLERANCE = {"cpu": 1e-5, "cuda": 0.01}
 """Largest relative difference of a loss. Activations are float32 on the CPU and bfloat16 on CUDA."""
 
 
@@ -37,6 +37,7 @@ def check_losses(trainer: ExactTrainer) -> tuple[bool, str]:
     eager = dataclasses.replace(compiled, eager=True)
     vocab_size = trainer.model_config.vocab_size
     batches = [window(documents, trainer.config.training.seq_len, vocab_size) for documents in documents_of_steps()]
+    _draw_weights(trainer)
     start = _state(trainer)
     losses, graphs = {}, []
     for name, side in (("compiled", compiled), ("eager", eager), ("eager again", eager)):
@@ -94,16 +95,30 @@ def _difference(losses: list[float], reference: list[float]) -> float:
     return max(abs(one - other) / other for one, other in zip(losses, reference, strict=True))
 
 
-def _state(trainer: ExactTrainer) -> tuple[list[torch.Tensor], dict[str, Any]]:
+@torch.no_grad()
+def _draw_weights(trainer: ExactTrainer) -> None:
+    """Draw the matrices again. The initialisation of torch 2.11 in bfloat16 has outliers (benchmarks.old_torch)."""
+    torch.manual_seed(0)
+    for parameter in trainer.model_parts[0].parameters():
+        if parameter.dim() > 1:
+            local(parameter).normal_(std=0.02)
+
+
+def _state(trainer: ExactTrainer) -> tuple[list[torch.Tensor], dict[str, Any], list[float]]:
     parameters = [local(parameter).detach().clone() for parameter in trainer.model_parts[0].parameters()]
-    return parameters, trainer.lr_schedulers.state_dict()
+    rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    return parameters, trainer.lr_schedulers.state_dict(), rates
 
 
 @torch.no_grad()
-def _restore(trainer: ExactTrainer, state: tuple[list[torch.Tensor], dict[str, Any]]) -> None:
-    for parameter, value in zip(trainer.model_parts[0].parameters(), state[0], strict=True):
+def _restore(trainer: ExactTrainer, state: tuple[list[torch.Tensor], dict[str, Any], list[float]]) -> None:
+    parameters, schedule, rates = state
+    for parameter, value in zip(trainer.model_parts[0].parameters(), parameters, strict=True):
         local(parameter).copy_(value)
-    trainer.lr_schedulers.load_state_dict(state[1])
+    trainer.lr_schedulers.load_state_dict(schedule)
+    groups = [group for optimizer in trainer.optimizers for group in optimizer.param_groups]
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
     for optimizer in trainer.optimizers:
         for moments in optimizer.state.values():
             for value in moments.values():

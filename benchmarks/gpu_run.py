@@ -4,8 +4,8 @@ The script needs one GPU. As for :mod:`benchmarks.gpu`, the machine may have an 
 
     PYTHONPATH=.:SITE python3 -m benchmarks.gpu_run --out DIR
 
-1. A run of 12 steps, with a validation and a checkpoint every 4 steps. A validation measures the last weights and their
-   moving average, both with the context gain beyond an eighth of the window.
+1. A compiled run of 12 steps, with a validation and a checkpoint every 4 steps. A validation measures the last weights
+   and their moving average, both with the context gain beyond an eighth of the window.
 2. The same run, with a stop file after step 6 at the earliest, and then resumed to its end.
 
 The script compares the records of both runs (``metrics.jsonl``): the same steps once, in order, and the plain
@@ -75,7 +75,7 @@ def _options(folder: Path, shape: str, seq_len: int, device: str) -> list[str]:
     options += ["--training.steps", str(STEPS), "--metrics.log_freq", "1", "--lr_scheduler.warmup_steps", "4"]
     options += ["--checkpoint.interval", "4", "--validator.freq", "4", "--validator.steps", "2"]
     options += ["--validator.context_gain", str(seq_len // 8), "--ema.decay", "0.5"]
-    return [*options, "--validator.dataloader.split", "train", "--debug.seed", "0"]
+    return [*options, "--validator.dataloader.split", "train", "--debug.seed", "0", "--compile.enable"]
 
 
 def _train(options: list[str], run: Path, *, stop_after: int | None = None) -> str:

@@ -20,7 +20,7 @@ own trainer would also search for the borders on the device.
 The peak memory of a step is ``torch.cuda.max_memory_allocated`` on CUDA. On the CPU, the benchmark computes the same
 figure from the allocations and frees in torch's profiler, and adds the parameters, buffers and optimizer state.
 Separate, untimed steps measure the peak memory. The windows hold random documents of 64 tokens to four
-windows (log-uniform).
+windows (log-uniform), or to ``--longest`` windows.
 
 With ``--compile`` the benchmark also counts the graphs of torch.compile: in the warm-up, and in all later steps. The
 warm-up has windows with different numbers of documents, so the later steps must compile nothing.
@@ -84,6 +84,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 }
 """Shapes of the models. All models have tied embeddings and random weights."""
 
+LONGEST = 4.0
 CHECKPOINTING = ("none", "selective", "full")
 STOCK = "cross-entropy"
 RULES_SHOWN = ("standard", "exact")
@@ -115,6 +116,7 @@ def random_config(
     folder: Path,
     checkpointing: str = "selective",
     compiled: bool = False,
+    longest: float = LONGEST,
 ) -> RunConfig:
     """Return a run on random documents, without features that a step does not need.
 
@@ -127,13 +129,14 @@ def random_config(
         folder: folder for the dataset and the run's output.
         checkpointing: kind of activation checkpointing, one of ``CHECKPOINTING``.
         compiled: compile the model and the loss.
+        longest: length of the longest document, in windows.
     """
     recipe = from_scratch()
     dataset = write_dataset(
         folder / "packed",
         window=seq_len,
         windows=windows,
-        lengths=mixed_lengths(seq_len),
+        lengths=mixed_lengths(seq_len, longest=longest),
         vocab_size=SHAPES[shape]["vocab_size"],
     )
     return dataclasses.replace(
@@ -290,13 +293,20 @@ def compare(
     rules: Sequence[str] = RULES_SHOWN,
     checkpointing: str = "selective",
     compiled: bool = False,
+    longest: float = LONGEST,
 ) -> dict[str, Any]:
     """Measure all sides with a model of ``SHAPES[shape]``, and return the input of :func:`table` as plain values.
 
     :func:`random_config` describes the arguments. ``rounds`` is the number of timed steps of every side.
     """
     torch._dynamo.reset()
-    options = {"dtype": dtype, "compute_dtype": compute_dtype, "checkpointing": checkpointing, "compiled": compiled}
+    options: dict[str, Any] = {
+        "dtype": dtype,
+        "compute_dtype": compute_dtype,
+        "checkpointing": checkpointing,
+        "compiled": compiled,
+        "longest": longest,
+    }
     with random_trainer(shape, seq_len=seq_len, windows=32, **options) as trainer:
         graphs, sides, flops = measure(trainer, rounds, rules)
         peak_flops = trainer.metrics_processor.gpu_peak_flops
@@ -381,7 +391,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{result['model']} ({result['parameters'] / 1e6:,.1f}M parameters), windows of {result['seq_len']}, "
         f"{result['dtype']} weights, {result['compute_dtype']} compute, {result['checkpointing']} checkpointing",
-        f"{result['device']}, torch {result['torch']}, {result['rounds']} rounds",
+        f"{result['device']}, torch {result['torch']}, {result['rounds']} rounds, documents of 64 tokens to "
+        f"{result['longest']:g} windows",
         f"{'':24}{'step':>10}{'tokens/s':>10}{'MFU':>8}{'time ratio':>12}{'quartiles':>18}{'peak memory':>14}"
         f"{'ratio':>9}",
     ]
@@ -435,6 +446,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=RULES_SHOWN)
     parser.add_argument("--checkpointing", choices=CHECKPOINTING, default="selective")
+    parser.add_argument(
+        "--longest", type=float, default=LONGEST, help="longest document, in windows (default: %(default)g)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the model and the loss")
     parser.add_argument("--json", type=Path, help="also write all measurements to this file")
     parser.add_argument(
@@ -461,6 +475,7 @@ def main() -> None:
                 rules=args.rules,
                 checkpointing=args.checkpointing,
                 compiled=args.compile,
+                longest=args.longest,
             )
         )
         print(table(results[-1]), flush=True)

@@ -8,17 +8,21 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from exact_titan.dataset.manifest import Manifest
+from exact_titan.dataset.work import write_work
 from exact_titan.dataset.writer import SplitWriter
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 
 SHARD_TOKENS = 2**24
 
 
-def mixed_lengths(window: int, seed: int = 0) -> Iterator[int]:
-    """Yield endless document lengths, log-uniform from 64 tokens to four windows. Every bucket gets targets."""
+def mixed_lengths(window: int, seed: int = 0, longest: float = 4) -> Iterator[int]:
+    """Yield endless document lengths, log-uniform from 64 tokens to ``longest`` windows.
+
+    With the default every bucket gets targets.
+    """
     rng = np.random.default_rng(seed)
     while True:
-        yield int(np.exp(rng.uniform(np.log(64), np.log(4 * window))))
+        yield int(np.exp(rng.uniform(np.log(64), np.log(longest * window))))
 
 
 def write_dataset(
@@ -47,6 +51,7 @@ def write_dataset(
         inputs += length - 1
     record = writer.finish()
     assert record is not None
+    write_work(folder, "train", record.shards, window)
     (folder / "tokenizer").mkdir()
     Tokenizer(WordLevel({"<eos>": 0}, unk_token="<eos>")).save(str(folder / "tokenizer" / "tokenizer.json"))
     Manifest(

@@ -69,6 +69,10 @@ _LISTS: dict[Any, tuple[type, str]] = {list[str]: (str, "A,B,C,..."), list[int]:
 """Types of lists: the type of an entry, and the parser's name for a value."""
 
 
+_WITHOUT_HELP = (tyro.conf.HelptextFromCommentsOff,)
+"""The parser reads no comments of source files: :mod:`exact_titan.launch.help_pages` has the help."""
+
+
 def load_config(argv: list[str]) -> RunConfig:
     """Return the config of ``--config CONFIG`` and the options in ``argv``. Options override the TOML.
 
@@ -104,7 +108,9 @@ def _parse(tokens: list[str], default: RunConfig, *, where: str) -> RunConfig:
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
-            return tyro.cli(ExactTrainer.Config, args=tokens, default=default, registry=registry())
+            return tyro.cli(
+                ExactTrainer.Config, args=tokens, default=default, registry=registry(), config=_WITHOUT_HELP
+            )
     except SystemExit:
         raise InputError(f"{where}: {_first_message(output.getvalue())}") from None
     except (ValueError, AssertionError) as error:

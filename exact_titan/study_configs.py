@@ -86,8 +86,7 @@ def _complete_before_its_start(config: RunConfig, source: RunConfig) -> RunConfi
         config: the config of the run.
         source: the completed config of the previous stage.
     """
-    if not config.model:
-        start.check_positions(config, _architecture(source))
+    previous = _architecture(source)
     tokenizers = [made.manifest.tokenizer.sha256 for made in source.dataloader._mixture.datasets]
     made = complete(
         replace(
@@ -95,8 +94,11 @@ def _complete_before_its_start(config: RunConfig, source: RunConfig) -> RunConfi
             start_from="" if config.model or source.model else source.start_from,
             model=config.model or source.model,
             architecture=config.architecture if config.model else source.architecture,
+            _stage_before=None if config.model else previous,
         )
     )
+    if config.model:
+        start.compare_with_previous(config, _architecture(made), previous)
     if made.dataloader._mixture.datasets[0].manifest.tokenizer.sha256 not in tokenizers and not made.model:
         raise InputError(
             f"{config.dataloader.dataset_path} was packed with another tokenizer than {source.dataloader.dataset_path} "

@@ -35,17 +35,31 @@ LLAMA_3_SCALING = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
+YARN = {"rope_type": "yarn", "rope_theta": 10_000.0, "factor": 4.0, "original_max_position_embeddings": 64}
 CHECKPOINTS = {
     "llama": (LlamaConfig, {}),
     "llama tied": (LlamaConfig, {"tie_word_embeddings": True}),
     "llama with scaled RoPE": (LlamaConfig, {"rope_parameters": LLAMA_3_SCALING}),
+    "llama with linear RoPE": (
+        LlamaConfig,
+        {"rope_parameters": {"rope_type": "linear", "rope_theta": 10_000.0, "factor": 4.0}},
+    ),
+    "llama with YaRN": (LlamaConfig, {"rope_parameters": YARN}),
     "llama with wide heads": (LlamaConfig, {"head_dim": 24, "num_key_value_heads": 1}),
     "qwen2": (Qwen2Config, {"rms_norm_eps": 1e-5}),
     "qwen2 tied": (Qwen2Config, {"tie_word_embeddings": True, "num_key_value_heads": 4}),
+    "qwen2 with YaRN": (
+        Qwen2Config,
+        {"rope_parameters": {**YARN, "rope_theta": 1e6, "attention_factor": 1.5, "truncate": False}},
+    ),
     "qwen3": (Qwen3Config, {"head_dim": 24, "num_key_value_heads": 1}),
     "qwen3 tied": (Qwen3Config, {"tie_word_embeddings": True, "head_dim": 16}),
     "mistral": (MistralConfig, {"sliding_window": None}),
     "smollm3": (SmolLM3Config, {"no_rope_layer_interval": 2, "pad_token_id": None}),
+    "smollm3 with YaRN": (
+        SmolLM3Config,
+        {"no_rope_layer_interval": 2, "pad_token_id": None, "rope_parameters": YARN},
+    ),
 }
 
 

@@ -27,20 +27,35 @@ LONGEST_FILES = (
     "test_continue.py",
     "test_slurm.py",
     "test_chaos.py",
-    "test_parity.py",
-    "test_clusters.py",
+    "titan/test_layout.py",
+    "titan/model/test_parity.py",
+    "packing/test_clusters.py",
     "test_benchmarks.py",
+    "planning/test_command.py",
+    "titan/test_training.py",
+    "launch/test_agent.py",
+    "study/test_session.py",
     "test_quickstart.py",
     "test_wheel.py",
-    "test_session.py",
+    "test_stopping.py",
+    "titan/test_checkpoint.py",
+    "planning/test_memory.py",
+    "test_warm_ranks.py",
+    "runs/test_export.py",
+    "titan/test_resume.py",
+    "titan/test_identity.py",
 )
-"""The files that take more than 40 s, the longest first. ``test_slurm.py`` and ``test_clusters.py`` share one Slurm."""
+"""The longest files with all tests and the longest files without the slow tests, each in descending order.
+
+``test_slurm.py`` and ``packing/test_clusters.py`` share one Slurm.
+"""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first, so that no worker waits for a long file at the end."""
     rank = {name: k for k, name in enumerate(LONGEST_FILES)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: rank.get(str(item.path.relative_to(tests)), len(rank)))
 
 
 @pytest.fixture(autouse=True)
@@ -81,8 +96,16 @@ def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
     script = SHARED / "tools/get_smollm2.py"
     if not script.is_file():
         pytest.skip(f"the script that fetches SmolLM2 does not exist: {script}")
-    folder = tmp_path_factory.mktemp("smollm2") / "SmolLM2-135M-Instruct"
-    subprocess.run([sys.executable, str(script), str(folder)], check=True)
+    # The workers of a test session share the folder, because the conversion takes most of a minute.
+    session = tmp_path_factory.getbasetemp()
+    session = session.parent if "PYTEST_XDIST_WORKER" in os.environ else session
+    folder = session / "SmolLM2-135M-Instruct"
+    with (session / "smollm2.lock").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        if not folder.exists():
+            converted = tmp_path_factory.mktemp("smollm2") / folder.name
+            subprocess.run([sys.executable, str(script), str(converted)], check=True)
+            converted.rename(folder)
     return folder
 
 

@@ -38,6 +38,23 @@ def test_the_balance_benchmark_shows_better_balance(dataset):
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_many_ranks_counts_no_more_opens_for_more_ranks():
+    printed = run("benchmarks.many_ranks").splitlines()
+    steps = [line.split() for line in printed[3:5]]
+    assert [row[:2] for row in steps] == [["8", "32"], ["64", "256"]]
+    for row in steps:
+        # A shard of the rank's four windows may be open already.
+        assert 0 < float(row[7]) <= 4
+        assert row[8:10] == ["0", "0"]
+    starts = [line.split() for line in printed[7:9]]
+    shards = int(printed[0].split()[5])
+    for row in starts:
+        assert row[6:8] == ["1", "2"]
+        assert int(row[8]) < shards / 8 + 20
+    assert float(printed[-1].split()[2]) > 0
+
+
+@pytest.mark.slow
 def test_the_policies_benchmark_runs():
     printed = run("benchmarks.best_fit", small=("--documents", "1000"))
     assert "concat: " in printed

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from exact_titan.system import processes
-from tests import warm_ranks
-from tests.support import ROOT, background_torchrun, torchrun
+from tests import warm_agent, warm_ranks
+from tests.support import ROOT, background_torchrun
 from tests.test_stopping import arguments
 from tests.warm_ranks import Run
 
@@ -126,8 +126,8 @@ def test_twenty_disturbed_launches_train_like_an_uninterrupted_run(dataset, tmp_
             told.append(f"{number}: {ranks} ranks, {how}: {run.output().count('  loss ')} steps")
             print(told[-1], flush=True)
     # The last launch runs to the end, under torchrun.
-    done = torchrun(2, str(ROOT / "tests/titan/traced_train.py"), *options(dataset, broken), cwd=tmp_path)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    done = warm_agent.torchrun(2, str(ROOT / "tests/titan/traced_train.py"), *options(dataset, broken), cwd=tmp_path)
+    assert done.codes == [0], done.stdout[-2000:] + done.stderr[-2000:]
     assert (broken / "out/exit_code").read_text() == "0\n"
     assert not (broken / "out/.lock").exists()
 

@@ -14,6 +14,7 @@ import json
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from exact_titan.cli import main
@@ -23,6 +24,7 @@ from exact_titan.errors import InputError
 from exact_titan.packing import append
 from exact_titan.runs.metrics_log import read_validations
 from exact_titan.runs.run_record import read_record
+from exact_titan.sampling.balance import attention_work
 from tests.titan.test_training import losses, record
 
 FIXTURE = Path(__file__).parent / "fixtures/before_rooms.tar.gz"
@@ -65,11 +67,15 @@ def test_a_dataset_of_an_older_format_keeps_its_fingerprint_and_its_format(forma
     manifest = Manifest.read(folder)
     assert (manifest.format_version, manifest.fingerprint) == (version, expected["fingerprint"])
     windows = [PackedDataset(folder)[k]["input"].tolist() for k in range(len(PackedDataset(folder)))]
+    assert PackedDataset(folder).work is None
     list(verify(folder))
     append(folder, [formats / more])
     grown = Manifest.read(folder)
     assert (grown.format_version, grown.fingerprint) == (expected["appended_format"], expected["appended"])
     assert [PackedDataset(folder)[k]["input"].tolist() for k in range(len(windows))] == windows
+    larger = PackedDataset(folder)
+    assert larger.work is not None
+    assert larger.work[np.arange(len(larger))].tolist() == [attention_work(larger, k) for k in range(len(larger))]
     list(verify(folder))
 
 

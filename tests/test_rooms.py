@@ -3,7 +3,6 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -87,17 +86,24 @@ def modules(package: Path) -> dict[str, Path]:
     return {".".join(p.parts).removesuffix(".__init__"): file for file, p in files.items()}
 
 
-def imports(file: Path) -> Iterator[str]:
-    """Yield every module that a file imports: at the top, in functions and for types."""
-    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+def imports(file: Path) -> set[str]:
+    """Return every module that a file imports: at the top, in functions and for types."""
+    return imports_of(file.read_text(encoding="utf-8"))
+
+
+@cache
+def imports_of(program: str) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(program)):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{file}: import with the full name"
+            assert node.level == 0, f"from {'.' * node.level}{node.module or ''}: import with the full name"
             assert node.module is not None
-            yield node.module
+            found.add(node.module)
             # `from exact_titan.titan import start` also imports a module.
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
 
 
 def known(imported: set[str], package: Path) -> set[str]:
@@ -109,7 +115,7 @@ def upward_imports(package: Path) -> list[str]:
     """Return ``A imports B`` for every import of a room that is not above the importing room."""
     wrong = []
     for module, file in modules(package).items():
-        for other in sorted(known(set(imports(file)), package)):
+        for other in sorted(known(imports(file), package)):
             # A package's own __init__ is part of any import of its modules.
             if room_of(other) > room_of(module) and not module.startswith(f"{other}."):
                 wrong.append(f"{module} imports {other}")
@@ -118,7 +124,7 @@ def upward_imports(package: Path) -> list[str]:
 
 def circles(package: Path) -> list[list[str]]:
     """Return the circles of modules that import each other, at the top of a file or in a function."""
-    graph = {module: known(set(imports(file)), package) - {module} for module, file in modules(package).items()}
+    graph = {module: known(imports(file), package) - {module} for module, file in modules(package).items()}
     found, done = [], set()
 
     def walk(module: str, path: list[str]) -> None:

@@ -105,13 +105,31 @@ def step(run: Path) -> int:
     return max(map(int, re.findall(r"\bstep (\d+)/\d+ \d+ %", logs)), default=0)
 
 
-def steps_in(seconds: int, folder: Path) -> int:
-    """Return the number of steps that two ranks train in ``seconds``, from a trial of ten seconds."""
-    options = ("--training.steps", "1000000", "--dump_folder", folder / "pace")
-    with warm_ranks.background(2, "exact_titan.train", "--config", "run.toml", *options, cwd=folder) as run:
-        run.wait_for("step 1/")
-        time.sleep(10)
-        return max(map(int, re.findall(r"\bstep (\d+)/\d+ \d+ %", run.output()))) * seconds // 10
+STEPS = 100
+PACED = """
+import os
+import time
+
+from torchtitan.config.override import override
+
+from exact_titan.titan.loader import PackedDataLoader
+from exact_titan.titan.trainer import ExactTrainer
+
+stock_step = ExactTrainer.train_step
+
+
+def paced_step(self, data_iterator):
+    time.sleep(1)
+    stock_step(self, data_iterator)
+
+
+@override(target=PackedDataLoader.Config, fqns=["dataloader"], description="one second more for every step")
+def paced(config):
+    if "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+        ExactTrainer.train_step = paced_step
+    return config
+"""
+"""A module of the run: the steps of a job's first start take longer than the time until the signal, on any machine."""
 
 
 @pytest.mark.slow
@@ -121,10 +139,12 @@ def test_a_job_resumes_after_its_time_limit_with_the_losses_of_an_uninterrupted_
     """The time limit is two minutes. Slurm is exact to half a minute, so the signal comes after about one minute.
 
     The uninterrupted run trains meanwhile. Slurm waits two minutes before it starts a job again, and the test shortens
-    the wait. The second start has a longer limit.
+    the wait. The second start has a longer limit, and its steps are not paced.
     """
-    # The number of steps takes longer than the time until the signal, on any machine.
-    steps = str(steps_in(90, tmp_path))
+    (tmp_path / "pace.py").write_text(PACED)
+    with (tmp_path / "run.toml").open("a") as config:
+        config.write('override.imports = ["pace.paced"]\n')
+    steps = str(STEPS)
     job = cluster.submit("--time=2", "--signal=B:USR1@45", "--", "run.toml", "--training.steps", steps)
     options = ("--config", "run.toml", "--training.steps", steps, "--dump_folder", tmp_path / "unbroken")
     unbroken = warm_ranks.run(2, "exact_titan.train", *options, cwd=tmp_path, timeout=LONG)

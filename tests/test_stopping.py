@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests import warm_ranks
+from tests import warm_agent, warm_ranks
 from tests.support import BackgroundRun, background_torchrun
+from tests.warm_agent import WarmAgent
+from tests.warm_ranks import Run
 
 SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
 
@@ -21,8 +23,8 @@ def arguments(dataset, folder: Path, *options: str) -> list[str]:
     return [
         *["--config", "from_scratch", "--dump_folder", str(folder / "out")],
         *["--dataloader.dataset_path", str(dataset.folder), "--training.seq_len", str(dataset.window)],
-        # A step of about a second: 32 forward passes.
-        *["--training.mixed_precision_param", "float32", "--training.global_batch_size", "32"],
+        # A step of about half a second: 16 forward passes.
+        *["--training.mixed_precision_param", "float32", "--training.global_batch_size", "16"],
         *["--training.steps", "100000", "--metrics.log_freq", "1", "--validator.no-enable", *sizes, *options],
     ]
 
@@ -31,19 +33,23 @@ def torchrun_train(dataset, folder: Path) -> AbstractContextManager[BackgroundRu
     return background_torchrun(2, "-m", "exact_titan.train", *arguments(dataset, folder), cwd=folder)
 
 
+def warm_torchrun_train(dataset, folder: Path) -> AbstractContextManager[WarmAgent]:
+    return warm_agent.background_torchrun(2, "-m", "exact_titan.train", *arguments(dataset, folder), cwd=folder)
+
+
 def warm_train(dataset, folder: Path, *options: str) -> AbstractContextManager[warm_ranks.Launch]:
     return warm_ranks.background(2, "exact_titan.train", *arguments(dataset, folder, *options), cwd=folder)
 
 
-def steps(run: BackgroundRun | warm_ranks.Launch) -> list[int]:
+def steps(run: Run) -> list[int]:
     """Return the steps that the log names."""
     return [int(step) for step in re.findall(r"^step (\d+)/", run.output(), re.MULTILINE)]
 
 
-def check_stopped(run: BackgroundRun | warm_ranks.Launch, folder: Path, *, before: int, reason: str) -> None:
+def check_stopped(run: Run, folder: Path, *, before: int, reason: str) -> None:
     """Check that the run ended without an error, at most two steps after ``before``, and saved its last step."""
     # torchrun has one exit code for every failure. The exit code 75 of both warm ranks shows that no signal ended them.
-    assert run.end() == (1 if isinstance(run, BackgroundRun) else [75, 75]), run.output()
+    assert run.end() == ([75, 75] if isinstance(run, warm_ranks.Launch) else 1), run.output()
     last = steps(run)[-1]
     assert before <= last <= before + 2
     assert [path.name for path in (folder / "out/checkpoint").iterdir()] == [f"step-{last}"]
@@ -52,22 +58,22 @@ def check_stopped(run: BackgroundRun | warm_ranks.Launch, folder: Path, *, befor
     assert "Traceback" not in run.output().partition("torch/distributed/run.py")[0].partition("stopped after")[0]
 
 
-def test_sigterm_to_torchrun_saves_on_all_ranks(dataset, tmp_path):
-    with torchrun_train(dataset, tmp_path) as run:
-        run.wait_for("step 2/")
-        before = steps(run)[-1]
-        run.agent.send_signal(signal.SIGTERM)
-        check_stopped(run, tmp_path, before=before, reason=r"SIGTERM on rank \d")
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
-def test_other_signals_to_torchrun_save_on_all_ranks(dataset, tmp_path, name):
-    with torchrun_train(dataset, tmp_path) as run:
+@pytest.mark.parametrize("name", ["SIGTERM", pytest.param("SIGHUP", marks=pytest.mark.slow)])
+def test_a_signal_to_torchrun_saves_on_all_ranks(dataset, tmp_path, name):
+    with warm_torchrun_train(dataset, tmp_path) as run:
         run.wait_for("step 2/")
         before = steps(run)[-1]
         run.agent.send_signal(signal.Signals[name])
         check_stopped(run, tmp_path, before=before, reason=rf"{name} on rank \d")
+
+
+@pytest.mark.slow
+def test_sigusr1_to_real_torchrun_saves_on_all_ranks(dataset, tmp_path):
+    with torchrun_train(dataset, tmp_path) as run:
+        run.wait_for("step 2/")
+        before = steps(run)[-1]
+        run.agent.send_signal(signal.SIGUSR1)
+        check_stopped(run, tmp_path, before=before, reason=r"SIGUSR1 on rank \d")
 
 
 @pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 0), ("SIGINT", 1), ("SIGUSR1", 0)])

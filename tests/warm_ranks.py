@@ -15,7 +15,7 @@ imports once. Other tests use real torchrun for torchrun's own work: the agent, 
 6. A launch ends with its connection, its ranks end with their supervisor, and the server ends with the test session.
 
 Ranks differ from torchrun's ranks in two ways: torchtitan's sleep of 2 s at the end of a run does not happen, and all
-ranks have the same hash seed.
+ranks have the same hash seed. :mod:`tests.warm_agent` also runs torchrun's agent, with forks as ranks.
 """
 
 import atexit
@@ -157,7 +157,7 @@ class Finished:
     stderr: str
 
 
-def run(ranks: int, module: str, *arguments: object, cwd: Path, timeout: float = 300) -> Finished:
+def run(ranks: int, module: str, *arguments: object, cwd: Path, timeout: float = 300, agent: bool = False) -> Finished:
     """Run ``python -m module arguments…`` in ``ranks`` processes. The environment of each process has its rank.
 
     Args:
@@ -166,12 +166,13 @@ def run(ranks: int, module: str, *arguments: object, cwd: Path, timeout: float =
         arguments: arguments of the module.
         cwd: working directory.
         timeout: seconds until the ranks are killed and the test fails.
+        agent: whether the module starts ranks with an elastic agent. The ranks are then forks, too.
     """
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder) / "out", Path(folder) / "err"
-        with contextlib.closing(_launch(ranks, module, arguments, cwd, out, err)) as launch:
-            codes = launch.end(timeout)
-        return Finished(codes, launch.stdout, launch.stderr)
+        with contextlib.closing(launch(ranks, module, arguments, cwd, out, err, agent=agent)) as started:
+            codes = started.end(timeout)
+        return Finished(codes, started.stdout, started.stderr)
 
 
 @contextlib.contextmanager
@@ -179,14 +180,18 @@ def background(ranks: int, module: str, *arguments: object, cwd: Path) -> Iterat
     """Start :func:`run` in the background of the test. The end of the context kills ranks that still run."""
     log = cwd / "ranks.log"
     log.unlink(missing_ok=True)
-    with contextlib.closing(_launch(ranks, module, arguments, cwd, log, log)) as launch:
-        yield launch
+    with contextlib.closing(launch(ranks, module, arguments, cwd, log, log)) as started:
+        yield started
 
 
-def _launch(ranks: int, module: str, arguments: Sequence[object], cwd: Path, out: Path, err: Path) -> Launch:
+def launch(
+    ranks: int, module: str, arguments: Sequence[object], cwd: Path, out: Path, err: Path, *, agent: bool = False
+) -> Launch:
+    """Start :func:`run`, with files for standard output and standard error. The two files may be one file."""
     for file in (out, err):
         file.touch()
     inherited = {name: value for name, value in os.environ.items() if name not in _OF_A_RANK}
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
     request = {
         "ranks": ranks,
         "module": module,
@@ -194,7 +199,8 @@ def _launch(ranks: int, module: str, arguments: Sequence[object], cwd: Path, out
         "cwd": str(cwd),
         "out": str(out),
         "err": str(err),
-        "environment": inherited | _ENVIRONMENT | {"PYTHONUNBUFFERED": "1"},
+        "agent": agent,
+        "environment": inherited | _ENVIRONMENT | {"PYTHONUNBUFFERED": "1", "PYTHONPATH": paths},
     }
     connection = socket.socket(socket.AF_UNIX)
     with _STARTING:

@@ -18,7 +18,10 @@ import time
 import traceback
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
+
+from tests import forked_ranks
 
 _LOOK_SECONDS = 0.02
 _OTHERS_SECONDS = 0.1
@@ -31,11 +34,14 @@ _IMPORTED = (
     "matplotlib.backends.backend_agg",
     "matplotlib.figure",
     "torch.distributed.checkpoint",
+    "torch.distributed.elastic.agent.server.local_elastic_agent",
+    "torch.distributed.launcher.api",
     "torch.utils.tensorboard",
     "torchtitan.trainer",
     "typeguard",
     "exact_titan.config",
     "exact_titan.config_registry",
+    "exact_titan.launch.agent",
     "exact_titan.packing",
     "exact_titan.planning.run",
     "exact_titan.runs.export",
@@ -144,25 +150,51 @@ def _run_rank(rank: int, request: dict[str, Any], port: int) -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     master_port = os.read(port, 10).decode()
     os.close(port)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     files = [os.open(os.devnull, os.O_RDONLY)]
     files += [os.open(request[name], os.O_WRONLY | os.O_APPEND | os.O_CREAT) for name in ("out", "err")]
+    environment = request["environment"]
+    if request["ranks"]:
+        ranks = str(request["ranks"])
+        environment |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": ranks, "LOCAL_WORLD_SIZE": ranks}
+        environment |= {"MASTER_ADDR": "localhost", "MASTER_PORT": master_port, "TORCHELASTIC_USE_AGENT_STORE": "True"}
+    os.chdir(request["cwd"])
+    if request["agent"]:
+        forked_ranks.install(_run_as_rank)
+    _run_python(["-m", request["module"], *request["arguments"]], environment, files)
+
+
+def _run_as_rank(arguments: list[str], environment: dict[str, str], files: list[int]) -> NoReturn:
+    _exit_as(functools.partial(_run_python, arguments, environment, files))
+
+
+def _run_python(arguments: list[str], environment: dict[str, str], files: list[int]) -> None:
+    """Make this process equal to ``python [-u] (-m MODULE | SCRIPT) …``, and run the program.
+
+    Args:
+        arguments: the arguments of Python.
+        environment: the environment.
+        files: standard input, output and error.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for target, file in enumerate(files):
         os.dup2(file, target)
         os.close(file)
     os.environ.clear()
-    os.environ.update(request["environment"])
-    if request["ranks"]:
-        ranks = str(request["ranks"])
-        os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=ranks, LOCAL_WORLD_SIZE=ranks)
-        os.environ.update(MASTER_ADDR="localhost", MASTER_PORT=master_port, TORCHELASTIC_USE_AGENT_STORE="True")
-    os.chdir(request["cwd"])
+    os.environ.update(environment)
     random.seed()
     sys.modules["numpy"].random.seed()
-    sys.argv = [request["module"], *request["arguments"]]
+    words = arguments[arguments[0] == "-u" :]
+    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path and path not in sys.path]
+    if words[0] != "-m":
+        sys.path[:0] = [str(Path(words[0]).parent), *paths]
+        sys.argv = words
+        runpy.run_path(words[0], run_name="__main__")
+        return
+    sys.path[:0] = [os.getcwd(), *paths]
+    sys.argv = words[1:]
     # As with python -m: the module runs as __main__ and is not imported before.
-    sys.modules.pop(request["module"], None)
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    sys.modules.pop(words[1], None)
+    runpy.run_module(words[1], run_name="__main__", alter_sys=True)
 
 
 def _exit_as(program: Callable[[], None]) -> NoReturn:

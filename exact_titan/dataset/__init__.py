@@ -6,7 +6,8 @@ Writing:
    documents.
 2. :mod:`writer` stores the windows of a split in shards (:mod:`shards`), and stores the documents' lengths
    (:mod:`lengths`).
-3. :mod:`manifest` writes ``manifest.json`` last. A folder without a manifest is not a dataset.
+3. :mod:`work` stores the attention work of every window, so a run balances its steps without opening the shards.
+4. :mod:`manifest` writes ``manifest.json`` last. A folder without a manifest is not a dataset.
 
 Reading: :mod:`dataset` gives any window of a split, and :mod:`verify` checks a whole dataset. Reading needs only torch
 and numpy.

@@ -16,10 +16,13 @@ from exact_titan.dataset.manifest import Manifest
 from exact_titan.dataset.manifest_checks import check_shard_numbers
 from exact_titan.dataset.records import SplitRecord
 from exact_titan.dataset.shards import Shard
+from exact_titan.dataset.work import AttentionWork
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
 
 NO_LABEL = -100
+ALL = slice(None)
+"""All shards of a split."""
 
 
 class PackedDataset:
@@ -32,9 +35,10 @@ class PackedDataset:
         folder: the packed dataset.
         split: ``train`` or ``val``.
         manifest: the folder's manifest, if the caller has read it already.
+        checked: the shards whose files are checked. Several processes of a machine can divide the shards.
 
     Attributes:
-        folder: the packed dataset.
+        folder, split: the arguments.
         manifest: the manifest of the dataset (:class:`Manifest`).
         record: the split's part of the manifest.
         window: inputs per window (L).
@@ -47,13 +51,21 @@ class PackedDataset:
             The class does not check the contents of the shards: ``exact-titan verify`` checks the contents.
     """
 
-    def __init__(self, folder: str | PathLike[str], split: str = "train", *, manifest: Manifest | None = None) -> None:
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: str | PathLike[str],
+        split: str = "train",
+        *,
+        manifest: Manifest | None = None,
+        checked: slice = ALL,
+    ) -> None:
+        self.folder, self.split = Path(folder), split
         self.manifest = manifest or Manifest.read(self.folder)
         self.record = split_record(self.manifest, split, self.folder)
         token_bytes = np.dtype(self.manifest.token_dtype).itemsize
-        for shard in self.record.shards:
+        for shard in self.record.shards[checked]:
             check_size(self.folder / shard.file, shard.bytes)
+        for shard in self.record.shards:
             check_shard_numbers(self.folder / shard.file, shard, token_bytes)
         self.window = self.manifest.window
         self.buckets = Buckets(self.window)
@@ -179,6 +191,15 @@ class PackedDataset:
         entry = self.record.shards[number]
         shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
         return shard, *shard.segments(k - int(self._first_windows[number]), self.window)
+
+    @cached_property
+    def work(self) -> AttentionWork | None:
+        """The attention work of the windows (:mod:`exact_titan.dataset.work`). None: the dataset has no such file.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        return AttentionWork.open(self.folder, self.split, self.record.shards, self.window)
 
     @cached_property
     def _arange_L(self) -> np.ndarray:

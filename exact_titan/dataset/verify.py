@@ -14,6 +14,7 @@ from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, ShardRecord
 from exact_titan.dataset.parsed_records import AGAIN
 from exact_titan.dataset.policies import Segment, lay_out
 from exact_titan.dataset.shards import Shard
+from exact_titan.dataset.work import section, work_file, work_of_shard, written_sections, wrong_work
 from exact_titan.errors import InputError
 from exact_titan.exposure import Buckets
 
@@ -24,7 +25,8 @@ def verify(folder: Path) -> Iterator[str]:
     1. Check the manifest and the digest of the tokenizer.
     2. Lay out the documents of every split again, from their lengths.
     3. Check the digest and the invariants of every shard, and compare its windows with the windows of step 2. In a
-       dataset of instructions, also compare the labels without a loss with the documents' masks.
+       dataset of instructions, also compare the labels without a loss with the documents' masks. If the dataset has
+       the attention work of its windows, compare the numbers with the windows.
     4. Compare the sums over the shards with the manifest.
 
     Yields:
@@ -44,12 +46,14 @@ def verify(folder: Path) -> Iterator[str]:
 
 
 def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manifest) -> Iterator[str]:
+    window = manifest.window
     lengths_D = read_lengths(folder, split, record.documents, inputs=record.tokens)
     unsupervised_D = None if manifest.sft is None else read_unsupervised(folder, split, lengths_D)
-    layout = lay_out(manifest.policy, manifest.window, lengths_D, record.parts)
-    buckets = Buckets(manifest.window)
+    layout = lay_out(manifest.policy, window, lengths_D, record.parts)
+    buckets = Buckets(window)
     counts = torch.zeros(len(buckets), dtype=torch.int64)
     windows = inputs = targets = inside = 0
+    sections = written_sections(folder, split, record.shards)
     for entry in record.shards:
         file = folder / entry.file
         shard = _verify_shard(file, entry, manifest)
@@ -61,15 +65,18 @@ def _verify_split(folder: Path, split: str, record: SplitRecord, manifest: Manif
         windows += entry.windows
         inputs += int(shard.segment_length.sum(dtype=np.int64))
         targets += int(counts_n.sum())
+        if sections is not None and next(sections) != section(work_of_shard(shard, window), entry, window):
+            raise wrong_work(work_file(folder, split), f"its attention work is not that of the windows of {file}")
         yield f"{entry.file}: {entry.windows} windows, {entry.tokens} tokens, {entry.segments} segments"
     _equal(f"{folder}: windows of {split}", windows, record.windows)
     _true(next(layout, None) is None, f"{folder}: each document of {split} is in its windows")
     _equal(f"{folder}: tokens of {split}", inputs, record.tokens)
     _equal(f"{folder}: targets of {split}", targets, record.targets)
-    _equal(f"{folder}: padding of {split}", windows * manifest.window - inputs, record.padding)
+    _equal(f"{folder}: padding of {split}", windows * window - inputs, record.padding)
     _equal(f"{folder}: bucket_counts of {split}", counts.tolist(), record.bucket_counts)
     also = f", {inside} end-of-text ids inside documents" if inside else ""
-    yield f"split {split}: {windows} windows, {targets} targets, bucket counts{also}"
+    work = "" if sections is None else "attention work, "
+    yield f"split {split}: {windows} windows, {targets} targets, {work}bucket counts{also}"
 
 
 def _ids_inside(shard: Shard, segments_S3: np.ndarray, eos_id: int) -> int:

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 
 from exact_titan.errors import InputError
+from exact_titan.models.rope import Llama3Scaling, RopeScaling, describe_rope
 
 LARGEST_SIZE = 2**31 - 1
 """Largest width, vocabulary or number of positions."""
@@ -11,17 +12,6 @@ LARGEST_SIZE = 2**31 - 1
 MOST_LAYERS = 10_000
 MOST_PARAMETERS = 10**14
 """Limits above every published model. A file with larger numbers is damaged, or shall fill the memory."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RopeScaling:
-    """The stretching of RoPE's low frequencies in Llama 3.1 and later (``rope_type`` "llama3" in a config.json)."""
-
-    factor: float
-    low_freq_factor: float
-    high_freq_factor: float
-    original_positions: int
-    """Positions before the stretching, ``original_max_position_embeddings``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +59,11 @@ class Architecture:
     """Indices of the layers that rotate neither queries nor keys (SmolLM3)."""
 
     rope_scaling: RopeScaling | None = None
+
+    @property
+    def rope(self) -> str:
+        """RoPE in words."""
+        return describe_rope(self.rope_theta, self.rope_scaling, self.max_positions)
 
     def tensors(self) -> dict[str, tuple[int, ...]]:
         """Return the shape of every tensor by its name in a Hugging Face folder, in the order of the layers.
@@ -166,9 +161,7 @@ def _llama3(dim: int, n_layers: int, n_heads: int, ffn_dim: int, *, scaling_fact
         vocab_size=128_256,
         max_positions=131_072,
         rope_theta=500_000.0,
-        rope_scaling=RopeScaling(
-            factor=scaling_factor, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=8192
-        ),
+        rope_scaling=Llama3Scaling(factor=scaling_factor, original_positions=8192),
         norm_eps=1e-5,
         tie_embeddings=tied,
     )

@@ -5,13 +5,14 @@ computation and is not supported. The reader ignores all other keys. Code in the
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from exact_titan.documents.hub import hub_hint
 from exact_titan.errors import InputError
-from exact_titan.models.architecture import LARGEST_SIZE, MOST_LAYERS, Architecture, RopeScaling
+from exact_titan.models.architecture import MOST_LAYERS, Architecture
+from exact_titan.models.hf_rope import ORIGINAL, read_rope, rope_keys
+from exact_titan.models.json_values import JsonValues
 from exact_titan.system.folder_files import check_inside
 from exact_titan.system.json_files import read_json
 from exact_titan.system.typed_values import fits
@@ -20,8 +21,6 @@ FILE_NAME = "config.json"
 
 DEFAULT_THETA = 10_000.0
 """The base of RoPE in transformers, for files without ``rope_theta``. SmolLM3 has another default."""
-
-_ORIGINAL = "original_max_position_embeddings"
 
 _FAMILIES: dict[str, str] = {
     "LlamaForCausalLM": "llama",
@@ -90,7 +89,7 @@ def read_architecture(folder: Path) -> Architecture:
     config = read_config(folder)
     family = _family(config, file)
     _refuse_unsupported(config, file)
-    read = _Reader({**_DEFAULTS[family], **{key: value for key, value in config.items() if value is not None}}, file)
+    read = JsonValues({**_DEFAULTS[family], **{key: value for key, value in config.items() if value is not None}}, file)
     dim, n_heads = read.positive("hidden_size"), read.positive("num_attention_heads")
     if "head_dim" not in read.config and dim % n_heads:
         raise InputError(f"{file}: hidden_size ({dim}) is not a multiple of num_attention_heads ({n_heads})")
@@ -105,8 +104,7 @@ def read_architecture(folder: Path) -> Architecture:
             f"{file}: sliding_window is {window!r:.60} (without the key: {_MISTRAL_WINDOW}): only null is supported: "
             f"use a model without a sliding window"
         )
-    max_positions = read.positive("max_position_embeddings")
-    theta, scaling = _rope(read.config, file, _THETAS.get(family, DEFAULT_THETA))
+    rope = read_rope(read.config, file, _THETAS.get(family, DEFAULT_THETA))
     n_layers = read.positive("num_hidden_layers", most=MOST_LAYERS)
     architecture = Architecture(
         family=family,
@@ -117,9 +115,9 @@ def read_architecture(folder: Path) -> Architecture:
         head_dim=head_dim,
         ffn_dim=read.positive("intermediate_size"),
         vocab_size=read.positive("vocab_size"),
-        max_positions=max_positions,
-        rope_theta=theta,
-        rope_scaling=scaling,
+        max_positions=rope.positions,
+        rope_theta=rope.theta,
+        rope_scaling=rope.scaling,
         norm_eps=read.number("rms_norm_eps", below=1.0),
         qkv_bias=family == "qwen2",
         qk_norm=family == "qwen3",
@@ -153,7 +151,7 @@ def make_config(architecture: Architecture, *, eos_token_id: int | None) -> dict
         "intermediate_size": architecture.ffn_dim,
         "vocab_size": architecture.vocab_size,
         "max_position_embeddings": architecture.max_positions,
-        **_rope_keys(architecture),
+        **rope_keys(architecture.rope_theta, architecture.rope_scaling),
         "rms_norm_eps": architecture.norm_eps,
         "hidden_act": "silu",
         "tie_word_embeddings": architecture.tie_embeddings,
@@ -168,32 +166,31 @@ def make_config(architecture: Architecture, *, eos_token_id: int | None) -> dict
 def portable_config(config: dict[str, Any], architecture: Architecture, *, dtype: str) -> dict[str, Any]:
     """Return a ``config.json`` with the keys of RoPE and of the dtype that transformers 4 and 5 both read.
 
-    transformers 4 ignores ``rope_parameters`` without a warning, and computes with a base of 10,000. transformers
-    before 4.56 ignores ``dtype``.
+    transformers before 4.56 ignores ``dtype``.
 
     Args:
         config: the model's ``config.json``.
         architecture: :func:`read_architecture` of the same file.
         dtype: dtype of the weights, such as "bfloat16".
     """
-    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", "dtype")}
-    return {**kept, **_rope_keys(architecture), "torch_dtype": dtype}
+    kept = {key: value for key, value in config.items() if key != "dtype"}
+    return {**with_rope(kept, architecture), "torch_dtype": dtype}
 
 
-def _rope_keys(architecture: Architecture) -> dict[str, Any]:
-    scaling = architecture.rope_scaling
-    return {
-        "rope_theta": architecture.rope_theta,
-        "rope_scaling": None
-        if scaling is None
-        else {
-            "rope_type": "llama3",
-            "factor": scaling.factor,
-            "low_freq_factor": scaling.low_freq_factor,
-            "high_freq_factor": scaling.high_freq_factor,
-            _ORIGINAL: scaling.original_positions,
-        },
-    }
+def with_rope(config: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
+    """Return a ``config.json`` with the RoPE of ``architecture``, in keys that transformers 4, 5 and vLLM read alike.
+
+    ``max_position_embeddings`` becomes the positions of the architecture: factor x original positions for YaRN. Some
+    versions of transformers 4 take YaRN's factor from this ratio.
+
+    Args:
+        config: the ``config.json`` of a model with the same architecture, except for RoPE.
+        architecture: an architecture with the RoPE to write.
+    """
+    # transformers prefers the original positions at the top level.
+    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", ORIGINAL)}
+    keys = rope_keys(architecture.rope_theta, architecture.rope_scaling)
+    return {**kept, **keys, "max_position_embeddings": architecture.max_positions}
 
 
 def _family(config: dict[str, Any], file: Path) -> str:
@@ -234,7 +231,7 @@ def _refuse_unsupported(config: dict[str, Any], file: Path) -> None:
         raise InputError(f"{file}: layer_types has {other!r:.60}: only 'full_attention' is supported")
 
 
-def _layers_without_rope(read: "_Reader", n_layers: int) -> tuple[int, ...]:
+def _layers_without_rope(read: JsonValues, n_layers: int) -> tuple[int, ...]:
     """Return the layers without RoPE of a SmolLM3 file: the zeros in ``no_rope_layers``.
 
     Without the key, every layer whose number (from 1) is a multiple of ``no_rope_layer_interval`` is a layer without
@@ -250,111 +247,3 @@ def _layers_without_rope(read: "_Reader", n_layers: int) -> tuple[int, ...]:
             f"RoPE and 0 for a layer without"
         )
     return tuple(layer for layer, kind in enumerate(kinds) if not kind)
-
-
-def _rope(config: dict[str, Any], file: Path, default: float) -> tuple[float, RopeScaling | None]:
-    """Return the base and the scaling of RoPE. ``default`` is the base of a file without a base.
-
-    transformers 5 reads ``rope_scaling`` if the key is not empty, and ``rope_parameters`` otherwise. The base is
-    ``rope_theta`` of the object that transformers reads, then ``rope_theta`` at the top level, then the default.
-    transformers therefore ignores values of other places without a warning. Contradicting values are refused here.
-    """
-    top = _Reader(config, file)
-    keys = [key for key in ("rope_scaling", "rope_parameters") if config.get(key)]
-    found = [(key, _rope_of(key, config[key], top, default)) for key in keys] or [
-        ("rope_theta", (top.number("rope_theta", default), None))
-    ]
-    (first, rope), (last, other) = found[0], found[-1]
-    if rope != other:
-        raise InputError(
-            f"{file}: {first} and {last} are both set and give different frequencies: remove one of them, and write "
-            f"rope_theta into the other"
-        )
-    return rope
-
-
-def _rope_of(key: str, parameters: Any, top: "_Reader", default: float) -> tuple[float, RopeScaling | None]:
-    """Return the base and the scaling in ``rope_scaling`` or ``rope_parameters``, the object with the name ``key``."""
-    file = top.file
-    if not isinstance(parameters, dict):
-        raise InputError(f"{file}: {key} is not a JSON object")
-    nested = next((name for name, value in parameters.items() if isinstance(value, dict)), None)
-    if nested is not None:
-        raise InputError(
-            f"{file}: {key}.{nested} is an object of one layer type: only one object for all layers is supported"
-        )
-    read = _Reader(parameters, file, prefix=f"{key}.")
-    theta = read.number("rope_theta") if "rope_theta" in parameters else top.number("rope_theta", default)
-    if "rope_theta" in top.config and top.number("rope_theta") != theta:
-        raise InputError(
-            f"{file}: rope_theta is {top.config['rope_theta']!r} and {key}.rope_theta is {parameters['rope_theta']!r}: "
-            f"remove one of them"
-        )
-    # transformers before 4.43 calls this key "type".
-    kinds = [parameters[name] for name in ("rope_type", "type") if name in parameters] or ["default"]
-    if kinds[0] != kinds[-1]:
-        raise InputError(f"{file}: {key}.rope_type is {kinds[0]!r} and {key}.type is {kinds[-1]!r}: remove one of them")
-    kind = kinds[0]
-    if kind == "default":
-        if parameters.get("factor") is not None:
-            raise InputError(
-                f"{file}: {key}.factor is {parameters['factor']!r}, but {key} has no rope_type that uses a factor: "
-                f"remove factor, or set rope_type to 'llama3'"
-            )
-        return theta, None
-    if kind != "llama3":
-        raise InputError(f"{file}: {key}.rope_type is {kind!r}: supported are 'default' and 'llama3'")
-    scaling = RopeScaling(
-        factor=read.number("factor"),
-        low_freq_factor=read.number("low_freq_factor"),
-        high_freq_factor=read.number("high_freq_factor"),
-        original_positions=read.positive(_ORIGINAL),
-    )
-    if top.config.get(_ORIGINAL, scaling.original_positions) != scaling.original_positions:
-        raise InputError(
-            f"{file}: {_ORIGINAL} is {top.config[_ORIGINAL]!r} and {key}.{_ORIGINAL} is {scaling.original_positions}: "
-            f"remove one of them"
-        )
-    if scaling.high_freq_factor <= scaling.low_freq_factor:
-        raise InputError(
-            f"{file}: {key}.high_freq_factor is {scaling.high_freq_factor:g}: it must be above low_freq_factor "
-            f"({scaling.low_freq_factor:g})"
-        )
-    return theta, scaling
-
-
-class _Reader:
-    """Reads values of a JSON object. A value that is missing or has another type is refused by the name of its key."""
-
-    def __init__(self, config: dict[str, Any], file: Path, prefix: str = "") -> None:
-        self.config = config
-        self.file = file
-        self._prefix = prefix
-
-    def _value(self, key: str, default: float | None) -> Any:
-        value = self.config.get(key, default)
-        if value is None:
-            raise InputError(f"{self.file}: {self._prefix}{key} is missing")
-        return value
-
-    def number(self, key: str, default: float | None = None, *, below: float = sys.float_info.max) -> float:
-        value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < below:
-            limit = f" and below {below:g}" if below < sys.float_info.max else ""
-            raise InputError(f"{self.file}: {self._prefix}{key} is {value!r:.60}: it must be a number above 0{limit}")
-        return float(value)
-
-    def positive(self, key: str, default: int | None = None, *, most: int = LARGEST_SIZE) -> int:
-        value = self._value(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            limit = f" and {most} or less" if isinstance(value, int) and value > most else ""
-            raise InputError(
-                f"{self.file}: {self._prefix}{key} is {value!r:.60}: it must be a whole number of 1 or more{limit}"
-            )
-        return value
-
-    def truth(self, key: str) -> bool:
-        value = self._value(key, None)
-        if not isinstance(value, bool):
-            raise InputError(f"{self.file}: {self._prefix}{key} is {value!r:.60}: it must be true or false")
-        return value

@@ -16,6 +16,7 @@ from exact_titan.dataset.lengths import (
 )
 from exact_titan.dataset.manifest import SftRecord, SourceRecord, SplitRecord
 from exact_titan.dataset.manifest_checks import SPLITS, shard_name
+from exact_titan.dataset.work import write_work
 from exact_titan.documents.digests import digest_in_order, digest_of_all
 from exact_titan.packing.part_result import PartResult, part_folder
 from exact_titan.packing.parts import Part
@@ -93,6 +94,7 @@ def move_parts(
     dataset: Path,
     before: dict[str, SplitRecord],
     *,
+    window: int,
     masked: bool,
 ) -> dict[str, SplitRecord]:
     """Move the parts' shards into a dataset, after the dataset's present shards.
@@ -103,8 +105,10 @@ def move_parts(
     Args:
         parts: finished parts with their results.
         folder: folder of all parts.
-        dataset: the dataset's folder. The files of lengths grow. All other present files stay unchanged.
+        dataset: the dataset's folder. The files of lengths and of attention work grow. All other present files stay
+            unchanged.
         before: the present splits of the dataset.
+        window: inputs per window.
         masked: whether the dataset has labels without a loss (format 3).
 
     Returns:
@@ -125,6 +129,7 @@ def move_parts(
             continue
         folders = [(part_folder(folder, part), record) for part, record in gained]
         _join_lengths(split, [(dataset, old), *folders] if old else folders, dataset, masked=masked)
+        write_work(dataset, split, shards, window)
         records[split] = SplitRecord(
             windows=sum(record.windows for record in all_records),
             tokens=sum(record.tokens for record in all_records),

@@ -230,7 +230,7 @@ class _Packed:
         limits = first_limits(corpus) if corpus.is_limited else {}
         by_index = dict(enumerate(opened))
         pack_parts(PackingJob(parts, by_index, limits, parts), work, execution)
-        self._work, self._masked = work, bool(options.template)
+        self._work, self._window, self._masked = work, options.seq_len, bool(options.template)
         self._parts = select(
             corpus, parts, work.parts, lambda cut: pack_parts(PackingJob(cut, by_index, {}, parts), work, execution)
         )
@@ -247,4 +247,4 @@ class _Packed:
 
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
         """Move the shards into a dataset's folder. Return the new splits of the dataset."""
-        return move_parts(self._parts, self._work.parts, dataset, before, masked=self._masked)
+        return move_parts(self._parts, self._work.parts, dataset, before, window=self._window, masked=self._masked)

@@ -70,7 +70,7 @@ class _FlashAttention(DocumentAttention):
         self.window_size = config.window_size
 
     def _attend(self, q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor, **options: Any) -> torch.Tensor:
-        return VarlenAttention.forward(self, q_BLNH, k_BLNH, v_BLNH, **options)
+        return self._varlen(q_BLNH, k_BLNH, v_BLNH, **options)
 
 
 def _fused_rms_norm(

@@ -125,6 +125,8 @@ def _head(plan: RunPlan) -> Iterator[str]:
     windows = plan.compute.tokens_per_step // training.seq_len
     microbatches = "1 microbatch" if plan.microbatches == 1 else f"{plan.microbatches} microbatches"
     yield f"{plan.name}: {plan.memory.num_parameters:,} parameters"
+    if plan.rope is not None:
+        yield f"RoPE: {plan.rope}"
     yield "1 GPU" if plan.nproc == 1 else f"{plan.nproc} GPUs, {sharing}"
     yield (
         f"a step: {windows} windows of {training.seq_len:,} tokens; on each GPU {microbatches} of "

@@ -13,7 +13,7 @@ from exact_titan.sampling.dataset_path import parse
 from exact_titan.titan import start
 from exact_titan.titan.layout import check_sizes_of_model, data_parallel_ranks
 from exact_titan.titan.loader import open_mixture
-from exact_titan.titan.model.decoder import decoder_spec
+from exact_titan.titan.model.decoder import DecoderModel, decoder_spec
 from exact_titan.titan.model.flops import attention_shape
 from exact_titan.titan.preflight import check_options
 from exact_titan.titan.run_config import RunConfig
@@ -25,6 +25,9 @@ class RunPlan:
 
     config: RunConfig
     name: str
+    rope: str | None
+    """RoPE in words. None: the recipe has a model of its own."""
+
     vocab_size: int
     nproc: int
     shards: int
@@ -79,6 +82,7 @@ def plan_run(config: RunConfig, *, nproc: int) -> RunPlan:
     return RunPlan(
         config=config,
         name=config.model or f"{spec.name} {spec.flavor}",
+        rope=spec.model.architecture.rope if isinstance(spec.model, DecoderModel.Config) else None,
         vocab_size=spec.model.vocab_size,
         nproc=nproc,
         shards=nproc // parallelism.data_parallel_replicate_degree,
@@ -91,6 +95,7 @@ def plan_run(config: RunConfig, *, nproc: int) -> RunPlan:
 
 def _model_spec(config: RunConfig, tokenizer_vocab: int | None) -> ModelSpec:
     if config.model_spec is not None and not config.model and not config.start_from:
+        start.refuse_rope(config)
         return config.model_spec
     architecture = start.resolve_architecture(config, tokenizer_vocab=tokenizer_vocab)
     start.check_positions(config, architecture)

@@ -48,7 +48,7 @@ class Imbalance:
         return ratio
 
 
-def deal(work_N: Sequence[int], *, ranks: int, batch: int) -> np.ndarray:
+def deal(work_N: Sequence[int] | np.ndarray, *, ranks: int, batch: int) -> np.ndarray:
     """Assign windows to ranks with about equal work per rank, in every microbatch and in the whole optimizer step.
 
     The algorithm is longest processing time first with equal counts (Graham, "Bounds on Multiprocessing Timing
@@ -69,21 +69,32 @@ def deal(work_N: Sequence[int], *, ranks: int, batch: int) -> np.ndarray:
     Returns:
         Indices of ``work_N``, each index once: int64 ``[rounds, ranks, batch]``, ascending within a microbatch.
     """
-    microbatches: list[list[int]] = [[] for _ in range(len(work_N) // batch)]
+    work_N = np.asarray(work_N)
+    windows_MB = _microbatches(work_N, batch)
+    work_M = work_N[windows_MB].sum(axis=1)
+    windows_MB.sort(axis=1)
+    heaviest_first_M = np.argsort(-work_M, kind="stable")
+
+    dealt = np.empty((len(work_M) // ranks, ranks, batch), dtype=np.int64)
+    total_R = np.zeros(ranks, dtype=work_M.dtype)
+    for round_, numbers_R in enumerate(heaviest_first_M.reshape(-1, ranks)):
+        least_first_R = np.argsort(total_R, kind="stable")
+        dealt[round_, least_first_R] = windows_MB[numbers_R]
+        total_R[least_first_R] += work_M[numbers_R]
+    return dealt
+
+
+def _microbatches(work_N: np.ndarray, batch: int) -> np.ndarray:
+    """Return the windows of every microbatch (step 1 of :func:`deal`), int64 ``[microbatches, batch]``."""
+    heaviest_first_N = np.argsort(-work_N, kind="stable")
+    if batch == 1:
+        return heaviest_first_N[:, None]
+    work: list[int] = work_N.tolist()
+    microbatches: list[list[int]] = [[] for _ in range(len(work) // batch)]
     lightest = [(0, number) for number in range(len(microbatches))]
-    for window in sorted(range(len(work_N)), key=lambda window: -work_N[window]):
-        work, number = heapq.heappop(lightest)
+    for window in heaviest_first_N.tolist():
+        total, number = heapq.heappop(lightest)
         microbatches[number].append(window)
         if len(microbatches[number]) < batch:
-            heapq.heappush(lightest, (work + work_N[window], number))
-    work_M = [sum(work_N[window] for window in microbatch) for microbatch in microbatches]
-    heaviest_first = sorted(range(len(microbatches)), key=lambda number: -work_M[number])
-
-    dealt = np.empty((len(microbatches) // ranks, ranks, batch), dtype=np.int64)
-    total_R = [0] * ranks
-    for round_, first in enumerate(range(0, len(microbatches), ranks)):
-        least_first = sorted(range(ranks), key=lambda rank: total_R[rank])
-        for rank, number in zip(least_first, heaviest_first[first : first + ranks], strict=True):
-            dealt[round_, rank] = sorted(microbatches[number])
-            total_R[rank] += work_M[number]
-    return dealt
+            heapq.heappush(lightest, (total + work[window], number))
+    return np.array(microbatches)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from exact_titan.dataset.dataset import PackedDataset
+from exact_titan.dataset.dataset import ALL, PackedDataset
 from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
 from exact_titan.sampling.dataset_path import Entry, parse
@@ -27,6 +27,7 @@ class Mixture:
         dataset_path: one or more folders (:mod:`exact_titan.sampling.dataset_path`).
         split: ``train`` or ``val``. All datasets use the same split.
         manifests: manifests by folder that the caller has read already.
+        checked: the shards of each dataset whose files are checked (:class:`PackedDataset`).
 
     Attributes:
         dataset_path, split: the arguments.
@@ -42,12 +43,19 @@ class Mixture:
     """
 
     def __init__(
-        self, dataset_path: str, split: str = "train", *, manifests: Mapping[Path, Manifest] | None = None
+        self,
+        dataset_path: str,
+        split: str = "train",
+        *,
+        manifests: Mapping[Path, Manifest] | None = None,
+        checked: slice = ALL,
     ) -> None:
         self.dataset_path, self.split = dataset_path, split
         entries = parse(dataset_path)
         known = manifests or {}
-        named = [PackedDataset(entry.folder, split, manifest=known.get(entry.folder)) for entry in entries]
+        named = [
+            PackedDataset(entry.folder, split, manifest=known.get(entry.folder), checked=checked) for entry in entries
+        ]
         _check_alike(named)
         pairs = sorted(zip(named, entries, strict=True), key=lambda pair: pair[0].manifest.fingerprint)
         self.datasets = [dataset for dataset, _ in pairs]
@@ -62,6 +70,14 @@ class Mixture:
             return self.shares[place]
         index = bisect_right(self._first_places, place) - 1
         return index, place - self._first_places[index]
+
+    def turns_at(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the datasets and the turns at places, as ``self[place]`` for every place: two arrays int64 ``[N]``."""
+        if self.shares is not None:
+            return self.shares.turns_at(place_N)
+        first_D = np.array(self._first_places)
+        index_N = np.searchsorted(first_D, place_N, side="right") - 1
+        return index_N, place_N - first_D[index_N]
 
     def places_once(self) -> int:
         """Return the number of places before any window repeats.

@@ -12,6 +12,8 @@ version 1.
 """
 
 import hashlib
+from collections import OrderedDict
+from itertools import pairwise
 
 import numpy as np
 
@@ -22,7 +24,9 @@ SMALL = 64
 """The versions differ for datasets of at most this number of windows."""
 
 _ROUNDS = 8
-_BLOCK = 1024
+_BLOCK = 4096
+_MOST_BLOCKS = 16
+"""Blocks in memory, 32 KiB each: the windows of a step of up to 60K windows."""
 
 
 def permute(index: np.ndarray, n: int, key: bytes, version: int = VERSION) -> np.ndarray:
@@ -67,6 +71,8 @@ def _mix(x: np.ndarray) -> np.ndarray:
 class WindowOrder:
     """The window at every turn of a dataset: a pure function of (fingerprint, seed, turn), O(1) in time and memory.
 
+    The order keeps the windows of the last turns in memory, up to 512 KiB for any number of windows.
+
     Every epoch is a new permutation of all windows.
 
     Args:
@@ -80,16 +86,32 @@ class WindowOrder:
         self.n = n
         self._name = f"{fingerprint}/{seed}/"
         self._version = version
-        self._block: tuple[int, np.ndarray] = (-1, np.empty(0, dtype=np.uint64))
+        self._blocks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
 
     def __getitem__(self, turn: int) -> int:
         """Return the window at ``turn >= 0`` of the dataset."""
         epoch, index = divmod(turn, self.n)
         block, offset = divmod(index, _BLOCK)
-        # The permutation of a whole block is computed at once: one numpy call costs the same for 1 and for 1000 turns.
-        name = epoch * (self.n // _BLOCK + 1) + block
-        if self._block[0] != name:
-            start = block * _BLOCK
-            index_B = np.arange(start, min(start + _BLOCK, self.n), dtype=np.uint64)
-            self._block = (name, permute(index_B, self.n, f"{self._name}{epoch}".encode(), self._version))
-        return int(self._block[1][offset])
+        return int(self._block(epoch, block)[offset])
+
+    def windows(self, turn_N: np.ndarray) -> np.ndarray:
+        """Return the windows at turns that are close to each other, such as the turns of a step: int64 ``[N]``."""
+        epoch_N, index_N = np.divmod(turn_N, self.n)
+        block_N, offset_N = np.divmod(index_N, _BLOCK)
+        window_N = np.empty(len(turn_N), dtype=np.int64)
+        # The turns of a step ascend, so the turns of a block follow each other.
+        changes = np.flatnonzero(np.diff(block_N, prepend=-1) | np.diff(epoch_N, prepend=-1)).tolist()
+        for begin, end in pairwise([*changes, len(turn_N)]):
+            window_N[begin:end] = self._block(int(epoch_N[begin]), int(block_N[begin]))[offset_N[begin:end]]
+        return window_N
+
+    def _block(self, epoch: int, block: int) -> np.ndarray:
+        """Return the windows of a whole block. A block of 4,096 turns takes five times as long as one turn."""
+        found = self._blocks.get((epoch, block))
+        if found is None:
+            index_B = np.arange(block * _BLOCK, min((block + 1) * _BLOCK, self.n), dtype=np.uint64)
+            found = permute(index_B, self.n, f"{self._name}{epoch}".encode(), self._version)
+            self._blocks[epoch, block] = found
+            if len(self._blocks) > _MOST_BLOCKS:
+                self._blocks.popitem(last=False)
+        return found

@@ -1,5 +1,7 @@
 """The window at every place of a run: a pure function of the datasets, the weights, the seed and the place."""
 
+import numpy as np
+
 from exact_titan.errors import InputError
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.sampling.order import SMALL, VERSION, WindowOrder
@@ -47,6 +49,22 @@ class RunOrder:
             return None
         index, turn = self.mixture[place]
         return index, self.orders[index][turn] if self.shuffled else turn
+
+    def work(self, first: int, count: int) -> np.ndarray:
+        """Return the attention work of the windows at places ``first … first + count - 1``, int64 ``[count]``.
+
+        A place after the last place is a window of padding. Every dataset has its attention work
+        (:attr:`PackedDataset.work`).
+        """
+        work_N = np.full(count, self.mixture.window**2, dtype=np.int64)
+        inside = count if self.places is None else min(count, max(0, self.places - first))
+        index_N, turn_N = self.mixture.turns_at(np.arange(first, first + inside))
+        for index, (dataset, order) in enumerate(zip(self.mixture.datasets, self.orders, strict=True)):
+            here = np.flatnonzero(index_N == index)
+            if len(here):
+                assert dataset.work is not None
+                work_N[here] = dataset.work[order.windows(turn_N[here]) if self.shuffled else turn_N[here]]
+        return work_N
 
 
 def split_fingerprint(fingerprint: str) -> tuple[str, int]:

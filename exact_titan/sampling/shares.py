@@ -55,6 +55,12 @@ class Shares:
         dataset = int(dataset_D[rest])
         return dataset, round_ * self.weights[dataset] + int(turn_D[rest])
 
+    def turns_at(self, place_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the datasets and the turns at places, as ``self[place]`` for every place: two arrays int64 ``[N]``."""
+        round_N, rest_N = np.divmod(place_N, self.period)
+        dataset_N, turn_N = (of_period[rest_N].astype(np.int64) for of_period in self._schedule)
+        return dataset_N, round_N * np.array(self.weights)[dataset_N] + turn_N
+
     def place(self, dataset: int, turn: int) -> int:
         """Return the place of turn ``turn`` of ``dataset``."""
         round_, rest = divmod(turn, self.weights[dataset])

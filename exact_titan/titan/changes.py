@@ -29,6 +29,7 @@ DECISIONS = {
     # The longest name that is the option, or one of the option's sections, decides.
     "model_spec": "free",  # the architecture is compared
     "architecture": "free",
+    "rope": "free",  # the architecture is compared
     "model": "free",
     "start_from": "free",
     "hf_assets_path": "free",
@@ -193,7 +194,8 @@ def _model_changes(config: RunConfig, record: RunRecord | None) -> Iterator[Chan
         if was != now:
             positional = field.name in ("rope_theta", "rope_scaling", "max_positions")
             kind = "seq_len" if positional and with_window else "model"
-            yield Change.of(kind, field.name, was, now, prefix="model: ", of_model=True)
+            shown = ("none" if value is None else value for value in (was, now))
+            yield Change.of(kind, field.name, *shown, prefix="model: ", of_model=True)
 
 
 def config_dict(config: RunConfig) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from exact_titan.titan.console import duration
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.model.attention import DocumentAttention, describe
+from exact_titan.titan.model.decoder import DecoderModel
 from exact_titan.titan.run_config import RunConfig
 from exact_titan.titan.validate import ExposureValidator
 
@@ -52,6 +53,7 @@ def header(trainer: Run) -> list[str]:
     parameters = sum(parameter.numel() for model in trainer.model_parts for parameter in model.parameters())
     rows += [
         ("model", f"{config.model or config.start_from or 'from scratch'}, {parameters:,} parameters"),
+        *_rope(trainer),
         ("start", _start(trainer)),
         ("steps", _steps(trainer)),
         ("ranks", _layout(trainer)),
@@ -191,6 +193,13 @@ def _validation(trainer: Run) -> str:
     path = trainer.config.validator.dataloader
     name = getattr(path, "dataset_path", "")
     return f"{name}: {windows.windows:,} windows of {windows.split}, {every}, {windows.fingerprint[:8]}"
+
+
+def _rope(trainer: Run) -> list[tuple[str, str]]:
+    spec = trainer.config.model_spec
+    if spec is None or not isinstance(spec.model, DecoderModel.Config):
+        return []
+    return [("rope", spec.model.architecture.rope)]
 
 
 def _start(trainer: Run) -> str:

@@ -4,6 +4,8 @@ The ranks of a data-parallel group compute different windows. The ranks of a con
 same windows. The ranks of a tensor-parallel group compute the same part of the same windows, with parts of the weights.
 """
 
+import os
+
 from torchtitan.config import ParallelismConfig
 from torchtitan.distributed import ParallelDims
 from torchtitan.models.common.decoder import Decoder
@@ -100,6 +102,14 @@ def data_parallel_ranks(parallelism: ParallelismConfig, ranks: int) -> int:
         ranks: number of processes.
     """
     return ranks // (parallelism.context_parallel_degree * parallelism.tensor_parallel_degree)
+
+
+def shards_to_check() -> slice:
+    """Return the shards of a dataset whose files this rank checks at the start: the ranks of a machine divide them.
+
+    Every machine checks all shards, because machines may have copies of a dataset, or see other files on a shared disk.
+    """
+    return slice(int(os.environ.get("LOCAL_RANK", "0")), None, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 
 def sequence_shard(dims: ParallelDims) -> SequenceShard:

@@ -14,10 +14,12 @@ from torchtitan.components.loss import IGNORE_INDEX
 from exact_titan.dataset.dataset import PackedDataset, check_ids, reading_window
 from exact_titan.dataset.manifest import Manifest
 from exact_titan.errors import InputError
-from exact_titan.sampling.balance import Imbalance, attention_work, deal
+from exact_titan.sampling.balance import Imbalance, deal
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.sampling.order import VERSION
 from exact_titan.sampling.run_order import RunOrder, split_fingerprint
+from exact_titan.titan.attention_work import check_work, complete_work
+from exact_titan.titan.layout import shards_to_check
 
 CHANGES = ("dataset", "seed", "global_batch_size", "seq_len", "loss", "model")
 """Names for ``allow_changed``."""
@@ -35,6 +37,9 @@ class PackedDataLoader(BaseDataLoader):
        (:mod:`exact_titan.sampling.balance`). The windows of the step stay the same. The gradient stays the same except
        for the order of its sum. The places are assigned in their order if ``balance`` is off, or if the trainer has not
        set the number of microbatches of a step.
+    4. A rank opens only the shards of its own windows. The work of the other windows of the step comes from the
+       datasets' files of attention work (:mod:`exact_titan.dataset.work`). The rank compares the work of its own
+       windows with their segments.
 
     Reads are synchronous and happen in the training process: a 16K window takes about 50 µs (docs/benchmarks.md). The
     transfer from a worker process would cost more.
@@ -101,6 +106,9 @@ class PackedDataLoader(BaseDataLoader):
         self.consumed = 0
         """Places in the optimizer steps whose last batch has been yielded, over all ranks."""
 
+        self._has_work = False
+        """Whether all datasets have their attention work, and the steps are balanced with it."""
+
         self.rounds_per_step: int | None = None
         """Microbatches of each rank in an optimizer step, set by the trainer. None: unknown, each round is a step."""
 
@@ -130,24 +138,19 @@ class PackedDataLoader(BaseDataLoader):
         places_SRB = np.arange(first, first + rounds * ranks * batch).reshape(rounds, ranks, batch)
         if self.rounds_per_step is None or ranks == 1:
             return places_SRB
-        work_N = [self._work(place) for place in range(first, first + places_SRB.size)]
+        if not self._has_work:
+            complete_work(self.mixture.datasets)
+            self._has_work = True
+        work_N = self.order.work(first, places_SRB.size)
         if self.config.balance and rounds * batch > 1:
             places_SRB = first + deal(work_N, ranks=ranks, batch=batch)
-        self.imbalance.add(np.array(work_N)[places_SRB - first].sum(axis=2))
+        self.imbalance.add(work_N[places_SRB - first].sum(axis=2))
         return places_SRB
 
     def window_at(self, place: int) -> tuple[PackedDataset, int] | None:
         """Return the dataset and the window number at a place of the run. None for a padding place."""
         found = self.order.window(place)
         return None if found is None else (self.mixture.datasets[found[0]], found[1])
-
-    def _work(self, place: int) -> int:
-        found = self.order.window(place)
-        if found is None:
-            return self.mixture.window**2
-        dataset, k = self.mixture.datasets[found[0]], found[1]
-        with reading_window(dataset, k):
-            return attention_work(dataset, k)
 
     def _batch(self, places: list[int]) -> tuple[dict[str, Any], torch.Tensor]:
         self.last_places = places
@@ -163,6 +166,8 @@ class PackedDataLoader(BaseDataLoader):
                 dataset, window = self.mixture.datasets[found[0]], found[1]
                 with reading_window(dataset, window):
                     cu_seqlens = dataset.read(window, input_BL[row], labels_BL[row], positions_BL[row])
+                    if self._has_work:
+                        check_work(dataset, window)
                 check_ids(dataset, window, input_BL[row], labels_BL[row])
             offsets.append(cu_seqlens[:-1] + row * shape[1])
         inputs: dict[str, Any] = {"input": torch.from_numpy(input_BL), "positions": torch.from_numpy(positions_BL)}
@@ -252,7 +257,7 @@ def open_mixture(
         raise InputError("dataloader.dataset_path is empty: name a packed dataset (made by `exact-titan pack`)")
     mixture = config._mixture
     if mixture is None or (mixture.dataset_path, mixture.split) != (config.dataset_path, config.split):
-        mixture = Mixture(config.dataset_path, config.split, manifests=manifests)
+        mixture = Mixture(config.dataset_path, config.split, manifests=manifests, checked=shards_to_check())
     check_window(mixture.datasets[0], seq_len)
     if config.infinite and mixture.shares is None:
         raise InputError(

@@ -14,6 +14,7 @@ from exact_titan.exposure import RULES, Buckets, Rule, RuleName, check_allocatio
 from exact_titan.exposure.allocation import ALPHA, EPS, GAMMA, MIN_COUNT
 from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan.cross_entropy import BucketCrossEntropy
+from exact_titan.titan.layout import shards_to_check
 
 _RULE_HELP = f"Weighting rule of the targets: {', '.join(f'{rule.name} ({rule.summary})' for rule in RULES.values())}."
 
@@ -83,7 +84,7 @@ def open_counts(config: LossOptions, *, manifests: Mapping[Path, Manifest] | Non
         raise InputError("loss.dataset_path is empty: name the packed dataset whose bucket counts give the weights")
     mixture = config._mixture
     if mixture is None or (mixture.dataset_path, mixture.split) != (config.dataset_path, "train"):
-        mixture = Mixture(config.dataset_path, manifests=manifests)
+        mixture = Mixture(config.dataset_path, manifests=manifests, checked=shards_to_check())
     return mixture
 
 

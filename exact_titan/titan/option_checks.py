@@ -20,6 +20,7 @@ from torchtitan.components.checkpointer.base import DATALOADER, LR_SCHEDULER, OP
 from torchtitan.tools import filesystem
 
 from exact_titan.errors import InputError
+from exact_titan.models.architecture import LARGEST_SIZE
 from exact_titan.titan.run_config import RunConfig
 
 _SEEDS = 2**63 - 1
@@ -60,6 +61,10 @@ _NOT_NEGATIVE_OR_NONE = _Range(0, math.inf, "0 or more", also=(None,))
 _FINITE = _Range(0, _LARGEST, "a finite number, 0 or more")
 _BETA = _Range(0, 1, "0 or more, and below 1", below=True)
 _SHARE = _Range(0, 1, "from 0 to 1")
+_POSITIVE_OR_NONE = _Range(0, _LARGEST, "a finite number above 0", also=(None,), above=True)
+# A float32 holds no larger number.
+_ABOVE_1_OR_NONE = _Range(1, 1e38, "a finite number above 1, and at most 1e+38", also=(None,), above=True)
+_POSITIONS_OR_NONE = _Range(1, LARGEST_SIZE, f"from 1 to {LARGEST_SIZE}", also=(None,))
 _SEED = _Range(0, _SEEDS, f"from 0 to {_SEEDS}")
 
 _RANGES: dict[str, _Range] = {
@@ -83,6 +88,15 @@ _RANGES: dict[str, _Range] = {
     "lr_scheduler.min_lr_factor": _SHARE,
     "ema.decay": _Range(0, 1, "0 for no average, or more than 0 and below 1", below=True),
     "loss.num_chunks": _COUNT,
+    "rope.theta": _ABOVE_1_OR_NONE,
+    "rope.factor": _ABOVE_1_OR_NONE,
+    "rope.original_positions": _POSITIONS_OR_NONE,
+    "rope.max_positions": _POSITIONS_OR_NONE,
+    "rope.beta_fast": _POSITIVE_OR_NONE,
+    "rope.beta_slow": _POSITIVE_OR_NONE,
+    "rope.attention_factor": _POSITIVE_OR_NONE,
+    "rope.low_freq_factor": _POSITIVE_OR_NONE,
+    "rope.high_freq_factor": _POSITIVE_OR_NONE,
     "dataloader.seed": _SEED,
     "validator.dataloader.seed": _SEED,
     "validator.freq": _COUNT,
@@ -183,6 +197,7 @@ def check_values(config: RunConfig, *, ranks: int) -> None:
         wrong = [one for one in values if one is not _ABSENT and one not in choices]
         if wrong:
             raise InputError(f"{name} is {wrong[0]!r}: choose from {', '.join(map(str, choices))}")
+    config.rope.check()
     _check_compile(config)
     _check_checkpoints(config, ranks)
     _check_profiler(config)

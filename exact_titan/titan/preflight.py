@@ -3,8 +3,9 @@
 :func:`complete` runs once per rank, before any process group exists:
 
 1. Check the options against each other (:func:`check_options`).
-2. Open the packed datasets. Each manifest is read once, and the size of each shard is checked once. The completed
-   config carries the open datasets to the dataloader, the loss and the validator.
+2. Open the packed datasets. Each rank reads each manifest once. The ranks of a machine divide the shards, and check
+   the size of each shard once. The completed config carries the open datasets to the dataloader, the loss and the
+   validator.
 3. Resolve the architecture and the first weights (:mod:`exact_titan.titan.start`).
 4. Choose the attention kernel.
 5. Compare the options with the checkpoint that the start continues (:mod:`exact_titan.titan.changes`).
@@ -57,6 +58,9 @@ def complete(config: RunConfig) -> RunConfig:
     seq_len = config.training.seq_len
     mixture = open_mixture(loader, seq_len)
     _check_supply(config, mixture, ranks)
+    if data_parallel_ranks(config.parallelism, ranks) > 1:
+        for dataset in mixture.datasets:
+            _ = dataset.work  # a damaged file ends the start here, before the process group exists
     loss = _with_counts(config.loss, loader, mixture, seq_len)
     validator = _with_validation_windows(config.validator, loader, mixture, config._resume, seq_len)
 
@@ -69,6 +73,8 @@ def complete(config: RunConfig) -> RunConfig:
         start.check_tokenizer(config, dataset_tokenizer=tokenizer)
         config = start.with_initial_weights(config, architecture)
         model_spec = decoder_spec(architecture)
+    else:
+        start.refuse_rope(config)
     check_vocabulary(model_spec.model, tokenizer_vocab=vocabulary)
     check_sizes_of_model(model_spec.model, config.parallelism)
     if isinstance(model_spec.model, DecoderModel.Config):

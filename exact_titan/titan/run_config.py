@@ -12,6 +12,8 @@ from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersCon
 from torchtitan.components.validate import Validator
 from torchtitan.trainer import Trainer
 
+from exact_titan.models.architecture import Architecture
+from exact_titan.models.rope_change import RopeChange
 from exact_titan.runs.run_record import Resume
 from exact_titan.titan.checkpoint import ResumableCheckpoints
 from exact_titan.titan.ema import EmaConfig
@@ -53,6 +55,9 @@ class RunConfig(Trainer.Config):
     architecture: LlamaSizes = field(default_factory=LlamaSizes)
     """Sizes of a model from scratch."""
 
+    rope: RopeChange = field(default_factory=RopeChange)
+    """Another RoPE for the model of --model or --start_from."""
+
     ema: EmaConfig = field(default_factory=EmaConfig)
     """The exponential moving average of the weights."""
 
@@ -80,3 +85,6 @@ class RunConfig(Trainer.Config):
         default_factory=dict, repr=False, compare=False
     )
     """The first weights of a new run, set by preflight (:attr:`RunRecord.weights`)."""
+
+    _stage_before: Annotated[Architecture | None, tyro.conf.Suppress] = field(default=None, repr=False, compare=False)
+    """The model of the previous stage, set by a study whose previous stage has not finished."""

@@ -11,6 +11,7 @@ from exact_titan.errors import InputError
 from exact_titan.models import hf_config
 from exact_titan.models.architecture import PRESETS, REPOSITORIES, Architecture
 from exact_titan.models.hf_weights import check_weights
+from exact_titan.models.rope_change import original_positions, with_rope
 from exact_titan.runs.checkpoint_folders import step_of
 from exact_titan.runs.checkpoint_reader import DCP_METADATA
 from exact_titan.runs.locations import run_of
@@ -27,7 +28,9 @@ from exact_titan.titan.run_config import RunConfig
 
 
 def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = None) -> Architecture:
-    """Return the architecture that ``model``, ``start_from`` or ``architecture`` names. Only config files are read.
+    """Return the architecture that ``model``, ``start_from`` or ``architecture`` names, with the RoPE of ``rope``.
+
+    Only config files are read.
 
     Args:
         tokenizer_vocab: number of ids of the dataset's tokenizer, for a model from scratch with ``vocab_size`` 0.
@@ -35,6 +38,48 @@ def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = Non
     Raises:
         InputError: naming the option or the file.
     """
+    architecture = config._stage_before or _architecture(config, tokenizer_vocab)
+    made = with_rope(architecture, config.rope, window=config.training.seq_len)
+    if config.model and config.start_from and config._resume is None and Path(config.start_from).is_dir():
+        compare_with_previous(config, made, hf_config.read_architecture(_previous_model(config)))
+    return made
+
+
+def compare_with_previous(config: RunConfig, architecture: Architecture, previous: Architecture) -> None:
+    """Refuse a ``model`` with another RoPE than the weights of ``start_from``, unless ``rope`` sets one for both.
+
+    Args:
+        architecture: the architecture of ``model`` with the RoPE of ``rope``.
+        previous: the architecture of the previous stage.
+
+    Raises:
+        InputError: naming both.
+    """
+    try:
+        continued = with_rope(previous, config.rope, window=config.training.seq_len)
+    except InputError as error:
+        raise InputError(f"start_from is {config.start_from}: {error}") from None
+    if (continued.rope_theta, continued.rope_scaling) != (architecture.rope_theta, architecture.rope_scaling):
+        raise InputError(
+            f"model is {config.model}, and its RoPE ({architecture.rope}) is not the RoPE of start_from "
+            f"{config.start_from} ({continued.rope}): leave model out to continue with the RoPE of start_from, or set "
+            f"the same --rope options as in that stage"
+        )
+
+
+def refuse_rope(config: RunConfig) -> None:
+    """Refuse ``rope`` for a model whose RoPE the recipe has written itself.
+
+    Raises:
+        InputError: naming the option.
+    """
+    for name, value in config.rope.given().items():
+        raise InputError(
+            f"rope.{name} is {value}, but the recipe has a model_spec of its own: set the RoPE in that model_spec"
+        )
+
+
+def _architecture(config: RunConfig, tokenizer_vocab: int | None) -> Architecture:
     if config.model:
         if config.architecture != LlamaSizes():
             raise InputError(f"model is {config.model}, and architecture is set too: give one of them")
@@ -52,6 +97,10 @@ def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = Non
         )
     if config.start_from:
         return hf_config.read_architecture(_previous_model(config))
+    if config.rope.theta is not None:
+        raise InputError(
+            f"rope.theta is {config.rope.theta:g}, but the model is from scratch: set architecture.rope_theta"
+        )
     if tokenizer_vocab is None and not config.architecture.vocab_size:
         raise InputError("architecture.vocab_size is 0, but there is no dataset to take the size from: set vocab_size")
     return config.architecture.architecture(seq_len=config.training.seq_len, tokenizer_vocab=tokenizer_vocab or 0)
@@ -64,10 +113,13 @@ def check_positions(config: RunConfig, architecture: Architecture) -> None:
         InputError: naming both numbers.
     """
     if config.training.seq_len > architecture.max_positions:
+        kind = architecture.rope_scaling.kind if architecture.rope_scaling else "yarn"
+        original = original_positions(architecture)
         raise InputError(
             f"training.seq_len is {config.training.seq_len}, but the model has {architecture.max_positions} positions "
-            f"(max_position_embeddings): use a shorter window, or a model with more positions (from scratch: "
-            f"architecture.max_positions)"
+            f"(max_position_embeddings): use a shorter window, a model with more positions (from scratch: "
+            f"architecture.max_positions), or another RoPE: a larger --rope.theta, or --rope.scaling {kind} "
+            f"--rope.factor {-(-config.training.seq_len // original)}"
         )
 
 
@@ -135,8 +187,13 @@ def write_model_copy(config: RunConfig, *, dataset_tokenizer: Path, eos_id: int)
     kept = run / MODEL_FOLDER
     if config._resume is not None and kept.is_dir() and not config._resume.model_changed:
         return
-    if folder is not None and folder != kept:
-        write_model_folder(run, hf_config.read_config(folder), _copied_tokenizer(folder, dataset_tokenizer))
+    if folder is None and config.model and config._resume is not None and kept.is_dir():
+        folder = kept
+    if folder is not None:
+        made = hf_config.read_config(folder)
+        if config.rope.given() and config.model_spec is not None:
+            made = hf_config.with_rope(made, config.model_spec.model.architecture)
+        write_model_folder(run, made, _copied_tokenizer(folder, dataset_tokenizer))
     elif config.model_spec is not None and isinstance(config.model_spec.model, DecoderModel.Config):
         made = hf_config.make_config(config.model_spec.model.architecture, eos_token_id=eos_id)
         write_model_folder(run, made, dataset_tokenizer)

@@ -17,6 +17,7 @@ from torchtitan.distributed import utils as dist_utils
 from torchtitan.trainer import Trainer
 
 from exact_titan.titan import layout
+from exact_titan.titan.attention_work import share_work
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
@@ -49,6 +50,8 @@ class StepTrainer(Trainer):
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         self.dataloader.rounds_per_step = self.gradient_accumulation_steps
+        if self.dataloader.dp_world_size > 1:
+            share_work(self.dataloader.mixture.datasets)
         self._shard = layout.sequence_shard(self.parallel_dims)
         self._counts_windows = layout.counts_windows(self.parallel_dims)
         self.loss_fn.to(self.device)

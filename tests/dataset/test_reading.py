@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from exact_titan.dataset import PackedDataset
 from exact_titan.dataset.shards import Shard, write_shard
+from exact_titan.dataset.work import work_file
 from exact_titan.errors import InputError
 from exact_titan.reports.window import window_report
 from exact_titan.titan.loader import PackedDataLoader
@@ -30,9 +32,9 @@ def broken(dataset: PackedDataset, tmp_path: Path) -> Callable[[str, int, int], 
     return change
 
 
-def loader(folder: Path, ranks: int = 1) -> PackedDataLoader:
+def loader(folder: Path, ranks: int = 1, rank: int = 0) -> PackedDataLoader:
     config = PackedDataLoader.Config(dataset_path=str(folder), infinite=False)
-    built = config.build(dp_world_size=ranks, dp_rank=0, seq_len=64, local_batch_size=1)
+    built = config.build(dp_world_size=ranks, dp_rank=rank, seq_len=64, local_batch_size=1)
     built.rounds_per_step = 2
     return built
 
@@ -61,10 +63,14 @@ def test_segments_that_are_none_are_one_line(broken, name, index, value):
     [("window_segments", 1, 2**50), ("segment_length", 0, 2**31 - 1), ("segment_length", 5, 0)],
 )
 def test_segments_that_are_none_are_one_line_where_the_work_is_looked_up(broken, name, index, value):
-    """The check comes before the read of a window, because the read would allocate the memory of a broken length."""
+    """The rank of the window checks its segments. The read of a window would allocate the memory of a broken length."""
     folder = broken(name, index, value)
     with pytest.raises(InputError, match=rf"^window \d of {folder} is broken "):
-        next(iter(loader(folder, ranks=2)))
+        list(chain.from_iterable(loader(folder, 2, rank) for rank in range(2)))
+    # Without the file of attention work, the first step looks up the windows of all ranks.
+    work_file(folder, "train").unlink()
+    with pytest.raises(InputError, match=rf"^the windows of {folder}/train-00000.safetensors are broken "):
+        next(iter(loader(folder, 2)))
 
 
 def test_a_token_id_that_the_tokenizer_does_not_have_is_named(broken, dataset):

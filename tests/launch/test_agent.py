@@ -1,4 +1,8 @@
-"""``exact-titan train`` as a user starts it: real processes, exit codes, Ctrl-C, crashes."""
+"""``exact-titan train`` as a user starts it: processes, exit codes, Ctrl-C, crashes.
+
+Two tests start every process as a user does. In the other tests, forks of the warm server take the place of new
+Python processes, because the imports take most of the time (:mod:`tests.forked_ranks`).
+"""
 
 import contextlib
 import os
@@ -9,6 +13,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,38 +21,43 @@ from torch.distributed.elastic.multiprocessing.errors import ProcessFailure
 
 from exact_titan.errors import InputError
 from exact_titan.launch import agent
+from tests import warm_agent, warm_ranks
 from tests.support import ROOT, BackgroundRun
 
 SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
 
 
-def command(dataset, nproc: int, *options: str) -> list[str]:
+def arguments(dataset, nproc: int, *options: str) -> list[str]:
     sizes = [f"--architecture.{name}={size}" for name, size in SIZES.items()]
     return [
-        *[sys.executable, "-m", "exact_titan", "train", "--nproc", str(nproc), "from_scratch", "--dump_folder", "out"],
+        *["train", "--nproc", str(nproc), "from_scratch", "--dump_folder", "out"],
         *["--dataloader.dataset_path", str(dataset.folder), "--training.seq_len", str(dataset.window)],
         *["--training.mixed_precision_param", "float32", "--metrics.log_freq", "1", "--validator.no-enable"],
         *["--training.steps", "2", *sizes, *options],
     ]
 
 
-def environment(**more: str) -> dict[str, str]:
+def endless(dataset, nproc: int, *options: str) -> list[str]:
+    return arguments(dataset, nproc, "--training.steps", "100000", "--training.global_batch_size", "8", *options)
+
+
+def environment() -> dict[str, str]:
     plain = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK", "WORLD_SIZE")}
-    return plain | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"} | more
+    return plain | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
 
 
-def train(dataset, folder: Path, nproc: int, *options: str, **more: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(dataset, nproc, *options),
-        cwd=folder,
-        env=environment(**more),
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
+def check_quiet(output: str) -> None:
+    """Check that the output has no message of torchrun."""
     for noise in ("ChildFailedError", "torch/distributed/run.py", "torch.distributed.elastic", "closing signal"):
-        assert noise not in done.stdout + done.stderr
-    return done
+        assert noise not in output
+
+
+def train(dataset, folder: Path, nproc: int, *options: str) -> tuple[int, str, str]:
+    """Return exit code, standard output and standard error of ``exact-titan train``. All processes are forks."""
+    given = arguments(dataset, nproc, *options)
+    done = warm_ranks.run(0, "exact_titan.__main__", *given, cwd=folder, timeout=200, agent=True)
+    check_quiet(done.stdout + done.stderr)
+    return done.codes[0], done.stdout, done.stderr
 
 
 both = pytest.mark.parametrize("nproc", [pytest.param(1, marks=pytest.mark.slow), 2])
@@ -55,8 +65,10 @@ both = pytest.mark.parametrize("nproc", [pytest.param(1, marks=pytest.mark.slow)
 
 @both
 def test_a_finished_run_is_code_0(dataset, tmp_path, nproc):
-    done = train(dataset, tmp_path, nproc)
+    command = [sys.executable, "-m", "exact_titan", *arguments(dataset, nproc)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True, timeout=200)
     assert done.returncode == 0, done.stderr
+    check_quiet(done.stdout + done.stderr)
     assert (tmp_path / "out/exit_code").read_text() == "0\n"
     assert (tmp_path / "out/checkpoint/step-2").is_dir()
     assert done.stdout.splitlines()[0] == "Config: recipe from_scratch"
@@ -64,41 +76,39 @@ def test_a_finished_run_is_code_0(dataset, tmp_path, nproc):
 
 @both
 def test_a_wrong_value_is_code_2_and_one_line(dataset, tmp_path, nproc):
-    done = train(dataset, tmp_path, nproc, "--loss.alpha=-1")
-    assert done.returncode == 2
-    assert [line for line in done.stderr.splitlines() if "loss.alpha" in line] == [
+    code, _, err = train(dataset, tmp_path, nproc, "--loss.alpha=-1")
+    assert code == 2
+    assert [line for line in err.splitlines() if "loss.alpha" in line] == [
         "exact_titan.train: error: loss.alpha is -1.0: the tail's extra weight must be 0 or more and finite"
     ]
-    assert "Traceback" not in done.stderr
+    assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.slow
 @both
 def test_a_loss_that_is_not_finite_is_code_65(dataset, tmp_path, nproc):
-    done = train(
+    code, out, err = train(
         dataset, tmp_path, nproc, "--optimizer.lr", "1e30", "--lr_scheduler.warmup_steps", "0", "--training.steps", "9"
     )
-    assert done.returncode == 65, done.stderr
-    assert "exact_titan.train: stopped: the" in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    assert code == 65, err
+    assert "exact_titan.train: stopped: the" in out + err
+    assert "Traceback" not in err
 
 
 @both
-def test_a_crash_is_code_1_with_the_end_of_the_traceback(dataset, tmp_path, nproc):
+def test_a_crash_is_code_1_with_the_end_of_the_traceback(dataset, tmp_path, monkeypatch, nproc):
     crashing = nproc - 1
     (tmp_path / "crashing.py").write_text(
         f"import os\nif os.environ['RANK'] == '{crashing}':\n    raise RuntimeError('a bug of rank {crashing}')\n"
     )
-    options = ("--override.imports", "crashing.override")
-    done = train(dataset, tmp_path, nproc, *options, PYTHONPATH=f"{ROOT}:{tmp_path}")
-    assert done.returncode == 1, done.stderr
-    assert f"a bug of rank {crashing}" in done.stderr
-    assert re.search(
-        rf"exact-titan train: crashed: .*rank {crashing} (ended with exit code 1|raised an error)", done.stderr
-    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    code, _, err = train(dataset, tmp_path, nproc, "--override.imports", "crashing.override")
+    assert code == 1, err
+    assert f"a bug of rank {crashing}" in err
+    assert re.search(rf"exact-titan train: crashed: .*rank {crashing} (ended with exit code 1|raised an error)", err)
     if crashing:
-        assert "exact-titan train: rank 1 crashed, the end of its errors:" in done.stderr
+        assert "exact-titan train: rank 1 crashed, the end of its errors:" in err
 
 
 def test_the_rank_that_raised_is_named_although_the_agent_ended_it(tmp_path, capsys):
@@ -118,9 +128,8 @@ def test_the_rank_that_raised_is_named_although_the_agent_ended_it(tmp_path, cap
 
 
 @contextlib.contextmanager
-def background(dataset, folder: Path, nproc: int, *options: str) -> Iterator[BackgroundRun]:
+def real_background(arguments: list[str], folder: Path) -> Iterator[BackgroundRun]:
     log = folder / "train.log"
-    endless = ("--training.steps", "100000", "--training.global_batch_size", "32", *options)
 
     def default() -> None:
         # A shell starts background programs with SIGINT ignored, and nohup starts programs with SIGHUP ignored.
@@ -129,7 +138,7 @@ def background(dataset, folder: Path, nproc: int, *options: str) -> Iterator[Bac
 
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command(dataset, nproc, *endless),
+            [sys.executable, "-m", "exact_titan", *arguments],
             cwd=folder,
             env=environment(),
             stdout=out,
@@ -143,9 +152,14 @@ def background(dataset, folder: Path, nproc: int, *options: str) -> Iterator[Bac
             run.kill()
 
 
-@both
-def test_ctrl_c_saves_and_is_code_75(dataset, tmp_path, nproc):
-    with background(dataset, tmp_path, nproc) as run:
+def background(dataset, folder: Path, nproc: int) -> AbstractContextManager[warm_agent.WarmAgent]:
+    return warm_agent.background("exact_titan.__main__", *endless(dataset, nproc), cwd=folder)
+
+
+@pytest.mark.parametrize(("nproc", "kind"), [pytest.param(1, "real", marks=pytest.mark.slow), pytest.param(2, "forks")])
+def test_ctrl_c_saves_and_is_code_75(dataset, tmp_path, nproc, kind):
+    real = real_background(endless(dataset, nproc), tmp_path)
+    with real if kind == "real" else background(dataset, tmp_path, nproc) as run:
         run.wait_for("step 2/")
         run.agent.send_signal(signal.SIGINT)
         assert run.end() == 75, run.output()

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import re
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from transformers.models.qwen2.modeling_qwen2 import Qwen2RotaryEmbedding
 
 from exact_titan.errors import InputError
-from exact_titan.models.architecture import PRESETS, RopeScaling
+from exact_titan.models.architecture import PRESETS
 from exact_titan.models.hf_config import make_config, portable_config, read_architecture, read_config, write_config
 from exact_titan.titan.model.decoder import decoder_spec
 from tests.checkpoints import CHECKPOINTS, SIZES
@@ -105,8 +106,9 @@ def test_a_config_that_transformers_saves_is_read_back(tmp_path, name):
     assert architecture.tie_embeddings == options.get("tie_word_embeddings", config_type is SmolLM3Config)
     assert architecture.qk_norm == (config_type is Qwen3Config)
     assert architecture.layers_without_rope == ((1,) if config_type is SmolLM3Config else ())
-    scaling = RopeScaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_positions=64)
-    assert architecture.rope_scaling == (scaling if "rope_parameters" in options else None)
+    parameters = options.get("rope_parameters", {"rope_type": None})
+    assert (architecture.rope_scaling and architecture.rope_scaling.kind) == parameters["rope_type"]
+    assert architecture.rope_scaling is None or architecture.rope_scaling.factor == parameters["factor"]
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -147,8 +149,6 @@ def test_keys_that_old_files_omit_have_the_defaults_of_transformers(tmp_path):
         ({"attention_dropout": 0.1}, "attention_dropout is 0.1"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5"),
         ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types has 'sliding_attention'"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "rope_scaling.rope_type is 'yarn': supported are"),
-        ({"rope_parameters": {"rope_type": "linear"}}, "rope_parameters.rope_type is 'linear'"),
         ({"rope_parameters": {"partial_rotary_factor": 0.5}}, "partial_rotary_factor is 0.5"),
         ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling.factor is missing"),
         ({"rope_scaling": "llama3"}, "rope_scaling is not a JSON object"),
@@ -282,7 +282,27 @@ def test_a_folder_without_a_readable_config_is_named(tmp_path):
 
 
 L3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
+YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
 SPELLINGS = {
+    "linear": {"rope_scaling": {"type": "linear", "factor": 4}},
+    "linear, parameters of transformers 5": {
+        "rope_parameters": {"rope_type": "linear", "factor": 2.5, "rope_theta": 5e5}
+    },
+    "yarn": {"rope_scaling": YARN},
+    "yarn from the positions of the file": {"rope_theta": 5e5, "rope_scaling": {"type": "yarn", "factor": 2}},
+    "yarn, original positions at the top": {
+        "original_max_position_embeddings": 64,
+        "rope_scaling": {"rope_type": "yarn", "factor": 2.0},
+    },
+    "yarn, parameters of transformers 5": {"rope_parameters": {**YARN, "rope_theta": 5e5}},
+    "yarn, not truncated": {"rope_scaling": {**YARN, "truncate": False}},
+    "yarn with its betas": {"rope_scaling": {**YARN, "beta_fast": 8, "beta_slow": 2.0}},
+    "yarn, betas of null and 0": {"rope_scaling": {**YARN, "beta_fast": None, "beta_slow": 0}},
+    "yarn with an attention factor": {"rope_scaling": {**YARN, "attention_factor": 0.9}},
+    "yarn of DeepSeek": {"rope_scaling": {**YARN, "mscale": 0.707, "mscale_all_dim": 0.5}},
+    "yarn, mscale alone": {"rope_scaling": {**YARN, "mscale": 0.707}},
+    "yarn, factor 1": {"rope_scaling": {**YARN, "factor": 1.0}},
+    "yarn, few original positions": {"rope_scaling": {**YARN, "original_max_position_embeddings": 3}},
     "no rope keys": {},
     "theta": {"rope_theta": 5e5},
     "theta, an integer": {"rope_theta": 500_000},
@@ -318,11 +338,10 @@ def test_every_spelling_of_rope_gives_the_frequencies_of_transformers(tmp_path, 
     rotary = {"llama": LlamaRotaryEmbedding, "qwen2": Qwen2RotaryEmbedding}[family]
     theirs = rotary(AutoConfig.from_pretrained(tmp_path))
     architecture = read_architecture(tmp_path)
-    rope = decoder_spec(architecture).model.layers[0].attention.rope.build()
-    cos, sin = rope._precompute_cache()[1].double().chunk(2)
-    angles = torch.atan2(sin, cos)[: architecture.head_dim // 2]  # at position 1 the angle is the frequency
-    torch.testing.assert_close(angles, theirs.inv_freq.double(), rtol=1e-5, atol=1e-9)
-    assert theirs.attention_scaling == 1.0
+    cache = decoder_spec(architecture).model.layers[0].attention.rope.build().cache
+    positions = torch.arange(architecture.max_positions)[None]
+    cos_sin = torch.cat([half[0, :, : architecture.head_dim // 2] for half in theirs(torch.zeros(1), positions)], -1)
+    assert torch.equal(cache, cos_sin)
     # The keys of an export give the same frequencies again, in this package and in transformers.
     (tmp_path / "export").mkdir()
     exported = portable_config(read_config(tmp_path), architecture, dtype="float32")
@@ -330,15 +349,57 @@ def test_every_spelling_of_rope_gives_the_frequencies_of_transformers(tmp_path, 
     assert read_architecture(tmp_path / "export") == architecture
     again = rotary(AutoConfig.from_pretrained(tmp_path / "export"))
     assert torch.equal(again.inv_freq, theirs.inv_freq)
+    assert again.attention_scaling == theirs.attention_scaling
     assert "rope_parameters" not in exported
     assert "rope_theta" not in (exported["rope_scaling"] or {})
 
 
-@pytest.mark.parametrize("kind", ["linear", "dynamic", "yarn", "longrope", "proportional"])
+def test_the_positions_of_yarn_are_the_factor_times_the_original_positions(tmp_path):
+    """Qwen's instructions for YaRN leave max_position_embeddings as the file has the key."""
+    yarn = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32768}
+    for positions, expected in ((32_768, 131_072), (40_960, 131_072), (131_072, 131_072), (163_840, 163_840)):
+        write(tmp_path, {**QWEN_25_05B, "max_position_embeddings": positions, "rope_scaling": yarn})
+        assert read_architecture(tmp_path).max_positions == expected
+
+
+@pytest.mark.parametrize(
+    ("scaling", "message"),
+    [
+        ({"type": "linear"}, "rope_scaling.factor is missing"),
+        ({"type": "linear", "factor": 0}, "rope_scaling.factor is 0: it must be a number above 0"),
+        ({"type": "yarn"}, "rope_scaling.factor is missing"),
+        ({**YARN, "factor": None}, "rope_scaling.factor is missing"),
+        ({**YARN, "factor": 0}, "rope_scaling.factor is 0: it must be a number above 0"),
+        ({**YARN, "factor": 0.5}, "rope_scaling.factor is 0.5: the factor of 'yarn' must be 1 or more"),
+        ({**YARN, "rope_theta": 1.0}, "rope_theta is 1: 'yarn' needs a base above 1"),
+        (
+            {**YARN, "beta_fast": 1, "beta_slow": 2},
+            "rope_scaling.beta_fast is 1: beta_fast must not be below beta_slow",
+        ),
+        ({**YARN, "beta_fast": "32"}, "rope_scaling.beta_fast is '32': it must be a number"),
+        ({**YARN, "attention_factor": 0}, "rope_scaling.attention_factor is 0: it must be a number above 0"),
+        ({**YARN, "truncate": "no"}, "rope_scaling.truncate is 'no': it must be true or false"),
+        ({**YARN, "attn_factor": 2.0}, "attn_factor gives an attention factor of 2.27726 in vLLM, but transformers"),
+        ({**YARN, "extrapolation_factor": 2.0}, "extrapolation_factor is 2.0: transformers ignores this key"),
+        (
+            {**YARN, "original_max_position_embeddings": 6.5},
+            "original_max_position_embeddings is 6.5: it must be a whole",
+        ),
+    ],
+)
+def test_wrong_values_of_a_scaling_are_refused_by_name(tmp_path, scaling, message):
+    write(tmp_path, {**SIZES, "architectures": ["LlamaForCausalLM"], "rope_scaling": scaling})
+    with pytest.raises(InputError, match=re.escape(message)) as raised:
+        read_architecture(tmp_path)
+    assert str(tmp_path / "config.json") in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope", "proportional"])
 @pytest.mark.parametrize("key", ["rope_scaling", "rope_parameters"])
 @pytest.mark.parametrize("name", ["type", "rope_type"])
 def test_other_kinds_of_scaling_are_refused_by_name(tmp_path, kind, key, name):
     config = {**LLAMA_31_8B, key: {name: kind, "factor": 4.0}}
     write(tmp_path, config)
-    with pytest.raises(InputError, match=f"{key}.rope_type is '{kind}': supported are 'default' and 'llama3'"):
+    with pytest.raises(InputError, match=f"{key}.rope_type is '{kind}': supported are 'default', 'linear', 'yarn'"):
         read_architecture(tmp_path)

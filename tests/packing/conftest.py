@@ -4,15 +4,15 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support import ROOT, word_tokenizer
+from tests import warm_ranks
+from tests.support import word_tokenizer
 
 
 class Documents:
@@ -50,38 +50,42 @@ def documents(tmp_path: Path) -> Documents:
     return Documents(tmp_path)
 
 
-PROGRAM = """
-import json, sys
-from pathlib import Path
-from exact_titan.packing import Execution, executors, pack
-from exact_titan.slurm_options import SlurmOptions
+class Packing:
+    """A running ``pack`` in a process of its own, with the methods of ``subprocess.Popen`` that the tests call."""
 
-if __name__ == "__main__":
-    given = json.loads(sys.argv[1])
-    executors.PROCESS_BYTES = 1
-    slurm = SlurmOptions(**given.pop("slurm", {}))
-    execution = Execution(slurm=slurm, **given.pop("execution"))
-    manifest = pack(given.pop("sources"), tokenizer=Path("tokenizer.json"), out=Path(given.pop("out")),
-                    execution=execution, **given)
-    print(manifest.fingerprint)
-"""
+    def __init__(self, folder: Path, given: dict[str, object]) -> None:
+        self._files = tempfile.TemporaryDirectory()
+        out, err = (Path(self._files.name) / name for name in ("out", "err"))
+        self._launch = warm_ranks.launch(0, "tests.packing.program", [json.dumps(given)], folder, out, err)
+        (self.pid,) = self._launch.pids
+
+    def poll(self) -> int | None:
+        """Return the exit code, negative after a signal. None: the process is running."""
+        return None if self._launch.running() else self.returncode
+
+    @property
+    def returncode(self) -> int:
+        """The exit code after the end of the process."""
+        assert self._launch.codes is not None
+        return self._launch.codes[0]
+
+    def wait(self, timeout: float = 120) -> int:
+        """Wait for the end of the process. Return the exit code."""
+        return self._launch.end(timeout)[0]
+
+    def communicate(self, timeout: float = 120) -> tuple[str, str]:
+        """Wait for the end of the process. Return standard output and standard error."""
+        self.wait(timeout)
+        return self._launch.stdout, self._launch.stderr
+
+    def kill(self) -> None:
+        """Send SIGKILL to the process."""
+        self._launch.send_signal(signal.SIGKILL)
 
 
-def packing(folder: Path, **given: object) -> subprocess.Popen[str]:
+def packing(folder: Path, **given: object) -> Packing:
     """Start ``pack`` in a separate process in ``folder``. Small files also get separate processes."""
-    # Written once: an earlier process may still read the file.
-    if not (folder / "program.py").exists():
-        (folder / "program.py").write_text(PROGRAM)
-    command = [sys.executable, "program.py", json.dumps(given)]
-    environment = {"PYTHONPATH": str(ROOT)}
-    return subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return Packing(folder, given)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

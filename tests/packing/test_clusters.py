@@ -80,7 +80,7 @@ def test_a_second_command_waits_for_the_slurm_job_and_reports_its_errors(
     while not job.is_file() and process.poll() is None:
         time.sleep(0.05)
     number = job.read_text()
-    process.send_signal(signal.SIGKILL)
+    process.kill()
     process.wait()
 
     process = packing(documents.folder, out="out", **given)

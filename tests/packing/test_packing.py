@@ -292,8 +292,10 @@ def test_any_number_of_workers_gives_the_same_bytes(
         "tokenizer/tokenizer_config.json",
         "train-00000.safetensors",
         "train-lengths.npy",
+        "train-work.bin",
         "val-00000.safetensors",
         "val-lengths.npy",
+        "val-work.bin",
     }
 
 
@@ -327,6 +329,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, word_tokenizer: Pa
     assert peaks[1] < peaks[0] + 15, f"peak memory in MiB: {peaks}"
 
 
+@pytest.mark.slow
 def test_book_chapters(tmp_path: Path, bpe_tokenizer: Path) -> None:
     source = Path(__file__).parents[2] / "../shared/data/book_chapters.jsonl.gz"
     if not source.exists():

@@ -90,7 +90,7 @@ def test_no_worker_outlives_a_killed_command(documents: Documents, pipe: Path) -
     pipe.unlink()
     pipe.write_text('{"text": "1 2 3"}\n')
     pack_here(documents, "a", "pipe.jsonl")
-    assert sorted(os.listdir(documents.folder)) == ["a", "out", "pipe.jsonl", "program.py", "tokenizer.json"]
+    assert sorted(os.listdir(documents.folder)) == ["a", "out", "pipe.jsonl", "tokenizer.json"]
 
 
 def test_memory_and_panics_name_the_part(documents: Documents, monkeypatch: pytest.MonkeyPatch) -> None:

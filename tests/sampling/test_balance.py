@@ -37,6 +37,38 @@ def test_every_window_is_dealt_once_and_the_same_again(rounds, ranks, batch):
     assert np.array_equal(deal(work, ranks=ranks, batch=batch), dealt)
 
 
+def dealt_plainly(work: list[int], ranks: int, batch: int) -> list[list[list[int]]]:
+    """Return the windows of each round, rank and microbatch, by the three steps of the docstring, one by one."""
+    microbatches: list[list[int]] = [[] for _ in range(len(work) // batch)]
+
+    def total(microbatch: list[int]) -> int:
+        return sum(work[window] for window in microbatch)
+
+    for window in sorted(range(len(work)), key=lambda window: -work[window]):
+        min((one for one in microbatches if len(one) < batch), key=total).append(window)
+    microbatches.sort(key=lambda one: -total(one))
+    rounds, of_rank = [], [0] * ranks
+    for first in range(0, len(microbatches), ranks):
+        round_: list[list[int]] = [[]] * ranks
+        for rank, one in zip(sorted(range(ranks), key=of_rank.__getitem__), microbatches[first:], strict=False):
+            round_[rank] = sorted(one)
+            of_rank[rank] += total(one)
+        rounds.append(round_)
+    return rounds
+
+
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+@pytest.mark.parametrize("most", [4, 2**40])
+def test_windows_are_dealt_as_the_plain_algorithm_does(batch, most):
+    """Few different numbers give many ties, and large numbers need all their digits."""
+    rng = np.random.default_rng(batch)
+    for ranks, rounds in ((1, 5), (2, 3), (3, 4), (8, 2), (16, 1)):
+        work = rng.integers(1, most, ranks * rounds * batch)
+        expected = dealt_plainly(work.tolist(), ranks, batch)
+        assert deal(work, ranks=ranks, batch=batch).tolist() == expected
+        assert deal(work.tolist(), ranks=ranks, batch=batch).tolist() == expected
+
+
 def test_windows_alike_are_dealt_in_order():
     assert deal([7] * 6, ranks=3, batch=1).tolist() == [[[0], [1], [2]], [[3], [4], [5]]]
 

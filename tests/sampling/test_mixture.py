@@ -88,6 +88,14 @@ def test_without_weights_one_comes_after_another(folders):
     assert np.array_equal(mixture.counts, mixture.datasets[0].counts + mixture.datasets[1].counts)
 
 
+@pytest.mark.parametrize("weights", [("", ""), ("=3", "=1"), ("=2/7", "=5")])
+def test_the_places_of_a_step_have_the_datasets_and_turns_of_each_place(folders, weights):
+    mixture = Mixture(f"{folders[0]}{weights[0]},{folders[1]}{weights[1]}")
+    places = np.arange(5, mixture.places_once())
+    indices, turns = mixture.turns_at(places)
+    assert list(zip(indices.tolist(), turns.tolist(), strict=True)) == [mixture[place] for place in places.tolist()]
+
+
 def test_once_by_weight_ends_before_a_window_comes_again(folders):
     mixture = Mixture(f"{folders[0]}=3,{folders[1]}=1")
     assert mixture.shares is not None

@@ -49,6 +49,22 @@ def test_jumping_about_gives_what_walking_gives():
         assert jumped[k] == expected[k]
 
 
+@pytest.mark.parametrize("n", [1, 5, 1000, 1024, 5000])
+def test_the_windows_of_a_step_are_those_of_its_turns(n):
+    expected, order = WindowOrder(n, "a", 0), WindowOrder(n, "a", 0)
+    for first, count in ((0, 1), (3, 0), (0, 2500), (4000, 1200), (1000, 100)):
+        turns = np.arange(first, first + count)
+        assert order.windows(turns).tolist() == [expected[turn] for turn in turns.tolist()]
+    assert order.windows(turns[::3]).tolist() == [expected[turn] for turn in turns[::3].tolist()]
+
+
+def test_memory_does_not_grow_with_the_turns():
+    order = WindowOrder(10**7, "a", 0)
+    for turn in range(0, 10**6, 12_345):
+        assert order[turn] == int(permute(np.array([turn], dtype=np.uint64), 10**7, b"a/0/0")[0])
+    assert sum(block.nbytes for block in order._blocks.values()) <= 2**19
+
+
 def test_neighbours_are_scattered():
     """The correlation between turn and window is not larger than chance (|r| < 5 sigma)."""
     n = 4000

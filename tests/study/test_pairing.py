@@ -170,6 +170,14 @@ def test_a_later_stage_that_its_start_does_not_fit(dataset, tmp_path):
         InputError, match=r"stage extension, arm standard: training.seq_len is 128, but the model has 64"
     ):
         study_configs.complete_records(chosen, nproc=1, where="study.toml")
+    # The later stage continues the model of its start with another RoPE.
+    rope = ("training.seq_len = 128\n", 'training.seq_len = 128\nrope.scaling = "yarn"\nrope.factor = 2.0\n')
+    study = read_study(toy.write(tmp_path, dataset.folder, change, rope, ("max_positions = 128", "")))
+    chosen = list(representatives(plan(study, tmp_path / "out", where="study.toml")).values())[:2]
+    start, extension = study_configs.complete_records(chosen, nproc=1, where="study.toml")
+    assert (start.model["max_position_embeddings"], start.model["rope_scaling"]) == (64, None)
+    assert extension.model["max_position_embeddings"] == 128
+    assert extension.model["rope_scaling"]["original_max_position_embeddings"] == 64
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from exact_titan.config import load_config
+from exact_titan.dataset import PackedDataset
 from exact_titan.errors import InputError
 from exact_titan.runs.export import export
 from exact_titan.runs.metrics_log import read_records
@@ -17,56 +18,63 @@ from exact_titan.titan.layout import check_layout, check_sizes_of_model
 from exact_titan.titan.model.context_parallel import SequenceShard
 from exact_titan.titan.model.decoder import LlamaSizes, decoder_spec
 from tests.checkpoints import transformers_model
-from tests.titan.test_training import SIZES, argv, losses, record
+from tests.support import pack_lengths
+from tests.titan import test_sft
+from tests.titan.layouts import (
+    FOUR,
+    HEADS,
+    LAYOUTS,
+    ONE,
+    THREE,
+    TWO,
+    VOCABULARY,
+    WINDOW,
+    WINDOWS_PER_STEP,
+    Layout,
+    arguments,
+    sizes_of,
+    train,
+)
+from tests.titan.test_training import SIZES, losses
+
+pytest_plugins = ["tests.text_fixtures"]
+
+instructions = test_sft.instructions
 
 STEPS = 6
-VALIDATED = ["--validator.enable", "--validator.freq", "3", "--validator.context_gain", "8,24"]
-# No degree of parallelism divides the vocabulary: the shards of the tied embeddings are padded.
-VOCABULARY = ["--architecture.vocab_size", "257"]
-OPTIONS = [*VALIDATED, *VOCABULARY, "--loss.refresh_steps", "2", "--loss.num_chunks", "4", "--ema.decay", "0.5"]
-KINDS = {"selective": ["activation-checkpoint:selective"], "full": ["activation-checkpoint:full"]}
+VALIDATED = ["--validator.enable", "--validator.freq", "3", "--validator.context_gain", "20"]
+EVERYTHING = [*VALIDATED, "--loss.refresh_steps", "2", "--loss.num_chunks", "2", "--ema.decay", "0.5"]
+"""Refreshed weights, validation with the context gain, and the moving average."""
+
+CHECKPOINTING = {"selective": ["activation-checkpoint:selective"], "full": ["activation-checkpoint:full"]}
+RULES = ("random", "packed_position", "normalized_exact", "instructions")
+"""The rules whose weights depend on the place of a target in its window or in the run, or on all targets of a step. And
+a dataset of instructions: most inputs have no target."""
+
+FULL = {name: list(CHECKPOINTING)[k % 2] for k, name in enumerate(LAYOUTS)}
+"""The activation checkpointing of the run of a layout with everything."""
+
+SHORT = {name: (list(CHECKPOINTING)[(k + 1) % 2], RULES[k % 4]) for k, name in enumerate(LAYOUTS)}
+"""The other activation checkpointing, and the rule, of the run of a layout with two steps."""
 
 
-def degrees(context: int = 1, tensor: int = 1) -> list[str]:
-    return [
-        *["--parallelism.context_parallel_degree", str(context)],
-        *["--parallelism.tensor_parallel_degree", str(tensor)],
-    ]
-
-
-LAYOUTS: dict[int, dict[str, list[str]]] = {
-    2: {
-        "cp2 selective": [*degrees(2), *KINDS["selective"]],
-        "tp2 full": [*degrees(tensor=2), *KINDS["full"]],
-    },
-    4: {
-        "dp2-cp2 full": [*degrees(2), *KINDS["full"]],
-        "dp2-tp2": degrees(tensor=2),
-        "cp2-tp2 selective": [*degrees(2, 2), *KINDS["selective"]],
-        "cp4": degrees(4),  # more ranks than key heads
-    },
-}
-RULES = ("random", "packed_position", "normalized_exact")
-"""The rules whose weights depend on the place of a target in its window or in the run, or on all targets of a step."""
-
-
-def train(ranks: int, dataset, folder: Path, runs: dict[str, list[str]]) -> dict[str, Any]:
-    specs = [
-        {"name": name, "trainer": "exact", "argv": argv(dataset, folder / name, *options, steps=STEPS)}
-        for name, options in runs.items()
-    ]
-    return record(ranks, folder, *specs)
-
-
-def rule_runs(*options: str) -> dict[str, list[str]]:
-    return {rule: ["--loss.rule", rule, "--training.steps", "2", *options] for rule in RULES}
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory) -> PackedDataset:
+    """Training windows for six steps, and a few validation windows. Two to four ranks cannot divide them evenly."""
+    rng = np.random.default_rng(1)
+    lengths = (rng.lognormal(3, 1, 190) + 1).astype(int).tolist()
+    found = pack_lengths(tmp_path_factory.mktemp("windows"), lengths, seq_len=WINDOW, val_fraction=0.04)
+    assert len(found) >= STEPS * WINDOWS_PER_STEP
+    assert len(PackedDataset(found.folder, split="val")) == 5
+    return found
 
 
 @pytest.fixture(scope="module")
 def qwen2(tmp_path_factory) -> Path:
-    """A Qwen2 model: biases on the projections, and an output layer of its own."""
+    """A Qwen2 model with heads for every layout: biases on the projections, and an output layer of its own."""
     folder = tmp_path_factory.mktemp("qwen2")
-    transformers_model("qwen2").save_pretrained(folder)
+    sizes = {"hidden_size": 48, "intermediate_size": 72, "num_attention_heads": 12, "num_key_value_heads": 12}
+    transformers_model("qwen2", vocab_size=VOCABULARY, num_hidden_layers=1, **sizes).save_pretrained(folder)
     return folder
 
 
@@ -75,64 +83,102 @@ def folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("layouts")
 
 
-@pytest.fixture(scope="module")
-def one_process(dataset, folder) -> dict[str, Any]:
-    return train(1, dataset, folder / "1", {"one": OPTIONS, **rule_runs()})
+class Runs:
+    """The arguments of the runs of a layout."""
+
+    def __init__(self, windows: PackedDataset, instructions: PackedDataset, qwen2: Path, folder: Path) -> None:
+        self.windows, self.instructions, self.qwen2, self.folder = windows, instructions, qwen2, folder
+
+    def full(self, layout: Layout, sizes: dict[str, int], checkpointing: str) -> list[str]:
+        options = [*EVERYTHING, *layout.options, *CHECKPOINTING[checkpointing]]
+        return arguments(self.windows, self.output("full", layout, sizes), *options, sizes=sizes, steps=STEPS)
+
+    def short(self, layout: Layout, sizes: dict[str, int], checkpointing: str, rule: str) -> list[str]:
+        options = [*layout.options, *CHECKPOINTING[checkpointing]]
+        dataset = self.instructions if rule == "instructions" else self.windows
+        if rule == "instructions":
+            options = ["--architecture.vocab_size", "0", *options]
+        else:
+            options = ["--loss.rule", rule, "--loss.num_chunks", "2", *options]
+        return arguments(dataset, self.output(rule, layout, sizes), *options, sizes=sizes, steps=2)
+
+    def frozen(self, layout: Layout) -> list[str]:
+        options = ["--model", str(self.qwen2), "--optimizer.lr", "0", "--checkpoint.enable", *layout.options]
+        options += ["--loss.num_chunks", "2"]
+        return arguments(self.windows, self.output("frozen", layout, HEADS), *options, sizes=None, steps=1)
+
+    def output(self, kind: str, layout: Layout, sizes: dict[str, int]) -> Path:
+        return self.folder / layout.name / f"{kind}-{sizes['n_heads']}"
 
 
 @pytest.fixture(scope="module")
-def runs(dataset, folder) -> dict[str, Any]:
+def made(windows, instructions, qwen2, folder) -> Runs:
+    return Runs(windows, instructions, qwen2, folder)
+
+
+@pytest.fixture(scope="module")
+def one_process(made, folder) -> dict[str, Any]:
+    """The runs of one process, by their kind and the heads of the model."""
+    runs = {f"full {sizes['n_heads']}": made.full(ONE, sizes, "selective") for sizes in map(sizes_of, LAYOUTS.values())}
+    for name, (_, rule) in SHORT.items():
+        sizes = sizes_of(LAYOUTS[name])
+        runs[f"{rule} {sizes['n_heads']}"] = made.short(ONE, sizes, "selective", rule)
+    return train(1, folder / "1-process", runs)
+
+
+@pytest.fixture(scope="module")
+def trained(made, folder) -> dict[str, Any]:
+    """The runs of all layouts, by the kind and the name of the layout. One launch for each number of processes."""
     results: dict[str, Any] = {}
-    for ranks, layouts in LAYOUTS.items():
-        wanted = {name: [*OPTIONS, *options] for name, options in layouts.items()}
-        if ranks == 2:
-            wanted |= rule_runs(*degrees(2))
-        results |= train(ranks, dataset, folder / str(ranks), wanted)
+    for layouts in (TWO, THREE, FOUR):
+        runs = {}
+        for layout in layouts:
+            name, sizes = layout.name, sizes_of(layout)
+            runs[f"full {name}"] = made.full(layout, sizes, FULL[name])
+            runs[f"short {name}"] = made.short(layout, sizes, *SHORT[name])
+            runs[f"frozen {name}"] = made.frozen(layout)
+        results |= train(layouts[0].ranks, folder / f"{layouts[0].ranks}-processes", runs)
     return results
 
 
-def run_folder(folder: Path, name: str) -> Path:
-    return next(folder / str(ranks) / name for ranks, layouts in LAYOUTS.items() if name in layouts)
-
-
-ALL = [name for layouts in LAYOUTS.values() for name in layouts]
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
-def test_a_layout_trains_as_one_process(name, one_process, runs):
-    expected = one_process["one"]
-    assert len(losses(runs[name])) == STEPS
-    for ours, theirs in zip(losses(runs[name]), losses(expected), strict=True):
+@pytest.mark.parametrize("name", [pytest.param(name, id=f"{name} {kind}") for name, kind in FULL.items()])
+def test_a_layout_trains_as_one_process(name, one_process, trained):
+    """Losses, gradient norms, exposure, refreshed weights and counters of six steps with gradient accumulation."""
+    found, expected = trained[f"full {name}"], one_process[f"full {sizes_of(LAYOUTS[name])['n_heads']}"]
+    assert len(losses(found)) == STEPS
+    for ours, theirs in zip(losses(found), losses(expected), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)
     for step, metrics in expected["metrics"].items():
-        found = runs[name]["metrics"][step]
+        same = found["metrics"][step]
         # The refreshed weights follow from the targets that all ranks have counted.
         for exactly in ("learning_rates", "tokens_seen", "weights"):
-            assert found[exactly] == metrics[exactly]
-        assert found["cross_entropy"] == pytest.approx(metrics["cross_entropy"], rel=2e-5)
+            assert same[exactly] == metrics[exactly]
+        assert same["cross_entropy"] == pytest.approx(metrics["cross_entropy"], rel=2e-5)
         for label, bucket in metrics["buckets"].items():
-            assert found["buckets"][label]["targets"] == bucket["targets"]
-            assert found["buckets"][label] == pytest.approx(bucket, rel=2e-5)
-    assert runs[name]["counts"] == expected["counts"]
+            assert same["buckets"][label]["targets"] == bucket["targets"]
+            assert same["buckets"][label] == pytest.approx(bucket, rel=2e-5)
+    assert found["counts"] == expected["counts"]
     assert sum(expected["counts"]) > 0
+    weights = [metrics["weights"] for metrics in expected["metrics"].values()]
+    assert weights[0] == weights[1] != weights[2] != weights[4]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ALL)
-def test_a_layout_logs_and_validates_as_one_process(name, folder, one_process, runs):
-    mine, theirs = run_folder(folder, name), folder / "1/one"
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_a_layout_logs_and_validates_as_one_process(name, made, one_process, trained):
+    layout, sizes = LAYOUTS[name], sizes_of(LAYOUTS[name])
+    mine, theirs = made.output("full", layout, sizes), made.output("full", ONE, sizes)
     for found, expected in zip(read_records(mine, "train"), read_records(theirs, "train"), strict=True):
         assert found["max_loss"] >= found["loss"] * 0.9999
-        assert found["max_loss"] == pytest.approx(expected["max_loss"], rel=0.05)
-        for ratio in ("tokens_per_second", "seconds_per_step"):
-            assert found[ratio] > 0
-        assert found["tokens_per_second"] * found["seconds_per_step"] == pytest.approx(4 * 64)
+        if layout.replicas * layout.shards == 1:
+            assert found["max_loss"] == pytest.approx(expected["max_loss"], rel=2e-5)
+        assert found["tokens_per_second"] * found["seconds_per_step"] == pytest.approx(WINDOWS_PER_STEP * WINDOW)
     validations = list(zip(read_records(mine, "validation"), read_records(theirs, "validation"), strict=True))
     assert [one["weights"] for one, _ in validations] == ["last", "ema"] * 2
     for found, expected in validations:
-        for name in ("cross_entropy", "tail", "buckets"):
-            assert found[name] == _approx(expected[name])
+        for values in ("cross_entropy", "tail", "buckets"):
+            assert found[values] == _approx(expected[values])
         assert found["windows"] == expected["windows"]
         for piece, gain in expected["context_gain"].items():
             assert found["context_gain"][piece]["targets"] == gain["targets"] > 0
@@ -151,91 +197,50 @@ def _approx(value: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", RULES)
-def test_a_divided_window_has_the_weights_of_the_whole_window(rule, one_process, runs):
-    assert losses(runs[rule]) != losses(runs["cp2 selective"])[:2]
-    for ours, theirs in zip(losses(runs[rule]), losses(one_process[rule]), strict=True):
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [pytest.param(name, rule, id=f"{name} {kind} {rule}") for name, (kind, rule) in SHORT.items()],
+)
+def test_a_layout_has_the_weights_of_whole_windows(name, rule, one_process, trained):
+    heads = sizes_of(LAYOUTS[name])["n_heads"]
+    found, expected = losses(trained[f"short {name}"]), losses(one_process[f"{rule} {heads}"])
+    assert len(found) == 2
+    for ours, theirs in zip(found, expected, strict=True):
         assert ours == pytest.approx(theirs, rel=2e-5)
+        assert theirs not in losses(one_process[f"full {heads}"])
 
 
 @pytest.mark.slow
-def test_a_run_resumes_on_another_layout(dataset, qwen2, folder):
-    """An unbroken run of one process is the reference. The model has biases and no tied embeddings."""
-    base = ["--model", str(qwen2), "--loss.refresh_steps", "2", "--checkpoint.enable", "--checkpoint.interval", "2"]
-    base += ["--checkpoint.keep_latest_k", "0"]
-
-    def run(ranks: int, name: str, *layout: str, end_after: int = STEPS) -> dict[str, Any]:
-        arguments = argv(dataset, folder / name, *base, *layout, steps=STEPS)
-        spec = {"name": "run", "trainer": "exact", "argv": _without_architecture(arguments), "end_after": end_after}
-        return record(ranks, folder / f"{name}-record", spec)["run"]
-
-    whole = run(1, "whole")
-    first = run(4, "moved", *degrees(2, 2), end_after=2)
-    second = run(2, "moved", *degrees(tensor=2), end_after=4)
-    third = run(2, "moved", *degrees(2))
-    steps = [*losses(first), *losses(second), *losses(third)]
-    assert steps == [pytest.approx(one, rel=2e-5) for one in losses(whole)]
-    assert third["counts"] == whole["counts"]
-    assert third["windows"] == whole["windows"]
-    for part in (first, second, third):
-        for step, metrics in part["metrics"].items():
-            assert metrics["tokens_seen"] == whole["metrics"][step]["tokens_seen"]
-    for step in (2, 4, 6):
-        weights = {
-            name: load_file(export(folder / name, folder / f"hf-{name}-{step}", step=step, dtype="float32")[0])
-            for name in ("whole", "moved")
-        }
-        assert weights["whole"].keys() == weights["moved"].keys()
-        for name, tensor in weights["whole"].items():
-            difference = (weights["moved"][name] - tensor).abs()
-            # A step of AdamW has the size of the learning rate, 1e-2, also for a gradient that is only rounding.
-            assert difference.max() < 1e-2
-            assert difference.mean() < 1e-4
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_export_of_a_layout_has_the_loaded_weights_bit_for_bit(name, made, trained, qwen2, tmp_path):
+    loaded = load_file(qwen2 / "model.safetensors")
+    (file,) = export(made.output("frozen", LAYOUTS[name], HEADS), tmp_path / "hf", dtype="float32")
+    saved = load_file(file)
+    assert saved.keys() == loaded.keys()
+    assert all(torch.equal(saved[key], tensor) for key, tensor in loaded.items())
 
 
 @pytest.mark.slow
-def test_models_with_norms_of_heads_and_layers_without_rope_train_alike_under_tensor_parallelism(dataset, folder):
-    specs: dict[str, dict[str, Any]] = {}
+def test_models_with_norms_of_heads_and_layers_without_rope_train_alike_under_tensor_parallelism(windows, folder):
+    runs: dict[int, dict[str, list[str]]] = {1: {}, 2: {}}
     for family in ("qwen3 tied", "smollm3"):
         transformers_model(family).save_pretrained(folder / family)
-        for name, layout in {"1": [], "2": degrees(tensor=2)}.items():
-            options = ["--model", str(folder / family), "--checkpoint.enable", "--checkpoint.load_only", *layout]
-            arguments = argv(dataset, folder / f"{family}-{name}", *options, steps=3)
-            specs.setdefault(name, {})[family] = _without_architecture(arguments)
-    results = {}
-    for ranks, runs in specs.items():
-        listed = [{"name": name, "trainer": "exact", "argv": arguments} for name, arguments in runs.items()]
-        results[ranks] = record(int(ranks), folder / f"families-{ranks}", *listed)
-    for family, one in results["1"].items():
-        for ours, theirs in zip(losses(results["2"][family]), losses(one), strict=True):
+        for layout in (ONE, Layout(tensor=2)):
+            options = ["--model", str(folder / family), "--checkpoint.enable", "--checkpoint.load_only"]
+            options += ["--loss.num_chunks", "2", *layout.options]
+            output = folder / f"{family}-{layout.name}"
+            runs[layout.ranks][family] = arguments(windows, output, *options, sizes=None, steps=2)
+    one, two = (train(ranks, folder / f"families-{ranks}", listed) for ranks, listed in runs.items())
+    for family, expected in one.items():
+        for ours, theirs in zip(losses(two[family]), losses(expected), strict=True):
             assert ours == pytest.approx(theirs, rel=2e-5)
 
 
-@pytest.mark.slow
-def test_the_export_of_every_layout_has_the_loaded_weights_bit_for_bit(dataset, qwen2, folder):
-    base = ["--model", str(qwen2), "--optimizer.lr", "0", "--checkpoint.enable", "--checkpoint.interval", "1"]
-    loaded = load_file(qwen2 / "model.safetensors")
-    for ranks, layouts in {2: {"cp2": degrees(2), "tp2": degrees(tensor=2)}, 4: {"cp2-tp2": degrees(2, 2)}}.items():
-        specs = []
-        for name, layout in layouts.items():
-            arguments = argv(dataset, folder / "frozen" / name, *base, *layout, steps=1)
-            specs.append({"name": name, "trainer": "exact", "argv": _without_architecture(arguments)})
-        record(ranks, folder / f"frozen-{ranks}", *specs)
-        for name in layouts:
-            (file,) = export(folder / "frozen" / name, folder / f"frozen-{name}", dtype="float32")
-            saved = load_file(file)
-            assert saved.keys() == loaded.keys()
-            assert all(torch.equal(saved[key], tensor) for key, tensor in loaded.items())
-
-
-def _without_architecture(arguments: list[str]) -> list[str]:
-    kept, skip = [], False
-    for argument in arguments:
-        if skip or argument.startswith("--architecture."):
-            skip = not skip
-            continue
-        kept.append(argument)
-    return kept
+def degrees(context: int = 1, tensor: int = 1) -> list[str]:
+    return [
+        *["--parallelism.context_parallel_degree", str(context)],
+        *["--parallelism.tensor_parallel_degree", str(tensor)],
+    ]
 
 
 def test_parts_of_a_sequence_join_to_the_sequence():

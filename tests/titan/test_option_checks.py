@@ -16,10 +16,10 @@ IN_FORCE = {
     "debug.deterministic", "debug.deterministic_warn_only", "debug.enable_structured_logging", "debug.print_config",
     "debug.save_config_file", "dump_folder", "export", "hf_assets_path", "model", "override.imports",
     "profiler.enable_memory_snapshot", "profiler.enable_profiling", "profiler.save_memory_snapshot_folder",
-    "profiler.save_traces_folder", "profiler.trace_post_processor", "start_from", "optimizer.implementation",
-    "lr_scheduler.decay_type", "metrics.disable_color_printing", "metrics.enable_tensorboard",
-    "metrics.enable_wandb", "metrics.save_for_all_ranks", "metrics.save_tb_folder", "training.dtype",
-    "training.enable_cpu_offload", "training.gc_debug", "training.mixed_precision_param",
+    "profiler.save_traces_folder", "profiler.trace_post_processor", "rope.scaling", "start_from",
+    "optimizer.implementation", "lr_scheduler.decay_type", "metrics.disable_color_printing",
+    "metrics.enable_tensorboard", "metrics.enable_wandb", "metrics.save_for_all_ranks", "metrics.save_tb_folder",
+    "training.dtype", "training.enable_cpu_offload", "training.gc_debug", "training.mixed_precision_param",
     "training.mixed_precision_reduce", "validator.context_gain", "validator.enable",
 }  # fmt: skip
 """Options without a range of numbers that have an effect. The option's own module checks the value, if it can be

@@ -108,6 +108,7 @@ def stock_training(dataset, folder, *options: str, loss_dataset=None):
     return torchrun(2, *command, cwd=folder)
 
 
+@pytest.mark.slow
 def test_readmes_command_trains_and_validates_with_torchtitans_own_entry_point(dataset, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     done = stock_training(dataset, tmp_path, "--validator.enable", "--validator.freq", "2", "--validator.steps", "-1")

@@ -1,20 +1,23 @@
 """The values that preflight fills in for several datasets. The options that it refuses are in test_train.py."""
 
+import itertools
 import json
 import logging
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from benchmarks.synthetic import write_dataset
 from exact_titan.config import load_config
 from exact_titan.dataset import PackedDataset
 from exact_titan.errors import InputError
 from exact_titan.exposure import bucket_weights
 from exact_titan.sampling.mixture import Mixture
-from exact_titan.titan.loader import open_mixture
+from exact_titan.titan.loader import PackedDataLoader, open_mixture
 from exact_titan.titan.preflight import complete, packed_tokenizer
 from tests import warm_ranks
 from tests.support import pack_lengths
@@ -109,11 +112,32 @@ def test_a_start_completes_the_config_once_and_opens_each_dataset_once(folders, 
     assert done.codes == [0, 0], done.stderr
     shards = [str(file) for folder in folders[:2] for file in folder.glob("*.safetensors")]
     assert len(shards) == 4
+    checked: Counter[str] = Counter()
     for rank in (0, 1):
         calls = json.loads((tmp_path / f"{rank}.json").read_text())
         assert calls["complete"] == {"calls": 1}
         assert calls["manifest"] == {str(folder): 1 for folder in folders[:2]}
-        assert calls["shard"] == dict.fromkeys(shards, 1)
+        checked.update(calls["shard"])
+    # The ranks of a machine divide the shards.
+    assert checked == dict.fromkeys(shards, 1)
+
+
+def test_the_ranks_of_a_machine_divide_the_shards(tmp_path, monkeypatch):
+    lengths = itertools.repeat(20)
+    folder = write_dataset(tmp_path / "packed", window=64, windows=7, lengths=lengths, vocab_size=50, shard_tokens=1)
+    shards = sorted(folder.glob("*.safetensors"))
+    shards[3].write_bytes(shards[3].read_bytes()[:-1])
+    config = PackedDataLoader.Config(dataset_path=str(folder))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    for rank in range(3):
+        monkeypatch.setenv("LOCAL_RANK", str(rank))
+        open_mixture(config, 64)
+    monkeypatch.setenv("LOCAL_RANK", "3")
+    with pytest.raises(InputError, match=rf"shard {shards[3]} is cut short or changed"):
+        open_mixture(config, 64)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="is cut short or changed"):
+        open_mixture(config, 64)
 
 
 def test_the_open_datasets_are_not_in_the_saved_config(folders):

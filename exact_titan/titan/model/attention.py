@@ -132,16 +132,24 @@ def set_implementation(config: Decoder.Config, implementation: Implementation) -
 def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int) -> VarlenMetadata:
     """Return torchtitan's varlen metadata for :class:`DocumentAttention`. A compiled graph does not depend on it.
 
-    torch.compile makes the number of documents a symbol of the graph. The longest document is a tensor on the host, not
-    a number: a graph for one number would be compiled again for the next number.
+    The number of documents and the length of the longest document are sizes of tensors, so torch.compile makes them
+    symbols of the graph. A graph for a number would be compiled again for the next number. The host would wait for a
+    tensor whose value is the length, because FSDP moves all inputs to the device.
 
     Args:
         cu_seqlens: int32 ``[n+1]``, document borders in the flattened batch, 0 to B*L, on the device of the inputs.
         max_seqlen: length of the longest document in the batch.
     """
-    torch._dynamo.mark_dynamic(cu_seqlens, 0)
-    longest: Any = torch.tensor(max_seqlen, device="cpu")
+    # The size is 2 or more: torch.compile makes a graph of its own for the sizes 0 and 1.
+    longest: Any = cu_seqlens.new_empty(max_seqlen + 1, 0)
+    for tensor in (cu_seqlens, longest):
+        torch._dynamo.mark_dynamic(tensor, 0)
     return VarlenMetadata(cu_seq_q=cu_seqlens, cu_seq_k=cu_seqlens, max_q=longest, max_k=longest)
+
+
+def _longest(masks: VarlenMetadata) -> int:
+    """Return the length of the longest document. torchtitan's own metadata has the number itself."""
+    return masks.max_q.shape[0] - 1 if isinstance(masks.max_q, torch.Tensor) else masks.max_q
 
 
 def forward_ops() -> dict[Kernel, Any]:
@@ -160,8 +168,8 @@ class DocumentAttention(VarlenAttention):
     """torchtitan's varlen attention with a choice of kernels on CUDA, and causal SDPA per document on the CPU.
 
     The class replaces :class:`VarlenAttention` in any torchtitan config: arguments, shapes and mask are the same. The
-    length of the longest document in ``attention_masks`` is a number or a tensor (:func:`varlen_metadata`).
-    Tensors on the CPU always go through SDPA, because varlen kernels have no backward pass on the CPU.
+    ``attention_masks`` come from :func:`varlen_metadata` or from torchtitan. Tensors on the CPU always go through SDPA,
+    because varlen kernels have no backward pass on the CPU.
 
     With a ``context_group`` the inputs and the output are this rank's part of the sequence, ``[B, L/n, N, H]``. The
     mask is the mask of the whole windows (:mod:`~exact_titan.titan.model.context_parallel`).
@@ -225,16 +233,20 @@ class DocumentAttention(VarlenAttention):
         elif self.kernel == "fa2":
             attend = self._flash_attn_2
         else:
-            # Number for the graph, which has a tensor: the host knows its value, and the device does not wait.
-            longest = int(attention_masks.max_q)
-            masks = attention_masks._replace(max_q=longest, max_k=longest)
-            return super().forward(q_BLNH, k_BLNH, v_BLNH, attention_masks=masks, scale=scale, **kwargs)
+            return self._varlen(q_BLNH, k_BLNH, v_BLNH, attention_masks=attention_masks, scale=scale, **kwargs)
         kwargs.pop("enable_gqa", None)  # these kernels compare the numbers of key heads and query heads
         unknown = [name for name, value in kwargs.items() if value is not None]
         if unknown:
             raise NotImplementedError(f"{', '.join(unknown)}: not supported by {describe(self.kernel)}")
         q_TNH, k_TNH, v_TNH = (x.flatten(0, 1) for x in (q_BLNH, k_BLNH, v_BLNH))
         return attend(q_TNH, k_TNH, v_TNH, attention_masks, scale).unflatten(0, q_BLNH.shape[:2])
+
+    def _varlen(
+        self, q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor, *, attention_masks: Any, **options: Any
+    ) -> torch.Tensor:
+        longest = _longest(attention_masks)
+        masks = attention_masks._replace(max_q=longest, max_k=longest)
+        return super().forward(q_BLNH, k_BLNH, v_BLNH, attention_masks=masks, **options)
 
     def _sdpa(
         self,
@@ -256,7 +268,7 @@ class DocumentAttention(VarlenAttention):
         masks: VarlenMetadata,
         scale: float | None,
     ) -> torch.Tensor:
-        longest = int(masks.max_q)
+        longest = _longest(masks)
         # bfloat16 for every input dtype, as in torchtitan.
         out_TNH = self.flash_attn_varlen_func(
             *(x.to(torch.bfloat16) for x in (q_TNH, k_TNH, v_TNH)),

@@ -177,14 +177,11 @@ def decoder_spec(architecture: Architecture) -> ModelSpec:
     Only a tied output layer has a smaller initialisation.
     """
     rope = HalfRoPE.Config(
-        dim=architecture.head_dim, max_seq_len=architecture.max_positions, theta=architecture.rope_theta
+        dim=architecture.head_dim,
+        max_seq_len=architecture.max_positions,
+        theta=architecture.rope_theta,
+        model_scaling=architecture.rope_scaling,
     )
-    if architecture.rope_scaling is not None:
-        rope.scaling = "llama"
-        rope.scaling_factor = architecture.rope_scaling.factor
-        rope.low_freq_factor = architecture.rope_scaling.low_freq_factor
-        rope.high_freq_factor = architecture.rope_scaling.high_freq_factor
-        rope.original_max_position_embeddings = architecture.rope_scaling.original_positions
     dim, tied = architecture.dim, architecture.tie_embeddings
     embedding_init = {"weight": skip_param_init if tied else partial(nn.init.normal_, std=1.0)}
     return ModelSpec(

@@ -1,28 +1,92 @@
 """Rotary position embedding (RoPE) in the layout of Hugging Face's weights."""
 
+import math
 from dataclasses import dataclass
-from typing import Any, cast
 
 import torch
-from torchtitan.models.common.rope import ComplexRoPE, CosSinRoPE
+from torchtitan.models.common.rope import CosSinRoPE
+
+from exact_titan.models.rope import LinearScaling, Llama3Scaling, RopeScaling, YarnScaling
+
+
+def frequencies(theta: float, dim: int, scaling: RopeScaling | None) -> torch.Tensor:
+    """Return the frequencies of RoPE in radians a position, float32 ``[dim / 2]``, on the CPU.
+
+    The operations and their order are those of transformers (``modeling_rope_utils.py``) and vLLM. At position 131,072
+    one rounding of a frequency turns the fastest pair by 0.008 radians, and the YaRN of torchtitan rounds differently.
+
+    Args:
+        theta: base of the frequencies.
+        dim: width of a head.
+        scaling: None: the frequencies of the base alone.
+    """
+    powers = theta ** (torch.arange(0, dim, 2, dtype=torch.float32, device="cpu") / dim)
+    match scaling:
+        case None:
+            return 1.0 / powers
+        case LinearScaling():
+            return 1.0 / powers / scaling.factor
+        case Llama3Scaling():
+            return _llama3(1.0 / powers, scaling)
+        case YarnScaling():
+            return _yarn(powers, theta, scaling)
+
+
+def _llama3(plain: torch.Tensor, scaling: Llama3Scaling) -> torch.Tensor:
+    """Return the frequencies of Llama 3.1: long waves divided by the factor, short waves kept, a ramp between them."""
+    low, high, original = scaling.low_freq_factor, scaling.high_freq_factor, scaling.original_positions
+    wavelength = 2 * math.pi / plain
+    smooth = (original / wavelength - low) / (high - low)
+    ramp = (1 - smooth) * plain / scaling.factor + smooth * plain
+    long = torch.where(wavelength > original / low, plain / scaling.factor, ramp)
+    return torch.where(wavelength < original / high, plain, long)
+
+
+def _yarn(powers: torch.Tensor, theta: float, scaling: YarnScaling) -> torch.Tensor:
+    """Return the frequencies of YaRN: low frequencies divided by the factor, high ones kept, a ramp between them."""
+    half = len(powers)
+    # The dimension whose wave makes so many turns over the original positions.
+    low, high = (
+        2 * half * math.log(scaling.original_positions / (turns * 2 * math.pi)) / (2 * math.log(theta))
+        for turns in (scaling.beta_fast, scaling.beta_slow)
+    )
+    if scaling.truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, 2 * half - 1)
+    if low == high:
+        high += 0.001
+    ramp = ((torch.arange(half, dtype=torch.float32, device="cpu") - low) / (high - low)).clamp(0, 1)
+    kept = 1 - ramp
+    return 1.0 / (scaling.factor * powers) * (1 - kept) + 1.0 / powers * kept
 
 
 class HalfRoPE(CosSinRoPE):
-    """Rotates the pairs ``(i, i + H/2)`` of a head in float32, with Llama 3.1's scaling.
+    """Rotates the pairs ``(i, i + H/2)`` of a head in float32, with every scaling of :mod:`exact_titan.models.rope`.
 
-    torchtitan's :class:`ComplexRoPE` has the scaling, but rotates the pairs ``(2i, 2i + 1)``. With those pairs every
-    rank must permute the complete q and k weights at every load and save. In the layout of this class a Hugging Face
-    tensor and the parameter are equal, and each rank reads only its own rows.
+    torchtitan's ``ComplexRoPE`` rotates the pairs ``(2i, 2i + 1)``. With those pairs every rank must permute the
+    complete q and k weights at every load and save. In the layout of this class a Hugging Face tensor and the parameter
+    are equal, and each rank reads only its own rows. torchtitan's options of the scaling are not used: torchtitan has
+    no linear scaling, and leaves YaRN's attention factor to the model.
     """
 
     @dataclass(kw_only=True, slots=True)
     class Config(CosSinRoPE.Config):
-        pass
+        model_scaling: RopeScaling | None = None
+        """The scaling of the model."""
+
+    config: Config
 
     def _precompute_cache(self) -> torch.Tensor:
-        """Return H/2 cosines and H/2 sines for every position, float32 ``[max_seq_len, H]``."""
-        cis = ComplexRoPE._precompute_cache(cast(Any, self))
-        return torch.cat([cis.real, cis.imag], dim=-1)
+        """Return H/2 cosines and H/2 sines for every position, float32 ``[max_seq_len, H]``.
+
+        YaRN's attention factor scales both, as in transformers.
+        """
+        scaling = self.config.model_scaling
+        positions = torch.arange(self.config.max_seq_len, dtype=torch.float32)
+        frequency = frequencies(self.config.theta, self.config.dim, scaling).to(positions.device)
+        angles = torch.outer(positions, frequency)
+        cache = torch.cat([angles.cos(), angles.sin()], dim=-1)
+        return cache * scaling.cos_sin_factor if isinstance(scaling, YarnScaling) else cache
 
     @staticmethod
     def apply_rotary_emb(

@@ -69,9 +69,10 @@ def test_gradients_equal_transformers(name, tmp_path):
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-5)
 
 
-def test_without_rope_scaling_the_logits_differ(tmp_path):
+@pytest.mark.parametrize("name", [name for name in CHECKPOINTS if "RoPE" in name or "YaRN" in name])
+def test_without_rope_scaling_the_logits_differ(name, tmp_path):
     """The tests above can fail: the positions of the checkpoint are long enough for the scaled frequencies."""
-    scaled, plain = transformers_model("llama with scaled RoPE"), transformers_model("llama")
+    scaled, plain = transformers_model(name), transformers_model(name.partition(" with")[0])
     plain.load_state_dict(scaled.state_dict())
     tokens = torch.randint(256, (1, 200), generator=torch.Generator().manual_seed(1))
     difference = reference_logits(scaled, tokens, [200]) - reference_logits(plain, tokens, [200])
