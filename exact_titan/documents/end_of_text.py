@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from exact_titan.errors import InputError
-from exact_titan.system.json_files import read_json
+from exact_titan.system.json_files import read_optional_object
 
 # Base models are pretrained with these tokens at the end of a document. The eos_token of a chat tokenizer ends a
 # message instead: <|eot_id|> of Llama 3, <|im_end|> of Qwen.
@@ -38,20 +38,14 @@ def end_of_text(file: Path, vocabulary: Mapping[str, int], given: str | None) ->
         if known in vocabulary:
             return known
     config = file.parent / "tokenizer_config.json"
-    if config.is_file():
-        try:
-            token = read_json(config).get("eos_token")
-        except OSError as error:
-            raise InputError(f"{config} cannot be read: {error.strerror}") from error
-        except (ValueError, AttributeError) as error:
-            raise InputError(f"{config} is not a JSON object ({error}): name the token with --eos-token") from error
-        token = token.get("content") if isinstance(token, dict) else token
-        if token is not None:
-            if not isinstance(token, str):
-                raise InputError(f"{config}: eos_token is {token!r:.60}, not a text: name the token with --eos-token")
-            if token not in vocabulary:
-                raise InputError(f"{config}: eos_token {token!r} is not in the vocabulary: see --eos-token")
-            return token
+    token = read_optional_object(config, way_out="name the token with --eos-token").get("eos_token")
+    token = token.get("content") if isinstance(token, dict) else token
+    if token is not None:
+        if not isinstance(token, str):
+            raise InputError(f"{config}: eos_token is {token!r:.60}, not a text: name the token with --eos-token")
+        if token not in vocabulary:
+            raise InputError(f"{config}: eos_token {token!r} is not in the vocabulary: see --eos-token")
+        return token
     for known in OTHER_EOS:
         if known in vocabulary:
             return known
