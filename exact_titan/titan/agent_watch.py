@@ -6,10 +6,10 @@ agent, the kernel's out-of-memory killer, or SIGHUP without a handler leaves suc
 1. Every rank finds its agent when the rank starts (:func:`find_agent`).
 2. A thread looks once a second whether the agent still runs.
 3. After the end of the agent, all ranks save and stop as after a signal. A run before its first step ends at once.
-4. A save that does not end within :data:`SAVE_SECONDS` is given up.
+4. If a save does not end within :data:`SAVE_SECONDS`, the process ends without the save.
 
 The module does not use the kernel's parent-death signal (``PR_SET_PDEATHSIG``): a shell script may stand between the
-agent and the rank, and a signal could not be told from a second signal of a person.
+agent and the rank, and the rank could not distinguish this signal from a second signal of a person.
 """
 
 import os
