@@ -178,8 +178,8 @@ def _scaling(architecture: Architecture, change: RopeChange, original: int) -> R
     if own is not None and not isinstance(own, kind):
         raise InputError(
             f"rope.scaling is {change.scaling}, but the RoPE of the model is scaled already ({own}): set "
-            f"--rope.scaling {own.kind} with another --rope.factor, or remove the scaling from the config.json of "
-            f"the model"
+            f"--rope.scaling {own.kind} with another --rope.factor, or leave the scaling out of the config.json "
+            f"of the model"
         )
     values: dict[str, Any] = {name: getattr(change, name) for name in ("factor", *_OF_KIND[change.scaling])}
     values = {name: value for name, value in values.items() if value is not None}
