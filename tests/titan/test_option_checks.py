@@ -186,3 +186,24 @@ def test_options_that_this_machine_cannot_fulfil_are_refused(tmp_path, monkeypat
     with pytest.raises(InputError) as caught:
         check_machine(config("--dump_folder", str(tmp_path), *options))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_compiled_steps_without_a_compiler_are_refused(monkeypatch, tmp_path, cuda):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("exact_titan.titan.option_checks.shutil.which", lambda name: None)
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    compiled = config("--dump_folder", str(tmp_path), "--compile.enable")
+    names = "gcc or clang" if cuda else "g\\+\\+"
+    with pytest.raises(
+        InputError, match=f"compile.enable is on, but the compiler {names} is not on this machine: .*no-"
+    ):
+        check_machine(compiled)
+    monkeypatch.setenv("CC" if cuda else "CXX", "icx -O2")
+    with pytest.raises(InputError, match="the compiler icx is not on this machine"):
+        check_machine(compiled)
+    monkeypatch.setattr("exact_titan.titan.option_checks.shutil.which", lambda name: f"/usr/bin/{name}")
+    check_machine(compiled)
+    monkeypatch.undo()
+    check_machine(config("--dump_folder", str(tmp_path), "--compile.enable", "--compile.backend", "aot_eager"))
