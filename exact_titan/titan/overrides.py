@@ -51,7 +51,7 @@ def _check_after_overrides() -> None:
         if isinstance(config.loss, ExactLoss.Config) and not isinstance(config, RunConfig):
             check_stock_layout(config.parallelism)
 
-    Trainer.Config._validate_cuda_graphs = check  # type: ignore[method-assign]
+    Trainer.Config._validate_cuda_graphs = check
 
 
 _check_after_overrides()
