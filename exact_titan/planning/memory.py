@@ -35,6 +35,7 @@ from exact_titan.titan.cross_entropy import BucketSums
 from exact_titan.titan.layout import sequence_shard
 from exact_titan.titan.model.attention import varlen_metadata
 from exact_titan.titan.model.flops import matmul_flops_per_token
+from exact_titan.titan.model.rope import share_tables
 from exact_titan.titan.run_config import RunConfig
 
 
@@ -152,6 +153,7 @@ class _Step:
         self.model.to_empty(device="cpu")
         if self.model.enable_weight_tying:  # as the initialisation does
             self.model.tok_embeddings.weight = self.model.lm_head.weight
+        share_tables(self.model)
         self.model.train()
         self.optimizers: Any = self.config.optimizer.build(model_parts=[self.model])
         trace = AllocationTrace(

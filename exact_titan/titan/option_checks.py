@@ -222,8 +222,8 @@ def _check_compilers(config: RunConfig) -> None:
     if not config.compile.enable or config.compile.backend != "inductor":
         return
     # Triton calls a C compiler for its kernels, and inductor a C++ compiler for kernels on the CPU.
-    variable, names = ("CC", ("gcc", "clang")) if torch.cuda.is_available() else ("CXX", ("g++",))
-    names = tuple(shlex.split(os.environ.get(variable, ""))[:1]) or names
+    variable, known = ("CC", ["gcc", "clang"]) if torch.cuda.is_available() else ("CXX", ["g++"])
+    names = shlex.split(os.environ.get(variable, ""))[:1] or known
     if not any(shutil.which(name) for name in names):
         raise InputError(
             f"compile.enable is on, but the compiler {' or '.join(names)} is not on this machine: install it, or give "

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import spmd_types as spmd
+import torch
 from torch import nn
 from torchtitan.distributed import ParallelDims
 from torchtitan.models.common import Embedding, Linear, RMSNorm
@@ -24,7 +25,7 @@ from exact_titan.errors import InputError
 from exact_titan.models.architecture import LARGEST_SIZE, MOST_LAYERS, Architecture
 from exact_titan.titan.model.attention import DocumentAttention
 from exact_titan.titan.model.context_parallel import WithoutContextParallel
-from exact_titan.titan.model.rope import HalfRoPE, NoRoPE
+from exact_titan.titan.model.rope import HalfRoPE, NoRoPE, share_tables
 from exact_titan.titan.model.state_dict import HuggingFaceAdapter
 
 
@@ -54,6 +55,11 @@ class DecoderModel(Llama3Model):
                         out_src_shardings=heads,
                         out_dst_shardings=heads,
                     )
+
+    def init_states(self, *, buffer_device: torch.device | None = None) -> None:
+        """Initialise weights and buffers as torchtitan does. All layers share one table of RoPE."""
+        super().init_states(buffer_device=buffer_device)
+        share_tables(self)
 
     def parallelize(self, parallel_dims: ParallelDims) -> None:
         """Divide the weights over the tensor-parallel ranks as torchtitan does, and keep tied embeddings one parameter.

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -60,3 +62,15 @@ def test_a_vocabulary_that_lacks_some_of_the_datasets_ids_is_refused():
 def test_shapes_that_do_not_fit_are_refused_by_name(shape, message):
     with pytest.raises(InputError, match=f"^{message}"):
         LlamaSizes(**shape).architecture(seq_len=8, tokenizer_vocab=99)
+
+
+def test_all_layers_share_one_table_of_rope():
+    architecture = LlamaSizes(n_layers=4).architecture(seq_len=64, tokenizer_vocab=256)
+    spec = decoder_spec(replace(architecture, layers_without_rope=(1,)))
+    model = spec.model.build()
+    model.to_empty(device="cpu")  # makes a table for every layer
+    model.init_weights(buffer_device=None)
+    tables = [block.attention.rope.cache for block in model.layers.values()]
+    assert len({table.data_ptr() for table in tables if table.numel()}) == 1
+    assert [table.shape for table in tables] == [(64, 32), (0,), (64, 32), (64, 32)]
+    assert torch.equal(tables[0], spec.model.build().layers["0"].attention.rope.cache)
