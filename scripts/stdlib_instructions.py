@@ -34,6 +34,7 @@ def instructions(file: Path, draw: random.Random) -> Iterator[dict[str, str]]:
         tree = ast.parse(text)
     except SyntaxError:  # a test file with broken code
         return
+    lines = text.split("\n")
     for node in ast.walk(tree):
         if not isinstance(node, ast.FunctionDef) or node.name.startswith("_"):
             continue
@@ -42,7 +43,7 @@ def instructions(file: Path, draw: random.Random) -> Iterator[dict[str, str]]:
         if not SHORTEST <= len(summary) <= LONGEST or not summary.endswith("."):
             continue
         arguments = [one.arg for one in node.args.args if one.arg not in ("self", "cls")]
-        source = ast.get_source_segment(text, node) or ""
+        source = source_of(node, lines)
         if draw.random() < WITH_SOURCE and len(source) < LONGEST_SOURCE:
             yield {
                 "instruction": f"What does the function {node.name} do? Answer from the source code.",
@@ -55,6 +56,15 @@ def instructions(file: Path, draw: random.Random) -> Iterator[dict[str, str]]:
                 "context": "",
                 "response": f"The arguments are {', '.join(arguments)}.",
             }
+
+
+def source_of(node: ast.FunctionDef, lines: list[str]) -> str:
+    """Return the source of a function. ``ast.get_source_segment`` would split the file again for every function."""
+    assert node.end_lineno is not None
+    found = [line.encode() for line in lines[node.lineno - 1 : node.end_lineno]]
+    found[-1] = found[-1][: node.end_col_offset]
+    found[0] = found[0][node.col_offset :]
+    return b"\n".join(found).decode()
 
 
 def main() -> None:

@@ -17,7 +17,15 @@ esac
 if [ "${1:-}" = -- ]; then shift; fi
 "$python" -m ruff check .
 "$python" -m ruff format --check .
-"$python" -m mypy
-# Two test files run at a time. Many tests wait: for a process, for Slurm, or for a single thread. The order of the files
-# is that of tests/conftest.py.
-if [ "$tests" = yes ]; then "$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${marks[@]}" "$@"; fi
+if [ "$tests" = no ]; then exec "$python" -m mypy; fi
+# The types are checked beside the tests, because the tests often wait: for a process, for Slurm, or for a single thread.
+# Two test files run at a time, in the order of tests/conftest.py.
+types=$(mktemp)
+trap 'rm -f "$types"' EXIT
+"$python" -m mypy >"$types" 2>&1 &
+mypy=$!
+code=0
+"$python" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "${marks[@]}" "$@" || code=$?
+wait "$mypy" || code=1
+cat "$types"
+exit "$code"

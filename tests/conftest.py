@@ -54,8 +54,7 @@ LONGEST_FILES = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the longest files first, so that no worker waits for a long file at the end."""
     rank = {name: k for k, name in enumerate(LONGEST_FILES)}
-    tests = Path(__file__).parent
-    items.sort(key=lambda item: rank.get(str(item.path.relative_to(tests)), len(rank)))
+    items.sort(key=lambda item: rank.get(os.path.relpath(item.path, Path(__file__).parent), len(rank)))
 
 
 @pytest.fixture(autouse=True)

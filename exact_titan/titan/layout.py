@@ -135,12 +135,12 @@ def sequence_shard(dims: ParallelDims) -> SequenceShard:
 
 
 def counts_targets(dims: ParallelDims) -> bool:
-    """Whether this rank counts its targets. The ranks of a tensor-parallel group have the same targets: one counts."""
+    """Whether this rank counts its targets. One of the ranks with the same targets counts."""
     return _rank(dims, "tp") == 0
 
 
 def counts_windows(dims: ParallelDims) -> bool:
-    """Whether this rank counts its windows. Of the ranks with the same windows one counts."""
+    """Whether this rank counts its windows. One of the ranks with the same windows counts."""
     return _rank(dims, "tp") == 0 and _rank(dims, "cp") == 0
 
 
