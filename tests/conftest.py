@@ -29,6 +29,7 @@ LONGEST_FILES = (
     "test_chaos.py",
     "titan/test_layout.py",
     "titan/model/test_parity.py",
+    "titan/test_layout_resume.py",
     "packing/test_clusters.py",
     "test_benchmarks.py",
     "planning/test_command.py",

@@ -15,6 +15,7 @@ from exact_titan.runs.metrics_log import read_records
 from tests import warm_ranks
 from tests.support import pack_lengths
 from tests.titan.layouts import HEADS, LAYOUTS, ONE, WINDOW, WINDOWS_PER_STEP, Layout, arguments, train
+from tests.titan.test_ema import stored
 from tests.titan.test_training import RUNNER
 
 pytestmark = pytest.mark.slow
@@ -109,3 +110,11 @@ def test_the_export_of_a_layout_is_that_of_one_process(step, folder, unbroken, m
         # A step of AdamW has the size of the learning rate, 1e-3, also for a gradient that is only rounding.
         assert difference.max() < 1e-3
         assert difference.mean() < 1e-6
+
+
+def test_the_moving_average_is_that_of_the_unbroken_run(folder, unbroken, moved):
+    (_, found), (weights, expected) = (stored(folder / run, STEPS) for run in ("moved", "unbroken"))
+    assert found.keys() == expected.keys() != set()
+    for name, tensor in expected.items():
+        assert (found[name] - tensor).abs().mean() < 1e-6
+    assert any((weights[name] - tensor).abs().mean() > 1e-5 for name, tensor in expected.items())

@@ -39,7 +39,7 @@ def attention(group: dist.ProcessGroup, ranks: int, key_heads: int, dtype: torch
     whole = [random(HEADS).to(dtype), random(key_heads).to(dtype), random(key_heads).to(dtype)]
     upstream = random(HEADS).to(dtype)
     borders = (0, *accumulate(DOCUMENTS))
-    masks = varlen_metadata(torch.tensor(borders, dtype=torch.int32), max(DOCUMENTS), borders)
+    masks = varlen_metadata(torch.tensor(borders, dtype=torch.int32), max(DOCUMENTS))
     module = DocumentAttention(DocumentAttention.Config(implementation="sdpa"))
     module.context_group = group
     shard = SequenceShard(dist.get_rank(group), ranks)
