@@ -13,7 +13,8 @@ from typing import Any
 import torch
 
 from benchmarks.gpu_checks import Outcome, attempt
-from benchmarks.step import Side, build_sides, compiled_graphs, local, random_trainer, run_step
+from benchmarks.step import Side, build_sides, local, random_trainer, run_step
+from exact_titan.titan.compiled_graphs import graphs as graphs_made
 from exact_titan.titan.trainer import ExactTrainer
 
 STEPS = 20
@@ -42,11 +43,11 @@ def check_losses(trainer: ExactTrainer) -> tuple[bool, str]:
     losses, graphs = {}, []
     for name, side in (("compiled", compiled), ("eager", eager), ("eager again", eager)):
         _restore(trainer, start)
-        before = compiled_graphs()
+        before = graphs_made()
         losses[name] = []
         for batch in batches:
             losses[name].append(_loss(trainer, side, batch))
-            graphs.append(compiled_graphs() - before)
+            graphs.append(graphs_made() - before)
     difference = _difference(losses["compiled"], losses["eager"])
     noise = _difference(losses["eager again"], losses["eager"])
     first, last = graphs[0], graphs[-1 - 2 * STEPS]

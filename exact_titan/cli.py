@@ -17,7 +17,7 @@ import tyro
 from exact_titan import entry, evaluation_commands, study_commands, version
 from exact_titan.commands import COMMANDS
 from exact_titan.errors import InputError, did_you_mean
-from exact_titan.launch import command
+from exact_titan.launch import command, options
 from exact_titan.system.terminal import unguarded
 
 GROUPS = {"study": study_commands.COMMANDS, "eval": evaluation_commands.COMMANDS}
@@ -113,7 +113,7 @@ def _check_names(name: str, function: Callable, given: list[str]) -> None:
     for word in given:
         option = word.partition("=")[0]
         # The options of plan after its own options belong to the run.
-        if word == "--" or (name == "plan" and "." in option):
+        if word == "--" or (name == "plan" and ("." in option or options.table().find(option[2:]) is not None)):
             continue
         if option.startswith("--") and option.replace("_", "-") not in known:
             hint = did_you_mean(option, known) or f"; `exact-titan {name} --help` lists the options"

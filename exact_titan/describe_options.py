@@ -44,6 +44,7 @@ def describe() -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {}
     configs = {name: recipe() for name, recipe in recipes().items()}
     for config in configs.values():
+        config.compile.enable = False  # the default on a machine without a GPU
         for name, described in _options(config).items():
             if found.setdefault(name, described) != described:
                 raise ValueError(f"option {name} differs between the recipes: extend options.json")

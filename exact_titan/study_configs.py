@@ -10,7 +10,8 @@ from typing import Any
 
 from exact_titan.config import config_of
 from exact_titan.errors import InputError
-from exact_titan.launch.arguments import Arguments, read_tree
+from exact_titan.launch.arguments import Arguments
+from exact_titan.launch.toml_settings import read_tree
 from exact_titan.models.architecture import Architecture
 from exact_titan.runs.run_record import RunRecord, Start
 from exact_titan.study.plan import Planned

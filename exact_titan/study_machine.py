@@ -11,7 +11,8 @@ from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.launch import background
-from exact_titan.launch.arguments import read_tree, tokens
+from exact_titan.launch.arguments import tokens
+from exact_titan.launch.toml_settings import read_tree
 from exact_titan.launch.warm import WarmProcesses, in_new_process, number_of_devices
 from exact_titan.runs.run_record import RunRecord
 from exact_titan.study.plan import Planned

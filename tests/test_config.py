@@ -5,6 +5,8 @@ from torchtitan.distributed.activation_checkpoint import FullAC, MemoryBudgetAC,
 
 from exact_titan.config import load_config, recipes
 from exact_titan.errors import InputError
+from exact_titan.models.architecture import PRESETS
+from exact_titan.titan.start import check_positions, resolve_architecture
 from tests.support import ROOT
 
 
@@ -88,6 +90,8 @@ def test_a_subcommand_may_have_any_position(tmp_path):
 def test_every_shipped_config_is_read(file):
     config = load_config(["--config", str(file)])
     assert config.dataloader.dataset_path
+    if config.model in PRESETS:
+        check_positions(config, resolve_architecture(config))
 
 
 @pytest.mark.parametrize("name", recipes())

@@ -18,6 +18,7 @@ CASES = [
     ("packed/train-00000.safetensors", "verify packed"),
     ("packed/train-00000.safetensors", "window packed 0"),
     ("packed/train-lengths.npy", "window packed 0"),
+    ("packed/train-work.bin", "verify packed"),
     ("packed/tokenizer/tokenizer.json", "window packed 0"),
     ("packed", "inspect packed"),
     ("documents.jsonl", "pack documents.jsonl --tokenizer tokenizer.json --seq-len 16 --out p"),

@@ -17,6 +17,12 @@ from tests.warm_ranks import Run
 
 SIZES = {"dim": 32, "n_layers": 2, "n_heads": 4, "n_kv_heads": 2, "ffn_dim": 64}
 
+GROUPS = {
+    kind: [f"--parallelism.{kind}_parallel_degree", "2", "--training.global_batch_size", "6"]
+    for kind in ("context", "tensor")
+}
+"""Options of two ranks that compute the same windows."""
+
 
 def arguments(dataset, folder: Path, *options: str) -> list[str]:
     sizes = [argument for name, size in SIZES.items() for argument in (f"--architecture.{name}", str(size))]
@@ -76,9 +82,16 @@ def test_sigusr1_to_real_torchrun_saves_on_all_ranks(dataset, tmp_path):
         check_stopped(run, tmp_path, before=before, reason=r"SIGUSR1 on rank \d")
 
 
-@pytest.mark.parametrize(("name", "rank"), [("SIGTERM", 0), ("SIGINT", 1), ("SIGUSR1", 0)])
-def test_a_signal_to_one_rank_stops_all(dataset, tmp_path, name, rank):
-    with warm_train(dataset, tmp_path) as run:
+@pytest.mark.parametrize(
+    ("name", "rank", "layout"),
+    [
+        pytest.param("SIGTERM", 0, [], id="SIGTERM"),
+        pytest.param("SIGINT", 1, GROUPS["context"], id="SIGINT context"),
+        pytest.param("SIGUSR1", 0, GROUPS["tensor"], id="SIGUSR1 tensor", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_to_one_rank_stops_all(dataset, tmp_path, name, rank, layout):
+    with warm_train(dataset, tmp_path, *layout) as run:
         run.wait_for("step 2/")
         before = steps(run)[-1]
         os.kill(run.workers()[rank], signal.Signals[name])
@@ -97,13 +110,13 @@ def test_the_stop_file_stops_all_ranks(dataset, tmp_path):
 @pytest.mark.slow
 def test_an_interrupted_validation_is_repeated(dataset, tmp_path):
     endless = ["--validator.enable", "--validator.freq", "2", "--validator.steps", "1000000"]
-    with warm_train(dataset, tmp_path, *endless) as run:
+    with warm_train(dataset, tmp_path, *endless, *GROUPS["context"]) as run:
         log = tmp_path / "out/logs/rank_0.log"
         run.wait_until(lambda: log.exists() and "Validating" in log.read_text(), "Validating")
         os.kill(run.workers()[1], signal.SIGTERM)
         check_stopped(run, tmp_path, before=2, reason="SIGTERM on rank 1")
         assert steps(run) == [1, 2]
-    short = [*endless, "--validator.steps", "2", "--checkpoint.interval", "2"]
+    short = [*endless, "--validator.steps", "2", "--checkpoint.interval", "2", "--training.global_batch_size", "6"]
     outputs = []
     for last in ("3", "2"):
         again = arguments(dataset, tmp_path, *short, "--training.steps", last)

@@ -1,7 +1,7 @@
 """Read the windows of a packed dataset in any order."""
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
@@ -14,7 +14,7 @@ import torch
 from exact_titan.dataset.files import check_size
 from exact_titan.dataset.manifest import Manifest
 from exact_titan.dataset.manifest_checks import check_shard_numbers
-from exact_titan.dataset.records import SplitRecord
+from exact_titan.dataset.records import ShardRecord, SplitRecord
 from exact_titan.dataset.shards import Shard
 from exact_titan.dataset.work import AttentionWork
 from exact_titan.errors import InputError
@@ -157,22 +157,38 @@ class PackedDataset:
         Raises:
             InputError: if the segments of a shard do not give the counts in the manifest.
         """
-        joint_nn = torch.zeros(len(self.buckets), len(self.buckets), dtype=torch.int64)
+        return self.sum_joint_counts(map(self.joint_counts_of, self.record.shards))
+
+    def joint_counts_of(self, entry: ShardRecord) -> torch.Tensor:
+        """Return the part of :meth:`joint_counts` of one shard of :attr:`record`, int64 ``[n, n]``.
+
+        Raises:
+            InputError: if the segments of the shard are broken.
+        """
         try:
-            for entry in self.record.shards:
-                shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
-                shard.check_segments(self.window)
-                length_S = np.asarray(shard.segment_length, dtype=np.int64)
-                start_S = np.cumsum(length_S) - length_S
-                first_N = shard.window_segments[:-1]
-                offset_S = start_S - np.repeat(start_S[first_N], np.diff(shard.window_segments))
-                joint_nn += self.buckets.count_joint(
-                    torch.from_numpy(length_S),
-                    torch.from_numpy(offset_S),
-                    None if shard.segment_unsupervised is None else torch.tensor(shard.segment_unsupervised),
-                )
+            shard = _OPEN_SHARDS.get(self.folder / entry.file, entry.sha256)
+            shard.check_segments(self.window)
+            length_S = np.asarray(shard.segment_length, dtype=np.int64)
+            start_S = np.cumsum(length_S) - length_S
+            first_N = shard.window_segments[:-1]
+            offset_S = start_S - np.repeat(start_S[first_N], np.diff(shard.window_segments))
+            return self.buckets.count_joint(
+                torch.from_numpy(length_S),
+                torch.from_numpy(offset_S),
+                None if shard.segment_unsupervised is None else torch.tensor(shard.segment_unsupervised),
+            )
         except (IndexError, ValueError) as error:
             raise self._other_segments() from error
+
+    def sum_joint_counts(self, of_shards: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Return :meth:`joint_counts` from the parts of all shards, int64 ``[n, n]``.
+
+        Raises:
+            InputError: if the parts do not give the counts in the manifest.
+        """
+        joint_nn = torch.zeros(len(self.buckets), len(self.buckets), dtype=torch.int64)
+        for part_nn in of_shards:
+            joint_nn += part_nn
         if not torch.equal(joint_nn.sum(1), self.counts):
             raise self._other_segments()
         return joint_nn

@@ -6,7 +6,8 @@ causal mask. Padding counts as a segment.
 The file has one section for every shard, in the order of the shards:
 
 1. the attention work of the shard's windows, little-endian int64 ``[windows]``;
-2. a sha256 (32 bytes) over the window length, the shard's sha256 in the manifest, and the numbers.
+2. a sha256 (32 bytes) over the ASCII text ``WINDOW SHA256 `` and the numbers: the window length, and the
+   sha256 of the shard in the manifest, in hexadecimal.
 
 The manifest says where every section is. A section fits one shard only, so a damaged file and the file of another
 dataset are found. The fingerprint does not cover the file, because the shards determine the numbers. The file is

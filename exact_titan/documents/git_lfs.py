@@ -1,4 +1,4 @@
-"""Pointers of Git LFS: small text files that a clone without Git LFS has in the place of large files."""
+"""Pointers of Git LFS: small text files that a clone without Git LFS has instead of the large files."""
 
 from pathlib import Path
 

@@ -94,7 +94,7 @@ def list_local(path: Path, pattern: str | None) -> Listing:
 
 
 def _hint(path: Path) -> str:
-    """Return what the user of a path that does not exist may have meant."""
+    """Return the likely mistake in a path that does not exist."""
     # Programs of Megatron-LM and datatrove take token files without the suffix.
     token_files = [name for suffix in (".bin", ".ds") if os.path.isfile(name := f"{path}{suffix}")]
     if token_files:

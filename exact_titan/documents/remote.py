@@ -149,7 +149,10 @@ def copied(url: str, path: str, name: str, shown: str, size: int) -> Iterator[Pa
 
 
 def _version(fs: Any, path: str) -> dict[str, str]:
-    """Return what the store says of the version of a file. Files of the hub are versions of their own."""
+    """Return the values that a store changes with the content of a file.
+
+    Empty for the hub: a file of the hub has a version of its own.
+    """
     if fs.protocol == "hf":
         return {}
     fs.invalidate_cache()

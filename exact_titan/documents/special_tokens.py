@@ -64,7 +64,7 @@ def _finds(tokenizer: Tokenizer, tokens: Iterable[str]) -> bool:
 
 
 def _hide(model: dict[str, Any], tokens: set[str]) -> None:
-    """Give the tokens in a model's vocabulary other texts, which no document has."""
+    """Give the tokens in a model's vocabulary other texts. No document has these texts."""
     tokens = tokens - {model.get("unk_token")}  # the model needs its unknown token
     vocabulary = model["vocab"]
     if isinstance(vocabulary, list):  # Unigram: (text, score)

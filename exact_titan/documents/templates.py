@@ -16,7 +16,7 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from exact_titan.errors import InputError
-from exact_titan.system.json_files import read_json
+from exact_titan.system.json_files import read_optional_object
 
 # The headings of databrickslabs/dolly, training/consts.py.
 _INTRO = "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -83,8 +83,9 @@ class ChatTemplate:
         Raises:
             InputError: if the folder has no chat template, or a file is broken. The error names the folder or the file.
         """
-        config = _read_object(tokenizer_folder / _CONFIG)
-        names = _read_object(tokenizer_folder / _SPECIAL_TOKENS_MAP) | config
+        way_out = "copy the tokenizer again"
+        config = read_optional_object(tokenizer_folder / _CONFIG, way_out=way_out)
+        names = read_optional_object(tokenizer_folder / _SPECIAL_TOKENS_MAP, way_out=way_out) | config
         special_tokens = {key: text for key, value in names.items() if (text := _special_token(key, value)) is not None}
         file = tokenizer_folder / CHAT_TEMPLATE
         if file.is_file():
@@ -184,16 +185,3 @@ def _special_token(key: str, value: Any) -> str | None:
     if isinstance(value, dict):
         value = value.get("content")
     return value if isinstance(value, str) else None
-
-
-def _read_object(file: Path) -> dict[str, Any]:
-    """Read a JSON object. A missing file gives an empty object."""
-    if not file.is_file():
-        return {}
-    try:
-        content = read_json(file)
-    except ValueError as error:
-        raise InputError(f"{file} is not a readable JSON file ({error}): copy the tokenizer again") from error
-    if not isinstance(content, dict):
-        raise InputError(f"{file} is not a JSON object: copy the tokenizer again")
-    return content

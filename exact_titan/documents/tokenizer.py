@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import BPE
 
 from exact_titan.documents import panics
+from exact_titan.documents.end_of_text import end_of_text
 from exact_titan.documents.git_lfs import refuse_pointer
 from exact_titan.documents.hub import hub_hint
 from exact_titan.documents.long_texts import LONG, encode_long
@@ -17,14 +18,10 @@ from exact_titan.documents.special_tokens import SpecialTokens, SpelledTokens, m
 from exact_titan.documents.tokenizer_record import TokenizerRecord
 from exact_titan.errors import InputError
 from exact_titan.system.folder_files import check_inside, checked_content
-from exact_titan.system.json_files import LARGEST_BYTES, read_json
+from exact_titan.system.json_files import LARGEST_BYTES
 
 FILE_NAME = "tokenizer.json"
 EXTRA_FILES = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
-# Base models are pretrained with these tokens at the end of a document. The eos_token of a chat tokenizer ends a
-# message instead: <|eot_id|> of Llama 3, <|im_end|> of Qwen.
-END_OF_TEXT = ("<|end_of_text|>", "<|endoftext|>")
-OTHER_EOS = ("</s>", "<eos>")
 
 
 def load_tokenizer(file: Path) -> Tokenizer:
@@ -123,7 +120,7 @@ class DocumentTokenizer:
             name=self.file.resolve().parent.name,
             sha256=hashlib.sha256(content).hexdigest(),
             vocab_size=max(vocabulary.values(), default=0) + 1,
-            eos_token=(eos := self._eos_token(eos_token, vocabulary)),
+            eos_token=(eos := end_of_text(self.file, vocabulary, eos_token)),
             eos_id=vocabulary[eos],
         )
         self.dtype = np.dtype(np.uint16 if self.record.vocab_size <= 2**16 else np.uint32)
@@ -274,35 +271,3 @@ class DocumentTokenizer:
         if not len(ids_m) or ids_m[-1] != self.record.eos_id:
             ids_m = np.append(ids_m, np.array(self.record.eos_id, self.dtype))
         return ids_m
-
-    def _eos_token(self, given: str | None, vocabulary: dict[str, int]) -> str:
-        if given is not None:
-            if given not in vocabulary:
-                raise InputError(
-                    f"--eos-token {given!r} is not in the vocabulary of {self.file}: name a token of the vocabulary"
-                )
-            return given
-        for known in END_OF_TEXT:
-            if known in vocabulary:
-                return known
-        config = self.file.parent / "tokenizer_config.json"
-        if config.is_file():
-            try:
-                token = read_json(config).get("eos_token")
-            except OSError as error:
-                raise InputError(f"{config} cannot be read: {error.strerror}") from error
-            except (ValueError, AttributeError) as error:
-                raise InputError(f"{config} is not a JSON object ({error}): name the token with --eos-token") from error
-            token = token.get("content") if isinstance(token, dict) else token
-            if token is not None:
-                if not isinstance(token, str):
-                    raise InputError(
-                        f"{config}: eos_token is {token!r:.60}, not a text: name the token with --eos-token"
-                    )
-                if token not in vocabulary:
-                    raise InputError(f"{config}: eos_token {token!r} is not in the vocabulary: see --eos-token")
-                return token
-        for known in OTHER_EOS:
-            if known in vocabulary:
-                return known
-        raise InputError(f"{self.file} names no end-of-text token: name it with --eos-token")

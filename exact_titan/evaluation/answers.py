@@ -4,17 +4,22 @@ The file ``<model folder>/answers/<name of the prompt set>`` has one record for 
 the prompt set by its digest, the weights and the engine with all settings that can change an answer.
 """
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.evaluation.examples import from_record
+from exact_titan.evaluation.examples import Example, from_record
 from exact_titan.evaluation.prompt_sets import PromptSet
 from exact_titan.evaluation.record_files import read_header, read_records
 
 FORMAT = 1
 ANSWERS_FOLDER = "answers"
+
+
+Likelihood = tuple[float, int, bool]
+"""Log-likelihood of a continuation in nats, its number of tokens, and whether each token is the most likely one."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,25 @@ class Answer:
     logprobs: tuple[float, ...] = ()
     tokens: tuple[int, ...] = ()
     greedy: tuple[bool, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        example: Example,
+        text: str | None,
+        generated: int,
+        finish: str,
+        measured: Sequence[Likelihood],
+    ) -> "Answer":
+        """Return the answer to an example.
+
+        Args:
+            example: the example.
+            text, generated, finish: the generation, as in the attributes.
+            measured: the likelihood of every continuation. Empty: the engine measures no likelihood.
+        """
+        logprobs, tokens, greedy = zip(*measured, strict=True) if measured else ((), (), ())
+        return cls(example.id, text, generated, finish, logprobs, tokens, greedy)
 
     def as_json(self) -> dict[str, Any]:
         """Return the answer as a record."""

@@ -9,7 +9,7 @@ from exact_titan.documents.templates import ChatTemplate, dolly_prompt
 from exact_titan.documents.tokenizer import FILE_NAME, load_tokenizer
 from exact_titan.errors import InputError
 from exact_titan.evaluation.options import Template
-from exact_titan.system.json_files import read_json
+from exact_titan.system.json_files import read_optional_object
 
 
 class PromptTokenizer:
@@ -117,10 +117,5 @@ class PromptTokenizer:
     @cached_property
     def _bos(self) -> str | None:
         file = self.folder / "tokenizer_config.json"
-        if not file.is_file():
-            return None
-        try:
-            token = read_json(file).get("bos_token")
-        except (ValueError, AttributeError) as error:
-            raise InputError(f"{file} is not a JSON object ({error}): copy the file again") from None
+        token = read_optional_object(file, way_out="copy the file again").get("bos_token")
         return token.get("content") if isinstance(token, dict) else token

@@ -5,6 +5,8 @@ from typing import Any
 
 from exact_titan.errors import InputError
 from exact_titan.evaluation.engine_options import RopeOptions
+from exact_titan.models.hf_rope import ORIGINAL
+from exact_titan.models.rope_change import scaled_positions
 
 
 def extended_config(config: dict[str, Any], rope: RopeOptions, file: Path) -> dict[str, Any]:
@@ -20,7 +22,8 @@ def extended_config(config: dict[str, Any], rope: RopeOptions, file: Path) -> di
         file: the file, for messages.
 
     Raises:
-        InputError: if the factor is not above 1, or if the config has no positions or has an extension already.
+        InputError: if the factor is not above 1 or gives no whole number of positions, or if the config has no
+            positions or has an extension already.
     """
     positions = config.get("max_position_embeddings")
     if not isinstance(positions, int):
@@ -34,17 +37,17 @@ def extended_config(config: dict[str, Any], rope: RopeOptions, file: Path) -> di
         raise InputError(
             f"{file}: the model's RoPE is scaled already ({kind}): --rope.scaling replaces only the default RoPE"
         )
-    theta = nested.get("rope_theta", config.get("rope_theta", 10_000.0))
-    parameters = {
-        "rope_type": rope.scaling,
-        "factor": rope.factor,
-        "original_max_position_embeddings": positions,
-    }
-    kept = {key: value for key, value in config.items() if key != "rope_parameters"}
+    theta = nested.get("rope_theta", config.get("rope_theta"))
+    parameters = {"rope_type": rope.scaling, "factor": rope.factor}
+    if rope.scaling == "yarn":
+        parameters[ORIGINAL] = positions
+    # transformers prefers the original positions at the top level.
+    kept = {key: value for key, value in config.items() if key not in ("rope_parameters", ORIGINAL)}
     # transformers 4 reads rope_theta at the top level and rope_scaling. transformers 5 reads both, too.
     return {
         **kept,
-        "rope_theta": theta,
+        # Without the key, transformers has a default for each family.
+        **({} if theta is None else {"rope_theta": theta}),
         "rope_scaling": parameters,
-        "max_position_embeddings": int(positions * rope.factor),
+        "max_position_embeddings": scaled_positions(rope.factor, positions),
     }

@@ -70,7 +70,7 @@ def run(argv: list[str], *, nproc: int | None, dump_folder: Path) -> int:
 
 
 def number_of_processes(nproc: int | None) -> int:
-    """Return ``nproc``, or the number of GPUs. Print the number if nobody gave it.
+    """Return ``nproc``, or the number of GPUs. Print the number if no option gives the number.
 
     Raises:
         InputError: if there are GPUs, but fewer than ``nproc``.
@@ -215,7 +215,7 @@ def _keep_logs(agent: _Agent, dump_folder: Path) -> dict[int, Path]:
 
 
 def _repeat_messages(errors: dict[int, Path]) -> None:
-    """Print the messages of the ranks whose errors are not on the screen. Rank 0 may have no reason to complain."""
+    """Print the messages of the ranks whose errors are not on the screen. Rank 0 may have no error."""
     for file in errors.values():
         for line in _lines(file):
             if line.startswith("exact_titan.train:"):

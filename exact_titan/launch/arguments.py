@@ -8,37 +8,18 @@
 A later setting of an option replaces an earlier setting. The command line comes after the TOML.
 """
 
-import json
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from exact_titan.errors import InputError, did_you_mean
+from exact_titan.errors import InputError
 from exact_titan.launch import configs
 from exact_titan.launch.options import POLICY, Option, table
-from exact_titan.system.toml_file import read_toml_file
+from exact_titan.launch.setting_checks import check_policy, checked, unknown
+from exact_titan.launch.toml_settings import read_toml
 
 HELP = ("-h", "--help")
 HELP_ALL = ("--help-all", "--help_all")
-
-_FORMER = {
-    "activation_checkpoint.mode": 'write activation_checkpoint = "full" above the first [section]',
-    "job.dump_folder": "write dump_folder above the first [section]",
-    "lr_scheduler.lr_min": "it is lr_scheduler.min_lr_factor now",
-    "model.flavor": 'write model = "FOLDER" above the first [section]',
-    "model.hf_assets_path": "write hf_assets_path above the first [section]",
-    "model.name": 'write model = "FOLDER" above the first [section]',
-    "optimizer.name": "the optimizer is AdamW: leave the key out",
-    "training.compile": "it is compile.enable now",
-    "training.dataset": "name packed datasets in dataloader.dataset_path",
-    "training.dataset_path": "it is dataloader.dataset_path now",
-    "training.seed": "it is debug.seed now",
-}
-"""Keys of older torchtitan versions, and their place today."""
-
-_PATHS = "dataset_path"
-"""Last part of the options that take several datasets: a list in a TOML, one value with commas on a command line."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +69,7 @@ def read(argv: list[str]) -> Arguments:
     source = configs.find(names[0], where="--config")
     recipe, file = (source.name, {}) if source.file is None else read_toml(source.file)
     options = _command_line(rest)
-    _check_policy(options, file, recipe, where="command line")
+    check_policy(options, file, recipe, where="command line")
     return Arguments(source, recipe, file, options, page)
 
 
@@ -144,14 +125,14 @@ def _command_line(arguments: list[str]) -> dict[str, list[str]]:
         argument = rest.pop()
         prefix, colon, policy = argument.partition(":")
         if colon and prefix.replace("-", "_") == POLICY:
-            settings[POLICY] = [_checked(table().options[POLICY], policy, where)]
+            settings[POLICY] = [checked(table().options[POLICY], policy, where)]
             continue
         if not argument.startswith("--") or argument == "--":
             raise InputError(f"{where}: {_stray(argument, last_switch)}")
         given, equals, value = argument[2:].partition("=")
         found = table().find(given)
         if found is None:
-            raise InputError(f"{where}: {_unknown(given)}")
+            raise InputError(f"{where}: {unknown(given)}")
         option, switch = found
         last_switch = option.name if switch is not None else ""
         if switch is not None:
@@ -171,7 +152,7 @@ def _command_line(arguments: list[str]) -> dict[str, list[str]]:
                         f"--{option.name}=VALUE for a value that starts with --"
                     )
                 value = rest.pop()
-            settings[option.name] = [_checked(option, value, where)]
+            settings[option.name] = [checked(option, value, where)]
     return settings
 
 
@@ -182,123 +163,3 @@ def _stray(argument: str, switch: str) -> str:
     if table().find(argument.lstrip("-").partition("=")[0]) is not None:
         return f"{argument!r} belongs to no option: an option starts with two dashes"
     return f"{argument!r} belongs to no option: an option takes one value, and a switch (--x.y or --x.no_y) takes none"
-
-
-def _checked(option: Option, value: str, where: str) -> str:
-    wrong = option.wrong(value)
-    if wrong:
-        raise InputError(f"{where}: {wrong}")
-    return value
-
-
-def _unknown(name: str) -> str:
-    name = name.replace("-", "_")
-    if name in _FORMER:
-        return f"there is no key {name}: {_FORMER[name]}"
-    if name in table().sections:
-        inside = [option for option in table().options if option.startswith(f"{name}.")]
-        return f"{name} is a section, not an option: set one of its options, such as {inside[0]}"
-    close = table().closest(name)
-    return f"there is no key {name}: {f'did you mean {close}?' if close else 'see --help-all for all keys'}"
-
-
-def read_toml(path: Path) -> tuple[str, dict[str, list[str]]]:
-    """Return the recipe that a TOML names, and the checked settings of the TOML.
-
-    Raises:
-        InputError: naming the file and the key.
-    """
-    return read_tree(read_toml_file(path), where=str(path))
-
-
-def read_tree(tree: dict[str, Any], *, where: str) -> tuple[str, dict[str, list[str]]]:
-    """Return the recipe and the checked settings of a tree of options, as of :func:`read_toml`.
-
-    Args:
-        tree: the content of a TOML. The keys may also be full names, such as ``training.steps``.
-        where: the file, for messages.
-
-    Raises:
-        InputError: naming ``where`` and the key.
-    """
-    recipes, tree = table().recipes, dict(tree)
-    if "recipe" not in tree:
-        raise InputError(f'{where}: the key recipe is missing: start with recipe = "NAME", one of {", ".join(recipes)}')
-    recipe = tree.pop("recipe")
-    if recipe not in recipes:
-        hint = did_you_mean(str(recipe), recipes)
-        raise InputError(f"{where}: recipe is {_shown(recipe)}: give one of the recipes {', '.join(recipes)}{hint}")
-    settings: dict[str, list[str]] = {}
-    for key, value in _flat(tree):
-        found = table().find(key)
-        if found is None or found[1] is False:
-            if isinstance(value, dict) and key.replace("-", "_") in table().sections:
-                continue  # an empty section
-            raise InputError(f"{where}: {_unknown(key)}")
-        option = found[0]
-        if option.name in settings:
-            raise InputError(f"{where}: {option.name} is set twice: remove one of the two keys")
-        settings[option.name] = _from_toml(option, value, where)
-    _check_policy(settings, {}, recipe, where=where)
-    return recipe, settings
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
-
-
-_TOML_TYPES = {
-    "bool": ((bool,), "true or false, without quotes"),
-    "int": ((int, str), "an integer"),
-    "float": ((int, float, str), "a number"),
-    "choice": ((str,), ""),
-    "str": ((str, int, float), "a text in quotes"),
-    "list": ((list, str), "a list of texts"),
-    "ints": ((list, int, str), "a list of integers"),
-    "words": ((list, str), "a list of texts"),
-}
-
-
-def _from_toml(option: Option, value: Any, where: str) -> list[str]:
-    """Return a value of a TOML as text, checked."""
-    types, expected = _TOML_TYPES[option.type]
-    if option.type == "choice" and not isinstance(value, str):
-        close = "; did you mean none?" if value is False and "none" in option.choices else ""
-        raise InputError(
-            f"{where}: {option.name} is {_shown(value)}: choose one of {', '.join(option.choices)}, in quotes{close}"
-        )
-    if option.type == "str" and option.name.endswith(_PATHS):
-        types = (*types, list)
-    right = isinstance(value, types) and (option.type == "bool") == isinstance(value, bool)
-    if isinstance(value, list):
-        right = right and all(isinstance(one, (str, int, float)) and not isinstance(one, bool) for one in value)
-    if not right:
-        raise InputError(f"{where}: {option.name} is {_shown(value)}: it must be {expected}")
-    if option.type == "bool":
-        return ["true" if value else "false"]
-    if isinstance(value, list):
-        texts = list(map(str, value))
-        return texts if option.type == "words" else [_checked(option, ",".join(texts), where)]
-    return [_checked(option, str(value), where)]
-
-
-def _check_policy(settings: dict[str, list[str]], file: dict[str, list[str]], recipe: str, *, where: str) -> None:
-    """Check that the chosen policy of activation checkpointing has the options that are set for a policy."""
-    chosen = (settings.get(POLICY) or file.get(POLICY) or [table().defaults[recipe][POLICY]])[-1]
-    for name in settings:
-        policies = table().options[name].policies
-        if policies and chosen not in policies:
-            raise InputError(
-                f"{where}: {name} is set, but {POLICY} is {chosen}, and only {', '.join(policies)} has this option"
-            )
-
-
-def _shown(value: Any) -> str:
-    try:
-        return json.dumps(value, ensure_ascii=False)
-    except (TypeError, ValueError):
-        return str(value)

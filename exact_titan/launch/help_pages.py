@@ -24,6 +24,7 @@ _OFTEN = {
         "start_from": "output folder of the previous stage",
         "dataloader.dataset_path": "packed dataset, or a mixture A=3,B=1",
         "training.seq_len": "window length of the dataset, in tokens",
+        "rope.scaling": "RoPE for longer windows: {choices}",
     },
     "Training": {
         "training.steps": "optimizer steps",

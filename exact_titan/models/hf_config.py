@@ -180,8 +180,8 @@ def portable_config(config: dict[str, Any], architecture: Architecture, *, dtype
 def with_rope(config: dict[str, Any], architecture: Architecture) -> dict[str, Any]:
     """Return a ``config.json`` with the RoPE of ``architecture``, in keys that transformers 4, 5 and vLLM read alike.
 
-    ``max_position_embeddings`` becomes the positions of the architecture: factor x original positions for YaRN. Some
-    versions of transformers 4 take YaRN's factor from this ratio.
+    ``max_position_embeddings`` becomes the positions of the architecture: factor x original positions for YaRN.
+    transformers 4.51 to 4.55 take YaRN's factor from this ratio.
 
     Args:
         config: the ``config.json`` of a model with the same architecture, except for RoPE.

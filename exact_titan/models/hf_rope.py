@@ -120,7 +120,7 @@ def _rope_of(key: str, parameters: Any, top: JsonValues, default: float) -> tupl
         why = f"; {_WHY_NOT[kind]}" if kind in _WHY_NOT else ""
         raise InputError(
             f"{file}: {key}.rope_type is {kind!r:.60}: supported are {', '.join(map(repr, _KINDS))}{why}: use another "
-            f"model, or remove {key} and continue the model with --rope.scaling"
+            f"model, or leave {key} out and continue the model with --rope.scaling"
         )
     if kind == "default":
         if parameters.get("factor") is not None:
@@ -197,10 +197,10 @@ def _refuse_other_attention(key: str, values: JsonValues, scaling: YarnScaling) 
         if not math.isclose(in_vllm, scaling.cos_sin_factor, rel_tol=1e-6):
             raise InputError(
                 f"{values.file}: {key}.attn_factor gives an attention factor of {in_vllm:g} in vLLM, but transformers "
-                f"computes {scaling.cos_sin_factor:g}: remove attn_factor, or set attention_factor to {in_vllm:g}"
+                f"computes {scaling.cos_sin_factor:g}: leave attn_factor out, or set attention_factor to {in_vllm:g}"
             )
     if values.number("extrapolation_factor", 1.0) != 1:
         raise InputError(
             f"{values.file}: {key}.extrapolation_factor is {values.config['extrapolation_factor']!r:.60}: transformers "
-            f"ignores this key: remove extrapolation_factor"
+            f"ignores this key: leave extrapolation_factor out"
         )

@@ -113,7 +113,7 @@ def with_rope(architecture: Architecture, change: RopeChange, *, window: int) ->
     positions = architecture.max_positions
     if isinstance(scaling, LinearScaling | YarnScaling):
         if change.scaling != "keep":
-            positions = _scaled_positions(change, original)
+            positions = scaled_positions(change.factor or 1.0, original)
         elif change.max_positions not in (None, positions):
             raise InputError(
                 f"rope.max_positions is {change.max_positions}, but the model has a scaling ({scaling}), and "
@@ -132,6 +132,23 @@ def original_positions(architecture: Architecture) -> int:
     if isinstance(scaling, LinearScaling):
         return round(architecture.max_positions / scaling.factor)
     return scaling.original_positions
+
+
+def scaled_positions(factor: float, original: int) -> int:
+    """Return the positions of linear and yarn scaling: factor x original positions, a whole number.
+
+    transformers 4.51 to 4.55 take YaRN's factor from the ratio of the positions.
+
+    Raises:
+        InputError: if the product is not a whole number, or too large.
+    """
+    exact = factor * original
+    if exact > LARGEST_SIZE or not math.isclose(exact, round(exact), rel_tol=1e-9):
+        raise InputError(
+            f"rope.factor is {factor:.12g}: {original} original positions times the factor are {exact:.12g} positions: "
+            f"choose a factor that gives a whole number of positions, {LARGEST_SIZE} or fewer"
+        )
+    return round(exact)
 
 
 def _given_original(architecture: Architecture, change: RopeChange) -> int:
@@ -161,8 +178,8 @@ def _scaling(architecture: Architecture, change: RopeChange, original: int) -> R
     if own is not None and not isinstance(own, kind):
         raise InputError(
             f"rope.scaling is {change.scaling}, but the RoPE of the model is scaled already ({own}): set "
-            f"--rope.scaling {own.kind} with another --rope.factor, or remove the scaling from the config.json of "
-            f"the model"
+            f"--rope.scaling {own.kind} with another --rope.factor, or leave the scaling out of the config.json "
+            f"of the model"
         )
     values: dict[str, Any] = {name: getattr(change, name) for name in ("factor", *_OF_KIND[change.scaling])}
     values = {name: value for name, value in values.items() if value is not None}
@@ -183,21 +200,6 @@ def _check_order(scaling: RopeScaling) -> None:
             f"rope.high_freq_factor is {scaling.high_freq_factor:g}: it must be above rope.low_freq_factor "
             f"({scaling.low_freq_factor:g})"
         )
-
-
-def _scaled_positions(change: RopeChange, original: int) -> int:
-    """Return the positions of linear and yarn scaling: factor x original positions, a whole number.
-
-    Some versions of transformers 4 take YaRN's factor from the ratio of the positions.
-    """
-    assert change.factor is not None
-    exact = change.factor * original
-    if not math.isclose(exact, round(exact), rel_tol=1e-9) or exact > LARGEST_SIZE:
-        raise InputError(
-            f"rope.factor is {change.factor:.12g}: {original} original positions times the factor are {exact:.12g} "
-            f"positions: choose a factor that gives a whole number of positions, {LARGEST_SIZE} or fewer"
-        )
-    return round(exact)
 
 
 def _free_positions(

@@ -242,7 +242,7 @@ class _SlurmExecutor(SlurmPipelineExecutor):
     """datatrove's Slurm executor with two changes.
 
     Without the option ``partition``, the job goes to the cluster's default partition. The executor does not submit
-    datatrove's second job, which would merge statistics.
+    datatrove's second job. That job would merge statistics.
     """
 
     def get_sbatch_args(self, max_array: int = 1) -> dict:

@@ -1,18 +1,17 @@
 """The functions :func:`pack` and :func:`append`: run the steps of packing in order (:mod:`exact_titan.packing`)."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from exact_titan.dataset.manifest import TOKENIZER_FOLDER, Manifest, SftRecord, SourceRecord, SplitRecord
-from exact_titan.dataset.manifest_checks import MOST_IDS, MOST_WINDOW
-from exact_titan.dataset.policies import POLICIES
+from exact_titan.dataset.manifest_checks import MOST_IDS
 from exact_titan.documents.instructions import open_template
 from exact_titan.documents.sources import Source
 from exact_titan.documents.special_tokens import SpecialTokens
 from exact_titan.documents.token_file_base import TokenFile
 from exact_titan.documents.tokenizer import DocumentTokenizer
 from exact_titan.errors import InputError
+from exact_titan.packing.checks import SFT_POLICY, check_new, check_options, check_widths, open_sources
 from exact_titan.packing.corpus import Corpus
 from exact_titan.packing.doubles import check_places, leave_out_known
 from exact_titan.packing.executors import Execution, PackingJob, pack_parts
@@ -22,8 +21,6 @@ from exact_titan.packing.selection import first_limits, select
 from exact_titan.packing.work_folder import WorkFolder, remove_left_over, work_folder
 
 SHARD_TOKENS = 2**25
-SFT_POLICY = "best_fit"
-"""The policy for instructions. Every sample fits a window, and ``best_fit`` does not cut such a document."""
 
 
 def pack(
@@ -85,8 +82,8 @@ def pack(
     corpus = corpus if isinstance(corpus, Corpus) else Corpus.of(corpus)
     execution = execution or Execution(workers=workers)
     policy = policy or (SFT_POLICY if template else "concat")
-    _check(tokenizer, seq_len, out, val_fraction, policy, template)
-    opened = _open(corpus, text_key, template, special_tokens)
+    check_options(tokenizer, seq_len, out, val_fraction, policy, template)
+    opened = open_sources(corpus, text_key, template, special_tokens)
     if template:
         special_tokens = "ids"  # of the template; special tokens that a row spells stay text
     document_tokenizer = DocumentTokenizer(tokenizer, eos_token, special_tokens)
@@ -95,7 +92,7 @@ def pack(
         raise InputError(
             f"--tokenizer {tokenizer}: it has {record.vocab_size} ids, and a dataset at most {MOST_IDS}: give another"
         )
-    _check_widths(opened, record.eos_id)
+    check_widths(opened, record.eos_id)
     sft = SftRecord(template, open_template(template, tokenizer).sha256, 0, []) if template else None
     options = PackOptions(
         str(tokenizer),
@@ -175,7 +172,7 @@ def append(
     manifest = Manifest.read(folder)
     remove_left_over(folder)
     sft = manifest.sft
-    opened = _open(corpus, text_key, sft.template if sft else None, special_tokens)
+    opened = open_sources(corpus, text_key, sft.template if sft else None, special_tokens)
     check_places(corpus, opened)
     leave_out_known(folder, manifest, opened)
     if sft:
@@ -184,7 +181,7 @@ def append(
     record = DocumentTokenizer(tokenizer, manifest.tokenizer.eos_token, special_tokens).record
     if record.sha256 != manifest.tokenizer.sha256:
         raise InputError(f"{tokenizer} is not the tokenizer that {folder} was packed with: copy the dataset again")
-    _check_widths(opened, record.eos_id)
+    check_widths(opened, record.eos_id)
     if sft and open_template(sft.template, tokenizer).sha256 != sft.template_sha256:
         raise InputError(
             f"{folder} was packed with another text of the template {sft.template}: pack all rows into a new dataset"
@@ -207,7 +204,7 @@ def append(
         new = _Packed(
             corpus, opened, options, part_bytes, work, execution or Execution(), covers_names=manifest.covers_names
         )
-        _check_new(folder, manifest, new.sources)
+        check_new(folder, manifest, new.sources)
         splits = new.move_to(folder, manifest.splits)
         manifest = manifest.with_more(new.sources, splits, sft_record(sft, new.results) if sft else None)
         work.announce(manifest.fingerprint)
@@ -251,69 +248,3 @@ class _Packed:
     def move_to(self, dataset: Path, before: dict[str, SplitRecord]) -> dict[str, SplitRecord]:
         """Move the shards into a dataset's folder. Return the new splits of the dataset."""
         return move_parts(self._parts, self._work.parts, dataset, before, window=self._window, masked=self._masked)
-
-
-def _open(
-    corpus: Corpus, text_key: str, template: str | None, special_tokens: SpecialTokens
-) -> list[Source | TokenFile]:
-    """List the files of the sources. Instructions are not in token files."""
-    if template and special_tokens == "ids":
-        raise InputError(
-            "--special-tokens is 'ids', but special tokens that a row of instructions spells always stay text: leave "
-            "the option out"
-        )
-    opened = [source.open(text_key) for source in corpus.sources]
-    for entry, source in zip(corpus.sources, opened, strict=True):
-        if template and entry.text_key is not None:
-            raise InputError(
-                f"source {entry.path} has a text_key, but the fields of instructions have fixed names: leave it out"
-            )
-        if template and isinstance(source, TokenFile):
-            raise InputError(f"source {source.path} is a token file, and has no instructions: give .jsonl or .parquet")
-    return opened
-
-
-def _check_widths(opened: Sequence[Source | TokenFile], eos_id: int) -> None:
-    for source in opened:
-        if isinstance(source, TokenFile):
-            source.check_width(eos_id)
-
-
-def _check(
-    tokenizer: Path,
-    seq_len: int,
-    out: Path,
-    val_fraction: float,
-    policy: str,
-    template: str | None,
-) -> None:
-    for name, path in (("--tokenizer", tokenizer), ("--out", out)):
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            shown = os.fsencode(path).decode("utf-8", "backslashreplace")
-            raise InputError(f"{name} {shown}: the name is not UTF-8: give another name") from None
-    if out.parts and out.parts[0].endswith(":"):  # pathlib shortens s3://bucket to s3:/bucket
-        raise InputError(
-            f"--out {out} is a URL, and a dataset is a folder: give a folder, and copy the folder afterwards"
-        )
-    if not 2 <= seq_len <= MOST_WINDOW:
-        raise InputError(f"--seq-len is {seq_len}: a window has at least 2 tokens and at most {MOST_WINDOW}")
-    if not 0 <= val_fraction < 1:
-        raise InputError(f"--val-fraction is {val_fraction}: it is a share of the documents, from 0 to below 1")
-    if policy not in POLICIES:
-        raise InputError(f"--policy is {policy!r}: choose one of {', '.join(POLICIES)}")
-    if template and policy != SFT_POLICY:
-        raise InputError(
-            f"--policy is {policy!r}, and --sft packs with {SFT_POLICY} only: a sample of instructions is never cut"
-        )
-    if os.path.lexists(out):
-        remove_left_over(out)
-        raise InputError(f"--out {out} exists: give a new folder")
-
-
-def _check_new(folder: Path, manifest: Manifest, sources: Sequence[SourceRecord]) -> None:
-    known = {source.sha256: source.name for source in manifest.sources}
-    for source in sources:
-        if source.sha256 in known:
-            raise InputError(f"{folder} holds source {source.name} already (as {known[source.sha256]}): leave it out")

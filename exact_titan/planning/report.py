@@ -16,6 +16,9 @@ RESERVED_BYTES = 2 * GIB
 FRAGMENTATION = 0.10
 """Reserve for the fragmentation of the caching allocator, as a share of the peak. An assumption."""
 
+COMPILED_PEAK = "70 to 95 %"
+"""Peak of compiled steps over the peak of eager steps, measured on one H200 (docs/benchmarks.md)."""
+
 ACCURACY = (
     "Accuracy: on CPU processes the states were equal to the byte and the peak within 0.1 % of a measured step.\n"
     "On one H200 the states were within 0.03 % and the peak within 3 %. Figures and commands: docs/benchmarks.md."
@@ -136,8 +139,7 @@ def _head(plan: RunPlan) -> Iterator[str]:
         f"{_checkpointing(plan)} activation checkpointing, loss in {loss.num_chunks} chunks, {training.dtype} states, "
         f"{training.mixed_precision_param} compute"
     )
-    if plan.config.compile.enable:
-        yield "planned without torch.compile; with torch.compile the run should need less memory"
+    yield f"planned for eager steps; compiled steps, the default on CUDA, need {COMPILED_PEAK} of this peak (measured)"
 
 
 def _memory(plan: RunPlan, memory: int | None) -> Iterator[str]:

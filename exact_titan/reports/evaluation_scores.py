@@ -9,10 +9,9 @@ Everything that is left out is counted, and named in a note.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,12 +19,10 @@ from exact_titan.errors import InputError
 from exact_titan.evaluation.model_folder import MODELS_FOLDER, EvaluatedModel, read_model
 from exact_titan.evaluation.prompt_sets import PromptRecipe
 from exact_titan.evaluation.scores import SCORES_FOLDER, Metric, Score, ScoredSet, read_scores
+from exact_titan.reports.evaluation_differences import differences, engine_of, unlike_recipes
 
 CellKey = tuple[str, str, int | None]
 """Suite, task and length of a cell."""
-
-_MAY_DIFFER = ("examples", "tasks")
-"""Fields of a recipe that may differ between two models. Example ``k`` of a task does not depend on these fields."""
 
 
 @dataclass(frozen=True)
@@ -189,11 +186,6 @@ def shared_cells(models: Sequence[ScoredModel]) -> SharedCells:
     )
 
 
-def engine_of(one: ScoredSet) -> dict[str, Any]:
-    """Return the settings of the engine, flat: the keys of inner tables are joined by a dot."""
-    return dict(_flat(one.answers.engine, ""))
-
-
 def _read_sets(folder: Path) -> dict[str, ScoredSet]:
     files = sorted((folder / SCORES_FOLDER).glob("*.jsonl"))
     if not files:
@@ -217,7 +209,7 @@ def _choose(model: ScoredModel) -> tuple[Chosen, list[str]]:
                 chosen[key] = (one, scores)
                 continue
             other = chosen[key][0]
-            if unlike := _unlike(other.recipe, one.recipe):
+            if unlike := unlike_recipes(other.recipe, one.recipe):
                 raise InputError(
                     f"{model.folder / SCORES_FOLDER} has two prompt sets for {_shown(key)}, which differ in {unlike}: "
                     f"move {name}, or {other.recipe.file_name}, to another folder"
@@ -228,7 +220,7 @@ def _choose(model: ScoredModel) -> tuple[Chosen, list[str]]:
 
 def _check_same_prompts(key: CellKey, models: Sequence[ScoredModel], sets: Sequence[ScoredSet]) -> None:
     for model, one in zip(models[1:], sets[1:], strict=True):
-        if unlike := _unlike(sets[0].recipe, one.recipe):
+        if unlike := unlike_recipes(sets[0].recipe, one.recipe):
             raise InputError(
                 f"{models[0].folder} and {model.folder} have the scores of other prompts in {_shown(key)} ({unlike}): "
                 f"a paired comparison needs the same suite version, seed, tokenizer, template and settings"
@@ -245,35 +237,6 @@ def _check_same_metrics(by_model: Sequence[Chosen]) -> None:
                 f"the scores of {suite} have other metrics in {one.recipe.file_name} than in another file: make the "
                 f"scores again with `exact-titan eval score`"
             )
-
-
-def _unlike(first: PromptRecipe, second: PromptRecipe) -> str:
-    """Return the settings in which two recipes differ, with their values. Empty: the prompts of an id are the same."""
-    a, b = (
-        dict(_flat({key: value for key, value in asdict(one).items() if key not in _MAY_DIFFER}, ""))
-        for one in (first, second)
-    )
-    return "; ".join(_differences([a, b]))
-
-
-def _differences(settings: Sequence[dict[str, Any]]) -> Iterator[str]:
-    for name in sorted({name for one in settings for name in one}):
-        values = [one.get(name) for one in settings]
-        if any(value != values[0] for value in values):
-            yield f"{name}: {' / '.join(_short(value) for value in values)}"
-
-
-def _flat(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", list(value) if isinstance(value, tuple) else value
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) <= 40 else f"{text[:12]}…"
 
 
 def _shown(key: CellKey) -> str:
@@ -324,7 +287,7 @@ def _unlike_engines(
     """Yield the settings of the engines that differ between the models."""
     names = " / ".join(model.name for model in models)
     found = dict.fromkeys(
-        text for key in keys for text in _differences([engine_of(cells[key][0]) for cells in by_model])
+        text for key in keys for text in differences([engine_of(cells[key][0]) for cells in by_model])
     )
     for text in found:
         yield f"The engines differ in {text} ({names})."

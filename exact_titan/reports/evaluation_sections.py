@@ -4,8 +4,9 @@ from collections.abc import Iterator, Sequence
 
 from exact_titan.reports import evaluation_figures as figures
 from exact_titan.reports.evaluation_comparison import Estimate
+from exact_titan.reports.evaluation_differences import engine_of
 from exact_titan.reports.evaluation_results import Results
-from exact_titan.reports.evaluation_scores import ScoredModel, engine_of
+from exact_titan.reports.evaluation_scores import ScoredModel
 from exact_titan.reports.evaluation_text import estimate_rows, estimate_table, shown_lengths
 from exact_titan.reports.pages import Heading, Items, Page, Table, Text
 from exact_titan.reports.paper_values import PaperRow, PaperValues

@@ -66,8 +66,8 @@ def window_report(folder: str | PathLike[str], k: int, split: str = "train") -> 
 def place_report(dataset_path: str, place: int, split: str = "train", *, seed: int = 0) -> str:
     """Return the window at a place of a run on several datasets as text: a heading and :func:`window_report`.
 
-    With weights, the place is that of a run with this ``dataloader.seed``. Without weights, the windows of the datasets
-    follow each other.
+    With weights, the place is the place in a run with this ``dataloader.seed``. Without weights, the windows of the
+    datasets follow each other.
 
     Raises:
         InputError: as :func:`window_report`, if ``dataset_path`` is no mixture, or if the run has no such place.

@@ -3,7 +3,9 @@
 - ``run_folder``: the output folder, with the model folder and the checkpoints.
 - ``locations``: the folder of a run's checkpoints, and the run of a checkpoint.
 - ``checkpoint_manifest``: the file list that marks a checkpoint as complete.
-- ``run_record``: ``run.json``, the identity of a run.
+- ``checkpoint_verdict``: whether a folder is a complete checkpoint, and why not.
+- ``checkpoint_folders``: the checkpoints in a folder, and the names of their folders.
+- ``run_record``: ``run.json``, the identity of a run. ``record_types`` has the types of its values.
 - ``export``: the weights of a checkpoint as a Hugging Face folder.
 - ``export_tokenizer``: the tokenizer and the token ids of an export.
 - ``destinations``: folders that are tried before the work starts.

@@ -5,9 +5,10 @@
    ``.removed-``.
 3. The run deletes folders whose names start with ``.removed-``.
 
-A kill between steps 1 and 2 leaves a complete checkpoint under its hidden name. :func:`find_checkpoints` finds it. Of
-several complete checkpoints of a step, the one that was completed last counts.
-A folder ``step-N`` that is not complete is therefore no remains of a save of this version. Such a folder is an
+A kill between steps 1 and 2 leaves a complete checkpoint under its hidden name. :func:`find_checkpoints` finds
+the checkpoint. Of several complete checkpoints of a step, the checkpoint that was completed last counts.
+
+A folder ``step-N`` that is not complete is therefore not the rest of a save of this version. Such a folder is an
 unfinished copy, or an older version has written the folder. Its data may be whole.
 """
 
@@ -245,7 +246,7 @@ def _completed(checkpoint: Path) -> int:
 
 
 def _step_folders(folder: Path) -> list[tuple[int, Path]]:
-    """Return the step and the path of every folder and link whose name is that of a checkpoint."""
+    """Return the step and the path of every folder and link with the name of a checkpoint."""
     found = []
     for entry in _entries(folder):
         match = _STEP.fullmatch(entry.name.removeprefix(_UNFINISHED))

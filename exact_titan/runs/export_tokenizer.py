@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from exact_titan.documents.tokenizer import load_tokenizer
 from exact_titan.errors import InputError
 from exact_titan.runs.run_folder import copy_tokenizer
-from exact_titan.system.json_files import read_json
+from exact_titan.system.json_files import read_json, read_optional_object
 
 CONFIG = "tokenizer_config.json"
 GENERATION_CONFIG = "generation_config.json"
@@ -137,14 +137,7 @@ def _check_tokens(config: dict[str, Any], file: Path) -> None:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = read_json(file)
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise InputError(f"{file} is not a readable JSON file: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{file} is not a JSON object: copy the file again")
+    content = read_optional_object(file, way_out="copy the file again")
     _check_tokens(content, file)
     return content
 

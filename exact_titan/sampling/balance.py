@@ -62,7 +62,7 @@ def deal(work_N: Sequence[int] | np.ndarray, *, ranks: int, batch: int) -> np.nd
     In a tie, the earlier window, microbatch or rank is first. The result depends only on the arguments.
 
     Args:
-        work_N: work of each window. N is a multiple of ``ranks * batch``.
+        work_N: work of each window. N is a multiple of ``ranks * batch``. The sum of all windows fits the dtype.
         ranks: number of ranks.
         batch: number of windows in a microbatch.
 

@@ -1,7 +1,7 @@
 """The packed datasets of a run as one mixture: the dataset and the turn at every place, and the expected counts."""
 
 from bisect import bisect_right
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from itertools import accumulate, combinations
 from math import lcm
@@ -116,10 +116,11 @@ class Mixture:
         Raises:
             InputError: if a shard is broken.
         """
-        scaled = [
-            dataset.joint_counts().numpy() * float(scale)
-            for dataset, scale in zip(self.datasets, self._scales(), strict=True)
-        ]
+        return self.mix_joint_counts([dataset.joint_counts().numpy() for dataset in self.datasets])
+
+    def mix_joint_counts(self, of_datasets: Sequence[np.ndarray]) -> np.ndarray:
+        """Return :attr:`joint_counts` from the joint counts of each dataset, int64 ``[n, n]``."""
+        scaled = [joint_nn * float(scale) for joint_nn, scale in zip(of_datasets, self._scales(), strict=True)]
         return np.sum(scaled, axis=0)
 
     def _scales(self) -> list[Fraction]:

@@ -54,7 +54,7 @@ def input_error(error: OSError) -> InputError | None:
 
 
 def file_name(error: OSError) -> str | None:
-    """Return the file of an error. The error of a rename or a link names the second file: the new one."""
+    """Return the file of an error. The error of a rename or a link names the second file, the new file."""
     name = error.filename2 if error.filename2 is not None else error.filename
     # An error about a descriptor has the number of the descriptor as its name.
     return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else None

@@ -71,7 +71,7 @@ def checked_content(folder: Path, file: Path) -> bytes:
     than 256 MiB (:data:`exact_titan.system.json_files.LARGEST_BYTES`).
 
     Raises:
-        InputError: naming the file, if the file is a link out of the folder, or is not what its name says.
+        InputError: naming the file, if the file is a link out of the folder, or has another content than its name says.
     """
     check_inside(folder, file)
     try:

@@ -2,9 +2,10 @@
 
 The lock is a file with one line of JSON about its holder: host, process id, start of the process.
 
-1. The kernel's lock of the file (flock) decides where it works. The lock ends with its process, also after SIGKILL.
-2. The line decides where it does not work. On some network file systems the kernel's lock fails, or reaches only the
-   processes of one machine. On the same machine, the lock is stale if the process has ended. A process with the same
+1. On most file systems the kernel's lock of the file (flock) decides. The lock ends with its process, also after
+   SIGKILL.
+2. On some network file systems the kernel's lock fails, or reaches only the processes of one machine. There the line
+   decides. On the same machine, the lock is stale if the process has ended. A process with the same
    id and another start is another process. On another machine, the lock is stale if the holder's heartbeat stops: the
    holder touches the file every 10 s.
 3. The end of the lock removes the file, and the folders that the lock has made and that are still empty.
@@ -214,7 +215,7 @@ def _check_line(file: Path, holder: Holder | None, *, kernel: bool) -> None:
 
 
 def _changes(file: Path, seconds: float) -> bool:
-    """Return whether somebody touches the file within a time."""
+    """Return whether the holder touches the file within a time."""
     first, end = _touched(file), time.monotonic() + seconds
     while time.monotonic() < end:
         time.sleep(BEAT_SECONDS / 10)

@@ -5,12 +5,12 @@ import signal
 
 
 def is_handled() -> bool:
-    """Return whether a program may handle SIGHUP. ``nohup`` starts a program with SIGHUP ignored, to be kept so."""
+    """Return whether a program may handle SIGHUP. Under ``nohup`` a program must ignore SIGHUP."""
     return signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
 
 
 class Terminals:
-    """Standard output and standard error of this process, as far as they are terminals now."""
+    """The terminals among standard output and standard error of this process."""
 
     def __init__(self) -> None:
         self._streams = [stream for stream in (1, 2) if os.isatty(stream)]

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from exact_titan.errors import InputError
 from exact_titan.system.bounded_files import read_bounded
 
 LARGEST_BYTES = 2**28
@@ -52,8 +53,27 @@ def read_json_object(file: Path) -> dict[str, Any]:
     """
     value = read_json(file)
     if not isinstance(value, dict):
-        raise ValueError("it is not a JSON object")
+        raise ValueError(f"its value is {value!r:.60}")
     return value
+
+
+def read_optional_object(file: Path, *, way_out: str) -> dict[str, Any]:
+    """Return the JSON object of a file. Empty if there is no such file.
+
+    Args:
+        file: the file.
+        way_out: the end of the message.
+
+    Raises:
+        InputError: if the file is no JSON object.
+        OSError: if the file cannot be read.
+    """
+    try:
+        return read_json_object(file)
+    except FileNotFoundError:
+        return {}
+    except ValueError as error:
+        raise InputError(f"{file} is not a JSON object ({error}): {way_out}") from None
 
 
 def is_deep(value: Any) -> bool:

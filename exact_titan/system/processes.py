@@ -7,8 +7,9 @@ from pathlib import Path
 
 
 def started(process: int) -> int | None:
-    """Return the time at which a process of this machine started, in clock ticks since the boot. None: it has ended.
+    """Return the time at which a process of this machine started, in clock ticks since the boot.
 
+    None: the process has ended.
     A process that its parent has not collected yet (a zombie) has ended.
     """
     fields = _stat(process)
@@ -27,7 +28,10 @@ def words(process: int) -> list[str]:
 
 
 def environment(process: int) -> list[str]:
-    """Return the environment with which a process started, as ``NAME=VALUE``. Empty: as :func:`words`."""
+    """Return the environment with which a process started, as ``NAME=VALUE``.
+
+    Empty: the process has ended, or cannot be seen.
+    """
     return _strings(process, "environ")
 
 

@@ -148,7 +148,7 @@ def _wrong_values(value: Any, hint: Any, key: str, rules: Rules) -> Iterator[str
             # No terminal and no file can take a lone surrogate.
             yield f"{subject} has {value!r:.60}, which is not Unicode text"
     if is_wrong:
-        yield f"{subject} must be {_name(hint)}, it is {value!r:.60}"
+        yield f"{subject} is {value!r:.60}: it must be {_name(hint)}"
 
 
 def _wrong_fields(values: dict[str, Any], kind: Any, key: str, rules: Rules) -> Iterator[str]:

@@ -1,15 +1,15 @@
 """The end of the elastic agent (torchrun, or ``exact-titan train``) before the end of its ranks.
 
-A rank that outlives its agent would train on without anybody who sees its end, or stops it. SIGKILL of the agent, the
-kernel's out-of-memory killer, or SIGHUP without a handler leaves such ranks.
+A rank that outlives its agent would continue the training, and nobody would see its end or stop it. SIGKILL of the
+agent, the kernel's out-of-memory killer, or SIGHUP without a handler leaves such ranks.
 
 1. Every rank finds its agent when the rank starts (:func:`find_agent`).
 2. A thread looks once a second whether the agent still runs.
 3. After the end of the agent, all ranks save and stop as after a signal. A run before its first step ends at once.
-4. A save that does not end within :data:`SAVE_SECONDS` is given up.
+4. If a save does not end within :data:`SAVE_SECONDS`, the process ends without the save.
 
 The module does not use the kernel's parent-death signal (``PR_SET_PDEATHSIG``): a shell script may stand between the
-agent and the rank, and a signal could not be told from a second signal of a person.
+agent and the rank, and the rank could not distinguish this signal from a second signal of a person.
 """
 
 import os

@@ -8,15 +8,18 @@ numbers. No rank writes into the folder of a dataset.
 
 import time
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch.distributed as dist
 from torchtitan.tools.logging import logger
 
 from exact_titan.dataset.dataset import PackedDataset
+from exact_titan.dataset.records import ShardRecord
 from exact_titan.dataset.work import AttentionWork, compute_work, work_file, wrong_work
 from exact_titan.errors import InputError
 from exact_titan.sampling.balance import attention_work
+from exact_titan.titan.shared_reading import gather, of_all_shards
 
 
 def complete_work(datasets: Sequence[PackedDataset]) -> None:
@@ -41,23 +44,13 @@ def share_work(datasets: Sequence[PackedDataset]) -> None:
     """
     # A machine with a copy of a dataset may have the file, and another machine not.
     lacking = [index for index, dataset in enumerate(datasets) if dataset.work is None]
-    for index in sorted({index for lacks in _gather(lacking) for index in lacks}):
+    for index in sorted({index for lacks in gather(lacking) for index in lacks}):
         begun = time.monotonic()
         dataset = datasets[index]
-        rank, ranks, shards = dist.get_rank(), dist.get_world_size(), dataset.record.shards
-        mine: list[np.ndarray] | InputError
-        try:
-            mine = [compute_work(dataset.folder, [shard], dataset.window) for shard in shards[rank::ranks]]
-        except InputError as error:
-            mine = error
-        of_ranks = _gather(mine)
-        for found in of_ranks:
-            if isinstance(found, InputError):
-                raise found
-        numbers = np.concatenate([of_ranks[number % ranks][number // ranks] for number in range(len(shards))])
-        dataset.work = AttentionWork(shards, numbers)
-        if rank == 0:
-            _log(dataset, ranks, time.monotonic() - begun)
+        parts = of_all_shards(dataset.record.shards, partial(_work_of_shard, dataset))
+        dataset.work = AttentionWork(dataset.record.shards, np.concatenate(parts))
+        if dist.get_rank() == 0:
+            _log(dataset, dist.get_world_size(), time.monotonic() - begun)
 
 
 def check_work(dataset: PackedDataset, k: int) -> None:
@@ -78,16 +71,14 @@ def check_work(dataset: PackedDataset, k: int) -> None:
     )
 
 
-def _gather(mine: object) -> list:
-    found: list = [None] * dist.get_world_size()
-    dist.all_gather_object(found, mine)
-    return found
+def _work_of_shard(dataset: PackedDataset, shard: ShardRecord) -> np.ndarray:
+    return compute_work(dataset.folder, [shard], dataset.window)
 
 
 def _log(dataset: PackedDataset, ranks: int, seconds: float) -> None:
     shards = len(dataset.record.shards)
-    each = f", {-(-shards // ranks):,} on each of {ranks:,} ranks" if ranks > 1 else ""
+    each = f"; {-(-shards // ranks):,} on each of {ranks:,} ranks" if ranks > 1 else ""
     logger.info(
-        f"{dataset.folder} has no {work_file(dataset.folder, dataset.split).name}, because an older version packed the "
-        f"dataset: this start read the segments of its {shards:,} shards{each}, in {seconds:.1f} s"
+        f"{dataset.folder} has no {work_file(dataset.folder, dataset.split).name}, which `pack` and `append` write: "
+        f"this start read the segments of all shards ({shards:,}{each}) in {seconds:.1f} s"
     )

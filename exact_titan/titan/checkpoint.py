@@ -42,7 +42,7 @@ class ResumableCheckpoints(CompleteCheckpoints):
       then.
     - ``keep_latest_k`` counts complete checkpoints. No checkpoint is removed before a newer one is complete. The files
       of interrupted saves are removed at the same time (:mod:`exact_titan.titan.checkpoint_removal`).
-    - A periodic save that the disk refuses is a warning, and the run goes on (:mod:`exact_titan.titan.failed_saves`).
+    - A periodic save that the disk refuses is a warning, and the run continues (:mod:`exact_titan.titan.failed_saves`).
     - :meth:`save_now` saves the full state for a resume, at any step.
     """
 

@@ -15,9 +15,9 @@ from exact_titan.system.file_errors import why
 class Removal:
     """Removes checkpoints after a newer checkpoint is complete. A failure is a warning and never ends the run.
 
-    1. Complete checkpoints: all but the last ``keep`` ones.
-    2. Incomplete checkpoints that are older than the last complete one. A later one may be a checkpoint that another
-       program is still copying, so it stays.
+    1. Complete checkpoints: all except the last ``keep`` checkpoints.
+    2. Incomplete checkpoints that are older than the last complete checkpoint. A later incomplete checkpoint stays,
+       because another program may still copy its files.
     3. The remains of interrupted saves and of interrupted removals.
 
     A checkpoint that cannot be read stays. Every folder is renamed before its files are deleted. An interruption of the
@@ -25,7 +25,7 @@ class Removal:
 
     Args:
         folder: the folder of the checkpoints.
-        keep: number of complete checkpoints to keep. 0: all, and the incomplete ones.
+        keep: number of complete checkpoints to keep. 0: all, and the incomplete checkpoints.
     """
 
     def __init__(self, folder: Path, *, keep: int) -> None:

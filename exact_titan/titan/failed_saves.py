@@ -1,8 +1,8 @@
 """Saves that the disk refuses: no room, no permission, a fault of the network disk.
 
-A periodic save that the disk refuses is a warning. The run goes on, and the next save is due as before. A run of hours
-is worth more than one of its checkpoints, and somebody may make room. The last save of a run and the save after a stop
-end the run with one line.
+A periodic save that the disk refuses is a warning. The run continues, and the next save is due as before. A run of
+hours is worth more than one of its checkpoints, and somebody may make room. The last save of a run and the save after
+a stop end the run with one line.
 """
 
 from torch.distributed.checkpoint.api import CheckpointException

@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
+from torchtitan.config import CompileConfig
 from torchtitan.distributed import ParallelDims
 from torchtitan.distributed.activation_checkpoint import FullAC, SelectiveAC
 
@@ -61,6 +62,7 @@ def header(trainer: Run) -> list[str]:
         *([("average", f"moving average of the weights, decay {decay:g}")] if (decay := config.ema.decay) else []),
         ("recompute", f"{_recomputation(trainer)} activation checkpointing"),
         ("attention", _attention(trainer)),
+        ("compiled", _compiled(config.compile)),
         ("checkpoints", _checkpoints(trainer)),
         ("folder", config.dump_folder),
     ]
@@ -252,6 +254,12 @@ def _recomputation(trainer: Run) -> str:
 def _attention(trainer: Run) -> str:
     kernels = {describe(m.kernel) for m in trainer.model_parts[0].modules() if isinstance(m, DocumentAttention)}
     return ", ".join(sorted(kernels)) or "the attention of the model"
+
+
+def _compiled(options: CompileConfig) -> str:
+    if not options.enable:
+        return "nothing, compile.enable is off"
+    return f"{' and '.join(options.components)}, by {options.backend}"
 
 
 def _checkpoints(trainer: Run) -> str:

@@ -65,6 +65,23 @@ def check_layout(parallelism: ParallelismConfig, *, ranks: int, seq_len: int) ->
         )
 
 
+def check_stock_layout(parallelism: ParallelismConfig) -> None:
+    """Refuse the degrees of torchtitan's own trainer that do not fit the EXACT loss.
+
+    Raises:
+        InputError: naming the option.
+    """
+    pipeline, context = parallelism.pipeline_parallel_degree, parallelism.context_parallel_degree
+    if pipeline != 1:
+        reason = REFUSED["pipeline_parallel_degree"]
+        raise InputError(f"parallelism.pipeline_parallel_degree is {pipeline}: {reason}; set it to 1")
+    if context != 1:
+        raise InputError(
+            f"parallelism.context_parallel_degree is {context}: torchtitan's own trainer gives the loss a part of each "
+            f"window, but the weights need whole windows; set it to 1, or use python -m exact_titan.train"
+        )
+
+
 def check_sizes_of_model(model: Decoder.Config, parallelism: ParallelismConfig) -> None:
     """Refuse a model whose heads or inner width cannot be divided over the ranks.
 
@@ -118,12 +135,12 @@ def sequence_shard(dims: ParallelDims) -> SequenceShard:
 
 
 def counts_targets(dims: ParallelDims) -> bool:
-    """Whether this rank counts its targets. The ranks of a tensor-parallel group have the same targets: one counts."""
+    """Whether this rank counts its targets. One of the ranks with the same targets counts."""
     return _rank(dims, "tp") == 0
 
 
 def counts_windows(dims: ParallelDims) -> bool:
-    """Whether this rank counts its windows. Of the ranks with the same windows one counts."""
+    """Whether this rank counts its windows. One of the ranks with the same windows counts."""
     return _rank(dims, "tp") == 0 and _rank(dims, "cp") == 0
 
 

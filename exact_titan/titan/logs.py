@@ -110,7 +110,7 @@ def _log_crashes() -> None:
     def thread_hook(ended: threading.ExceptHookArgs) -> None:
         error = ended.exc_type, ended.exc_value, ended.exc_traceback
         logging.getLogger().log(logging.INFO, f"crash of {ended.thread}", exc_info=error)  # type: ignore[arg-type]
-        # The thread of TensorBoard's writer hands an error of the disk to the next call, which warns.
+        # The thread of TensorBoard's writer gives an error of the disk to the next call. The next call warns.
         if not isinstance(ended.exc_value, OSError):
             shown_of_thread(ended)
 

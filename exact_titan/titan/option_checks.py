@@ -8,10 +8,13 @@ other. docs/operations.md describes the rules for users.
 :mod:`exact_titan.titan.preflight` calls both functions before a process group exists:
 
 1. :func:`check_values` reads only the config. ``exact-titan plan`` calls this function on machines without a GPU.
-2. :func:`check_machine` compares the config with the GPUs of this machine.
+2. :func:`check_machine` compares the config with the GPUs and the compilers of this machine.
 """
 
 import math
+import os
+import shlex
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
@@ -204,7 +207,7 @@ def check_values(config: RunConfig, *, ranks: int) -> None:
 
 
 def check_machine(config: RunConfig) -> None:
-    """Refuse options for a GPU on a machine without a GPU.
+    """Refuse options for a GPU on a machine without a GPU, and compiled steps without a compiler.
 
     Raises:
         InputError: naming the option and the way out.
@@ -212,6 +215,20 @@ def check_machine(config: RunConfig) -> None:
     for name, gpu_only, instead in _GPU_ONLY:
         if _value(config, name) == gpu_only and not torch.accelerator.is_available():
             raise InputError(f"{name} is {_text(gpu_only)}, but there is no GPU: {instead}")
+    _check_compilers(config)
+
+
+def _check_compilers(config: RunConfig) -> None:
+    if not config.compile.enable or config.compile.backend != "inductor":
+        return
+    # Triton calls a C compiler for its kernels, and inductor a C++ compiler for kernels on the CPU.
+    variable, names = ("CC", ("gcc", "clang")) if torch.cuda.is_available() else ("CXX", ("g++",))
+    names = tuple(shlex.split(os.environ.get(variable, ""))[:1]) or names
+    if not any(shutil.which(name) for name in names):
+        raise InputError(
+            f"compile.enable is on, but the compiler {' or '.join(names)} is not on this machine: install it, or give "
+            f"--compile.no-enable"
+        )
 
 
 def _value(config: Any, name: str) -> Any:

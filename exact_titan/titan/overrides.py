@@ -14,6 +14,7 @@ only after the choice of its device. A trial on the CPU therefore needs ``import
 module of the config (``--module``).
 """
 
+import functools
 from typing import Any
 
 from torchtitan.components.dataloader import BaseDataLoader
@@ -21,17 +22,39 @@ from torchtitan.components.loss import ChunkedLossWrapper
 from torchtitan.config.override import derive, override
 from torchtitan.distributed.activation_checkpoint import SelectiveAC
 from torchtitan.models.common.attention import VarlenAttention
+from torchtitan.trainer import Trainer
 
 from exact_titan.errors import InputError
 from exact_titan.titan import cpu, torch_versions
+from exact_titan.titan.layout import check_stock_layout
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.loss_options import NEEDS_OWN_TRAINER, LossOptions, checked_rule
 from exact_titan.titan.model.activation_checkpoint import AttentionSavingAC
 from exact_titan.titan.model.attention import DocumentAttention, Implementation
+from exact_titan.titan.run_config import RunConfig
 
 torch_versions.install()
 cpu.install()
+
+
+def _check_after_overrides() -> None:
+    """Make torchtitan's trainer refuse a pipeline and context parallelism with the EXACT loss.
+
+    An override sees only the config of its component. torchtitan checks the whole config directly after the overrides.
+    """
+    stock = Trainer.Config._validate_cuda_graphs
+
+    @functools.wraps(stock)
+    def check(config: Trainer.Config) -> None:
+        stock(config)
+        if isinstance(config.loss, ExactLoss.Config) and not isinstance(config, RunConfig):
+            check_stock_layout(config.parallelism)
+
+    Trainer.Config._validate_cuda_graphs = check
+
+
+_check_after_overrides()
 
 
 @override(target=ChunkedLossWrapper.Config, fqns=["loss"], description="EXACT loss")

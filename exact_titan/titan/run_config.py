@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar
 
+import torch
 import tyro
 from torchtitan.components.checkpointer import BaseCheckpointManager
 from torchtitan.components.dataloader import BaseDataLoader
@@ -10,6 +11,7 @@ from torchtitan.components.loss import BaseLoss
 from torchtitan.components.metrics import MetricsProcessor
 from torchtitan.components.optimizer import LRSchedulersContainer, OptimizersContainer
 from torchtitan.components.validate import Validator
+from torchtitan.config import CompileConfig
 from torchtitan.trainer import Trainer
 
 from exact_titan.models.architecture import Architecture
@@ -26,6 +28,18 @@ from exact_titan.titan.model.decoder import LlamaSizes
 from exact_titan.titan.optimizer import AdamW
 from exact_titan.titan.schedule import HeldSchedule
 from exact_titan.titan.validate import ExposureValidator
+
+
+def _has_cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+@dataclass(kw_only=True, slots=True)
+class CompileOptions(CompileConfig):
+    """torchtitan's options of torch.compile, on by default with CUDA."""
+
+    enable: bool = field(default_factory=_has_cuda)
+    """Compile the steps with torch.compile. Default: on with a CUDA GPU, off on the CPU."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -75,6 +89,7 @@ class RunConfig(Trainer.Config):
     checkpoint: BaseCheckpointManager.Config = field(default_factory=ResumableCheckpoints.Config)
     optimizer: OptimizersContainer.Config = field(default_factory=AdamW.Config)
     lr_scheduler: LRSchedulersContainer.Config = field(default_factory=HeldSchedule.Config)
+    compile: CompileConfig = field(default_factory=CompileOptions)
     activation_checkpoint: ActivationCheckpointingConfig = field(default_factory=AttentionSavingAC.Config)
 
     # torchtitan leaves names with an underscore out when it writes a config down.

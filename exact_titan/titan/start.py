@@ -14,7 +14,7 @@ from exact_titan.models.hf_weights import check_weights
 from exact_titan.models.rope_change import original_positions, with_rope
 from exact_titan.runs.checkpoint_folders import step_of
 from exact_titan.runs.checkpoint_reader import DCP_METADATA
-from exact_titan.runs.locations import run_of
+from exact_titan.runs.locations import is_checkpoint, run_of
 from exact_titan.runs.run_folder import (
     MODEL_FOLDER,
     check_checkpoint,
@@ -40,8 +40,11 @@ def resolve_architecture(config: RunConfig, *, tokenizer_vocab: int | None = Non
     """
     architecture = config._stage_before or _architecture(config, tokenizer_vocab)
     made = with_rope(architecture, config.rope, window=config.training.seq_len)
-    if config.model and config.start_from and config._resume is None and Path(config.start_from).is_dir():
-        compare_with_previous(config, made, hf_config.read_architecture(_previous_model(config)))
+    if config.model and config.start_from and config._resume is None:
+        path = Path(config.start_from)
+        previous = (run_of(path) if is_checkpoint(path) else path) / MODEL_FOLDER
+        if previous.is_dir():
+            compare_with_previous(config, made, hf_config.read_architecture(previous))
     return made
 
 
@@ -114,12 +117,12 @@ def check_positions(config: RunConfig, architecture: Architecture) -> None:
     """
     if config.training.seq_len > architecture.max_positions:
         kind = architecture.rope_scaling.kind if architecture.rope_scaling else "yarn"
-        original = original_positions(architecture)
+        factor = -(-config.training.seq_len // original_positions(architecture))
+        base = "" if kind in ("linear", "yarn") and architecture.rope_scaling else "a larger --rope.theta, or "
         raise InputError(
             f"training.seq_len is {config.training.seq_len}, but the model has {architecture.max_positions} positions "
             f"(max_position_embeddings): use a shorter window, a model with more positions (from scratch: "
-            f"architecture.max_positions), or another RoPE: a larger --rope.theta, or --rope.scaling {kind} "
-            f"--rope.factor {-(-config.training.seq_len // original)}"
+            f"architecture.max_positions), or another RoPE: {base}--rope.scaling {kind} --rope.factor {factor}"
         )
 
 

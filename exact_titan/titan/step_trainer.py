@@ -18,6 +18,7 @@ from torchtitan.trainer import Trainer
 
 from exact_titan.titan import layout
 from exact_titan.titan.attention_work import share_work
+from exact_titan.titan.compiled_graphs import CompiledGraphs
 from exact_titan.titan.loader import PackedDataLoader
 from exact_titan.titan.loss import ExactLoss
 from exact_titan.titan.metrics import ExposureMetrics
@@ -65,6 +66,7 @@ class StepTrainer(Trainer):
             self.gradient_accumulation_steps * self.dataloader.dp_world_size * self.dataloader.local_batch_size
         )
         self.nonfinite = NonFiniteDetector(self.device, self.gradient_accumulation_steps)
+        self._graphs = CompiledGraphs()
 
     def batch_generator(
         self, data_iterable: Iterable[tuple[dict[str, Any], torch.Tensor]]
@@ -114,6 +116,7 @@ class StepTrainer(Trainer):
 
     def train_step(self, data_iterator) -> None:
         """Run one optimizer step. A started weight refresh ends before it. A due weight refresh starts after it."""
+        self._graphs.report(f"the validation after step {self.step - 1}")
         self.clock.steps += 1
         self.loss_fn.start_step()
         try:
@@ -128,6 +131,7 @@ class StepTrainer(Trainer):
                 self.nonfinite.check()
             raise
         self.loss_fn.end_step(self.step)
+        self._graphs.report(f"step {self.step}")
 
     def _with_divisor(self, batches: _Batches) -> _Batches:
         """Return the batches of the step. Give a rule with a weighted divisor its divisor, before the first microbatch.

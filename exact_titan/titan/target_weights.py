@@ -19,6 +19,7 @@ from exact_titan.errors import InputError
 from exact_titan.exposure import RULES, Buckets, ExposureCounter, TargetCounts, Targets, effective_context, prior_counts
 from exact_titan.titan.cross_entropy import BucketSums, sums_by_bucket
 from exact_titan.titan.loss_options import LossOptions, check_config, open_counts
+from exact_titan.titan.shared_reading import joint_counts
 
 
 class TargetWeights:
@@ -52,7 +53,7 @@ class TargetWeights:
         self.counter = ExposureCounter(self.buckets)
         self.sums = BucketSums(len(self.buckets), "cpu")
         self.counts_n = torch.from_numpy(mixture.counts)
-        joint_nn = torch.from_numpy(mixture.joint_counts) if self.rule.needs_joint else None
+        joint_nn = joint_counts(mixture) if self.rule.needs_joint else None
         self.counts = TargetCounts(self.counts_n.to(torch.float64), joint_nn)
         """The distribution that the weights in force follow."""
 

@@ -105,6 +105,8 @@ def test_extended_rope_reaches_the_model(folder, tmp_path, scaling):
 def test_rope_options_that_are_wrong(folder, tmp_path):
     with pytest.raises(InputError, match=r"--rope.factor is 1: the factor must be above 1"):
         open_model(folder, out=tmp_path / "out", rope=RopeOptions("yarn"))
+    with pytest.raises(InputError, match=r"rope.factor is 1.7: 512 original positions times the factor are 870.4"):
+        open_model(folder, out=tmp_path / "out", rope=RopeOptions("yarn", 1.7))
     scaled = open_model(folder, out=tmp_path / "out", rope=RopeOptions("yarn", 2.0)).folder
     with pytest.raises(InputError, match=r"RoPE is scaled already \(yarn\)"):
         open_model(scaled, out=tmp_path / "out", name="twice", rope=RopeOptions("yarn", 2.0))

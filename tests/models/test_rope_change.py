@@ -11,6 +11,7 @@ from exact_titan.models.hf_config import make_config, read_architecture, with_ro
 from exact_titan.models.rope import LinearScaling, Llama3Scaling, YarnScaling
 from exact_titan.models.rope_change import RopeChange
 from exact_titan.models.rope_change import with_rope as changed
+from exact_titan.titan.model.rope import frequencies
 
 LLAMA = PRESETS["Llama-3.1-8B"]
 QWEN = PRESETS["Qwen2.5-7B"]
@@ -112,6 +113,8 @@ def test_transformers_reads_the_frequencies_of_the_change(name, tmp_path):
     expected = LlamaRotaryEmbedding(AutoConfig.from_pretrained(tmp_path / "expected"))
     found = LlamaRotaryEmbedding(config)
     assert found.inv_freq.equal(expected.inv_freq)
+    # Bit for bit: at position 131,072 one rounding of a frequency is 0.008 radians.
+    assert found.inv_freq.equal(frequencies(made.rope_theta, made.head_dim, made.rope_scaling))
     assert found.attention_scaling == expected.attention_scaling
     assert config.max_position_embeddings == made.max_positions
     if isinstance(made.rope_scaling, YarnScaling):

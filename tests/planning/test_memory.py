@@ -14,7 +14,7 @@ from exact_titan.config_registry import from_scratch
 from exact_titan.planning import kernels
 from exact_titan.planning.memory import MemoryPlan, plan_memory
 from exact_titan.titan.model.decoder import LlamaSizes, decoder_spec
-from tests.support import run_benchmark
+from tests.support import ROOT, run_benchmark, torchrun
 
 SIZES = LlamaSizes(dim=128, n_layers=3, n_heads=8, n_kv_heads=2, ffn_dim=320, vocab_size=1024, tie_embeddings=False)
 SEQ_LEN = 512
@@ -69,6 +69,20 @@ def test_every_peak_equals_the_peak_of_a_real_run_within_one_percent(measured):
     for result in measured:
         for phase in ("forward", "loss", "backward", "peak"):
             assert result["lines"][phase]["planned"] == pytest.approx(result["lines"][phase]["measured"], rel=0.01)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("degree", "kind"), [("--context", "selective"), ("--tensor", "full")])
+def test_the_peak_of_two_ranks_of_one_window_equals_that_of_a_real_run_within_five_percent(degree, kind, tmp_path):
+    command = ["-m", "benchmarks.plan", "--models", "narrow", "--seq-len", "512", "--dtypes", "float32"]
+    done = torchrun(2, *command, "--kinds", kind, degree, "2", "--json", str(tmp_path / "plan.json"), cwd=ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (result,) = json.loads((tmp_path / "plan.json").read_text())
+    assert (result["processes"], result["kind"]) == (2, kind)
+    for line in ("parameters", "gradients", "optimizer state"):
+        assert result["lines"][line]["planned"] == result["lines"][line]["measured"]
+    for line in ("forward", "loss", "backward", "peak"):
+        assert result["lines"][line]["planned"] == pytest.approx(result["lines"][line]["measured"], rel=0.05)
 
 
 @pytest.mark.parametrize("nproc", [1, 8])

@@ -341,11 +341,11 @@ def change_header(folder: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("values", "reason"),
     [
-        ({"recipe": None}, "recipe is None"),
-        ({"missing": "3"}, "missing is '3'"),
-        ({"metrics": [3]}, r"metrics is \[3\]"),
+        ({"recipe": None}, "key 'recipe' is None: it must be an object"),
+        ({"missing": "3"}, "key 'missing' is '3': it must be an integer"),
+        ({"metrics": [3]}, r"key 'metrics\[0\]' is 3: it must be an object"),
         ({"metrics": []}, "the scores of ruler have other metrics"),
-        ({"recipe": {"suite": ["ruler"]}}, "suite is "),
+        ({"recipe": {"suite": ["ruler"]}}, r"key 'suite' is \['ruler'\]: it must be a string"),
     ],
 )
 def test_scores_of_somebody_else_are_checked(tmp_path, values, reason):

@@ -8,8 +8,9 @@ from exact_titan.cli import main
 from exact_titan.exposure import Buckets
 from exact_titan.reports.runs import compare, parse_sides
 from exact_titan.runs.metrics_log import MetricsLog
-from exact_titan.runs.records import ContextLosses, Memory, ValidationRecord, ValidationSet
+from exact_titan.runs.records import ContextLosses, ValidationSet
 from exact_titan.runs.target_losses import TargetLosses, target_losses_file, write_target_losses
+from tests.metrics_records import validation_record
 
 WINDOWS = ValidationSet("a" * 64, "val", 32, 12, None)
 BUCKETS = Buckets(32)
@@ -36,20 +37,7 @@ def write_run(
         ce = moved + np.random.default_rng(seed).normal(4, 1, len(DOCUMENTS)) + shift * (BUCKET > 0) + step / 1000
         sums = [np.bincount(BUCKET, ce).tolist(), np.bincount(BUCKET).tolist()]
         losses = ContextLosses.of(sums, BUCKETS.labels(), BUCKETS.lower_bounds.tolist(), threshold)
-        log.append(
-            ValidationRecord(
-                step=step,
-                steps=40,
-                time=1.0,
-                weights=weights,
-                losses=losses,
-                windows=windows,
-                seconds=1.0,
-                tokens_per_second=1.0,
-                devices=1,
-                memory=Memory(0.0, 0.0, 0.0, 0.0, 0, 0),
-            )
-        )
+        log.append(validation_record(step, losses, weights=weights, windows=windows))
         if keep:
             targets = TargetLosses(step, threshold, windows, ce, BUCKET, DOCUMENTS, np.arange(len(ce)), weights)
             write_target_losses(folder, targets, keep=keep)

@@ -12,55 +12,28 @@ from exact_titan.runs.metrics_log import MetricsLog, read_records, read_validati
 from exact_titan.runs.records import (
     ContextGain,
     ContextLosses,
-    Memory,
-    Pace,
     TrainRecord,
     ValidationRecord,
     ValidationSet,
     Weights,
 )
+from tests.metrics_records import train_record, validation_record
 from tests.support import largest_file
 
 LOSSES = ContextLosses.of([[6.0, 0.0, 8.0], [3, 0, 2]], ["0-7", "8-15", "16-32"], [0, 8, 16], 16)
-MEMORY = Memory(1.0, 10.0, 2.0, 20.0, 0, 0)
 
 
 def train(step: int, grad_norm: float = 1.0) -> TrainRecord:
-    return TrainRecord(
-        step=step,
-        steps=40,
-        time=1.0,
-        loss=2.5,
-        max_loss=2.6,
-        losses=LOSSES,
-        weights={"0-7": 1.0, "8-15": 1.0, "16-32": 1.15},
-        tail_loss_mass=0.4,
-        learning_rates={"AdamW": 1e-3},
-        grad_norm=grad_norm,
-        tokens_seen=64 * step,
-        seconds_per_step=0.1,
-        tokens_per_second=640.0,
-        devices=1,
-        tflops=0.1,
-        mfu_percent=None,
-        memory=MEMORY,
-        pace=Pace({"data": 0.01}, 1.0, 0.0, 64, None),
-    )
+    return train_record(step, LOSSES, grad_norm=grad_norm)
 
 
 def validation(step: int, weights: Weights = "last") -> ValidationRecord:
-    return ValidationRecord(
-        step=step,
-        steps=40,
-        time=1.0,
+    return validation_record(
+        step,
+        LOSSES,
         weights=weights,
-        losses=LOSSES,
         context_gain={"16": ContextGain(0.25, 2, 1.5), "32": ContextGain(None, 0, 1.5)},
         windows=ValidationSet("f" * 64, "val", 32, 5, None),
-        seconds=1.0,
-        tokens_per_second=160.0,
-        devices=1,
-        memory=MEMORY,
     )
 
 
@@ -208,10 +181,10 @@ def test_a_record_that_a_full_disk_refuses_is_written_later(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"buckets": [1]}, r"key 'buckets' must be an object, it is \[1\]"),
-        ({"cross_entropy": "low"}, "key 'cross_entropy' must be a number, it is 'low'"),
-        ({"tail": {"cross_entropy": 1.0, "targets": "3"}}, r"key 'tail\.targets' must be an integer, it is '3'"),
-        ({"loss": True}, "key 'loss' must be a number, it is True"),
+        ({"buckets": [1]}, r"key 'buckets' is \[1\]: it must be an object"),
+        ({"cross_entropy": "low"}, "key 'cross_entropy' is 'low': it must be a number"),
+        ({"tail": {"cross_entropy": 1.0, "targets": "3"}}, r"key 'tail\.targets' is '3': it must be an integer"),
+        ({"loss": True}, "key 'loss' is True: it must be a number"),
     ],
 )
 def test_a_value_of_another_type_is_named(tmp_path, change, reason):

@@ -14,10 +14,6 @@ from exact_titan.runs.metrics_log import MetricsLog
 from exact_titan.runs.records import (
     ContextGain,
     ContextLosses,
-    Memory,
-    Pace,
-    TrainRecord,
-    ValidationRecord,
     ValidationSet,
     Weights,
 )
@@ -26,10 +22,10 @@ from exact_titan.runs.target_losses import TargetLosses, write_target_losses
 from exact_titan.study.facts import FactTokens, fact_distances
 from exact_titan.study.results import ArmRun, stage_runs, write_study_file
 from exact_titan.study.spec import Outcome, Stage, Study
+from tests.metrics_records import train_record, validation_record
 from tests.support import pack_texts
 
 WINDOW, THRESHOLD = 64, 16
-MEMORY = Memory(0.0, 0.0, 0.0, 0.0, 0, 0)
 OUTCOMES = (
     Outcome("tail", "tail"),
     Outcome("below", "below_tail"),
@@ -154,23 +150,11 @@ def write_run(
             sums = [np.bincount(validation.bucket, ce_T, len(buckets)).tolist(), counts.tolist()]
             losses = ContextLosses.of(sums, buckets.labels(), bounds.tolist(), THRESHOLD)
             if one == "last":
-                log.append(_train_record(step, losses, dict(zip(buckets.labels(), weights_n.tolist(), strict=True))))
+                weight_of = dict(zip(buckets.labels(), weights_n.tolist(), strict=True))
+                log.append(train_record(step, losses, weights=weight_of, tail_loss_mass=0.5))
             gain = ContextGain(0.1 - effect, losses.tail.targets, 1.0)
-            log.append(
-                ValidationRecord(
-                    step=step,
-                    steps=steps[-1],
-                    time=1.0,
-                    weights=one,
-                    losses=losses,
-                    context_gain={"16": gain},
-                    windows=validation.set,
-                    seconds=1.0,
-                    tokens_per_second=1.0,
-                    devices=1,
-                    memory=MEMORY,
-                )
-            )
+            about = {"steps": steps[-1], "weights": one, "context_gain": {"16": gain}, "windows": validation.set}
+            log.append(validation_record(step, losses, **about))
             columns = {"bucket": validation.bucket, "document": validation.document, "place": validation.place}
             targets = TargetLosses(step, THRESHOLD, validation.set, ce_T, **columns, weights=one)
             write_target_losses(run.folder, targets, keep=keep)
@@ -180,26 +164,3 @@ def write_run(
     data = {"fingerprint": validation.set.fingerprint, "datasets": datasets}
     RunRecord(config, data, data, validation.set.fingerprint, {}, {}).write(run.folder)
     (run.folder / EXIT_CODE_FILE).write_text("0\n")
-
-
-def _train_record(step: int, losses: ContextLosses, weights: dict[str, float]) -> TrainRecord:
-    return TrainRecord(
-        step=step,
-        steps=40,
-        time=1.0,
-        loss=3.0,
-        max_loss=3.0,
-        losses=losses,
-        weights=weights,
-        tail_loss_mass=0.5,
-        learning_rates={"AdamW": 1e-3},
-        grad_norm=1.0,
-        tokens_seen=step * WINDOW,
-        seconds_per_step=1.0,
-        tokens_per_second=1.0,
-        devices=1,
-        tflops=0.0,
-        mfu_percent=None,
-        memory=MEMORY,
-        pace=Pace({}, 1.0, 0.0, 0, None),
-    )

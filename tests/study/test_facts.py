@@ -205,5 +205,5 @@ def test_an_existing_folder_and_a_dataset_without_facts_are_refused(corpus: Path
     with pytest.raises(InputError, match=r"has no facts\.json: facts can be measured only in a dataset of"):
         fact_distances(tmp_path, "val")
     (tmp_path / "facts.json").write_text('{"first_key": 1, "keys": "many"}')
-    with pytest.raises(InputError, match=r"facts\.json: key 'keys' must be an integer"):
+    with pytest.raises(InputError, match=r"facts\.json: key 'keys' is 'many': it must be an integer"):
         FactTokens.read(tmp_path)

@@ -144,14 +144,14 @@ def test_a_missing_file_or_folder(tmp_path):
     ("change", "reason"),
     [
         ({"arms": {"a": {}, "../../b": {}}}, "the arm '../../b' cannot name a folder"),
-        ({"arms": {"a": 3, "b": {}}}, "key 'arms.a' must be an object, it is 3"),
-        ({"seeds": ["0"]}, r"key 'seeds\[0\]' must be an integer, it is '0'"),
+        ({"arms": {"a": 3, "b": {}}}, "key 'arms.a' is 3: it must be an object"),
+        ({"seeds": ["0"]}, r"key 'seeds\[0\]' is '0': it must be an integer"),
         (
             {"stages": [{"name": None, "shared": False, "options": {}}]},
-            r"key 'stages\[0\]\.name' must be a string, it is None",
+            r"key 'stages\[0\]\.name' is None: it must be a string",
         ),
         ({"baseline": "c"}, "there is no such arm"),
-        ({"primary": []}, r"key 'primary' must be a string, it is \[\]"),
+        ({"primary": []}, r"key 'primary' is \[\]: it must be a string"),
     ],
 )
 def test_a_study_file_of_somebody_else_is_checked(tmp_path, change, reason):

@@ -84,14 +84,14 @@ def test_values_of_another_type(value, hint):
 @pytest.mark.parametrize(
     ("value", "hint", "message"),
     [
-        ({"name": "a", "inner": {"number": None}}, Outer, "key 'inner.number' must be an integer, it is None"),
-        ({"steps": 1, "inside": {"steps": True}}, Section, "key 'inside.steps' must be an integer, it is True"),
-        ({"named": {"a": {"number": "1"}}}, Lists, "key 'named.a.number' must be an integer, it is '1'"),
-        ({"inner": [{"number": 1}, 7]}, Lists, "key 'inner[1]' must be an object, it is 7"),
-        ({"numbers": {}}, Lists, "key 'numbers' must be a list, it is {}"),
-        ({"either": "x"}, Lists, "key 'either' must be an integer or an object, it is 'x'"),
-        ("first", Literal["last", "ema"], "the content must be one of 'last', 'ema', it is 'first'"),
-        ({"name": ["a" * 100]}, Outer, f"key 'name' must be a string, it is ['{'a' * 58}"),
+        ({"name": "a", "inner": {"number": None}}, Outer, "key 'inner.number' is None: it must be an integer"),
+        ({"steps": 1, "inside": {"steps": True}}, Section, "key 'inside.steps' is True: it must be an integer"),
+        ({"named": {"a": {"number": "1"}}}, Lists, "key 'named.a.number' is '1': it must be an integer"),
+        ({"inner": [{"number": 1}, 7]}, Lists, "key 'inner[1]' is 7: it must be an object"),
+        ({"numbers": {}}, Lists, "key 'numbers' is {}: it must be a list"),
+        ({"either": "x"}, Lists, "key 'either' is 'x': it must be an integer or an object"),
+        ("first", Literal["last", "ema"], "the content is 'first': it must be one of 'last', 'ema'"),
+        ({"name": ["a" * 100]}, Outer, f"key 'name' is ['{'a' * 58}: it must be a string"),
         (2**63, int, f"the content is {2**63}: it must be from -2^63 to 2^63 - 1"),
         (10**400, int, "the content is a number of 1329 bits: it must be from -2^63 to 2^63 - 1"),
     ],
@@ -127,5 +127,7 @@ def test_a_value_becomes_its_dataclass():
     value = {"numbers": [1, 2], "inner": [{"number": 3}], "named": {"a": {"number": 4}}, "either": {"number": 5}}
     made = parse_typed(Lists, value, "file", way_out="copy the file again", rules=WHOLE_RECORD)
     assert made == Lists((1, 2), [Inner(3)], {"a": Inner(4)}, Inner(5))
-    with pytest.raises(InputError, match=r"^file: key 'either' must be an integer or .* 'x': copy the file again$"):
+    with pytest.raises(
+        InputError, match=r"^file: key 'either' is 'x': it must be an integer or an object: copy the file again$"
+    ):
         parse_typed(Lists, value | {"either": "x"}, "file", way_out="copy the file again", rules=WHOLE_RECORD)

@@ -81,8 +81,9 @@ def arguments(
 
 
 def train(ranks: int, folder: Path, runs: dict[str, list[str]]) -> dict[str, Any]:
-    """Train runs by name in one launch. ``runs`` has the arguments of each run."""
-    return record(ranks, folder, *({"name": name, "trainer": "exact", "argv": argv} for name, argv in runs.items()))
+    """Train runs by name in one launch. ``runs`` has the arguments of each run. ``--module``: torchtitan's trainer."""
+    trainers = {name: "stock" if "--module" in argv else "exact" for name, argv in runs.items()}
+    return record(ranks, folder, *({"name": name, "trainer": trainers[name], "argv": runs[name]} for name in runs))
 
 
 def without_architecture(arguments: list[str]) -> list[str]:

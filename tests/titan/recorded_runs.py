@@ -13,7 +13,8 @@ SPEC is a list of runs. A run has these keys:
 - ``count_operators`` (optional): count the collectives and the reads by the host in each step.
 - ``slots`` (optional): a folder. Every rank writes the slots of each window that the rank trains, by the place.
 
-OUT is a dictionary by name. Floats are in hexadecimal.
+OUT is a dictionary by name. ``graphs`` are the graphs that torch.compile has made for the run until each log step.
+Floats are in hexadecimal.
 """
 
 import collections
@@ -40,6 +41,7 @@ from torchtitan.trainer import Trainer  # noqa: E402
 from exact_titan.config import load_config  # noqa: E402
 from exact_titan.exposure import Rule, Targets  # noqa: E402
 from exact_titan.runs.metrics_log import read_records  # noqa: E402
+from exact_titan.titan.compiled_graphs import graphs  # noqa: E402
 from exact_titan.titan.metrics import ExposureMetrics  # noqa: E402
 from exact_titan.titan.trainer import ExactTrainer  # noqa: E402
 
@@ -82,12 +84,14 @@ class RecordedRule:
 
 def run(spec: dict) -> dict:
     steps: list[dict] = []
+    graphs_made: list[int] = []
     trainer_type = ExactTrainer if spec["trainer"] == "exact" else Trainer
     metrics_type = ExposureMetrics if spec["trainer"] == "exact" else MetricsProcessor
     stock_log, stock_step, stock_clip = metrics_type.log, trainer_type.train_step, dist_utils.clip_grad_norm_
 
     def log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics=None):
         stock_log(self, step, global_avg_loss, global_max_loss, grad_norm, extra_metrics)
+        graphs_made.append(graphs() - graphs_before)
         steps.append({"step": step, "loss": global_avg_loss.hex(), "grad_norm": grad_norm.hex()})
         if step == spec.get("kill_after"):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -105,6 +109,8 @@ def run(spec: dict) -> dict:
         return stock_clip(parameters, *args, **kwargs)
 
     counts: dict[int, dict[str, int]] = {}
+    torch._dynamo.reset()
+    graphs_before = graphs()
     metrics_type.log = log
     dist_utils.clip_grad_norm_ = clip
     if spec.get("count_operators"):
@@ -120,7 +126,7 @@ def run(spec: dict) -> dict:
         trainer.close()
     finally:
         metrics_type.log, trainer_type.train_step, dist_utils.clip_grad_norm_ = stock_log, stock_step, stock_clip
-    result = {"steps": steps, "operators": counts}
+    result = {"steps": steps, "operators": counts, "graphs": graphs_made}
     if spec["trainer"] == "exact" and os.environ["RANK"] == "0":
         records = read_records(Path(config.dump_folder), "train")
         result["metrics"] = {one["step"]: {name: one[name] for name in REPEATABLE} for one in records}

@@ -4,11 +4,15 @@ import itertools
 import logging
 import shutil
 import threading
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
+from typing import TypeVar
 
 import numpy as np
 import pytest
+import torch
 
 from benchmarks.file_calls import counted
 from benchmarks.synthetic import mixed_lengths, write_dataset
@@ -17,11 +21,14 @@ from exact_titan.dataset import dataset as dataset_module
 from exact_titan.dataset.work import compute_work, section, work_file
 from exact_titan.errors import InputError
 from exact_titan.sampling.balance import attention_work, deal
+from exact_titan.sampling.mixture import Mixture
 from exact_titan.titan import attention_work as module
+from exact_titan.titan import shared_reading
 from exact_titan.titan.loader import PackedDataLoader
 from tests import warm_ranks
 from tests.titan.test_training import argv
 
+T = TypeVar("T")
 WINDOW = 16
 
 
@@ -116,15 +123,16 @@ def test_without_the_file_a_loader_reads_every_shard_once(folder, tmp_path, capl
         assert built._step(0).tolist() == expected._step(0).tolist()
     (line,) = (line for line in caplog.messages if "train-work.bin" in line)
     shards = len(built.mixture.datasets[0].record.shards)
-    assert f"because an older version packed the dataset: this start read the segments of its {shards} shards" in line
+    assert f"{old} has no train-work.bin" in line
+    assert f"this start read the segments of all shards ({shards}) in " in line
     for (inputs, _), (same, _) in itertools.islice(zip(built, expected, strict=True), 4):
         assert inputs["places"].tolist() == same["places"].tolist()
     assert not (old / "train-work.bin").exists()
 
 
-def shared(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[PackedDataset | InputError]:
-    """Call ``share_work`` on one thread for each rank. Return the datasets, or the errors."""
-    ranks, own = len(folders), threading.local()
+def on_ranks(calls: list[Callable[[], T]], monkeypatch: pytest.MonkeyPatch) -> list[T | InputError]:
+    """Call one function on each rank. The ranks are threads. Return the results, or the errors."""
+    ranks, own = len(calls), threading.local()
     barrier, box = threading.Barrier(ranks), {}
 
     def all_gather_object(found: list, mine: object) -> None:
@@ -133,15 +141,20 @@ def shared(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[PackedD
         found[:] = [box[rank] for rank in range(ranks)]
         barrier.wait()
 
-    fake = SimpleNamespace(get_rank=lambda: own.rank, get_world_size=lambda: ranks, all_gather_object=all_gather_object)
+    fake = SimpleNamespace(
+        is_initialized=lambda: True,
+        get_rank=lambda: own.rank,
+        get_world_size=lambda: ranks,
+        all_gather_object=all_gather_object,
+    )
     monkeypatch.setattr(module, "dist", fake)
+    monkeypatch.setattr(shared_reading, "dist", fake)
     results: list = [None] * ranks
 
     def run(rank: int) -> None:
         own.rank = rank
-        results[rank] = PackedDataset(folders[rank])
         try:
-            module.share_work([results[rank]])
+            results[rank] = calls[rank]()
         except InputError as error:
             results[rank] = error
 
@@ -151,6 +164,30 @@ def shared(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[PackedD
     for thread in threads:
         thread.join()
     return results
+
+
+def shared(folders: list[Path], monkeypatch: pytest.MonkeyPatch) -> list[PackedDataset | InputError]:
+    """Share the work of the datasets of the ranks. Return the datasets, or the errors."""
+
+    def share(folder: Path) -> PackedDataset:
+        dataset = PackedDataset(folder)
+        module.share_work([dataset])
+        return dataset
+
+    return on_ranks([partial(share, folder) for folder in folders], monkeypatch)
+
+
+def test_the_ranks_divide_the_shards_for_the_joint_counts(folder, tmp_path, monkeypatch):
+    other = write_dataset(tmp_path / "o", window=WINDOW, windows=40, lengths=mixed_lengths(WINDOW, 1), vocab_size=50)
+    mixture = Mixture(f"{folder}=2,{other}=1")
+    expected = torch.from_numpy(mixture.joint_counts)
+    assert torch.equal(shared_reading.joint_counts(mixture), expected)
+    monkeypatch.setattr(dataset_module, "_OPEN_SHARDS", dataset_module._OpenShards(256))
+    with counted() as calls:
+        results = on_ranks(3 * [partial(shared_reading.joint_counts, mixture)], monkeypatch)
+    assert all(torch.equal(found, expected) for found in results)
+    opened = [count for path, count in calls.opened.items() if path.endswith(".safetensors")]
+    assert sum(opened) == len(opened) == sum(len(one.record.shards) for one in mixture.datasets)
 
 
 def test_the_ranks_divide_the_shards_of_a_dataset_without_the_file(folder, tmp_path, monkeypatch, caplog):
@@ -163,7 +200,7 @@ def test_the_ranks_divide_the_shards_of_a_dataset_without_the_file(folder, tmp_p
     shards = [count for path, count in calls.opened.items() if path.endswith(".safetensors")]
     assert sum(shards) == len(results[0].record.shards)
     (line,) = (line for line in caplog.messages if "train-work.bin" in line)
-    assert " on each of 3 ranks, in " in line
+    assert f"({len(shards)}; {-(-len(shards) // 3)} on each of 3 ranks) in " in line
     with counted() as calls:
         shared([folder, folder], monkeypatch)
     assert not [path for path in calls.opened if path.endswith(".safetensors")]

@@ -11,45 +11,26 @@ from dataclasses import replace
 import pytest
 
 from exact_titan.runs.metrics_log import read_records
-from exact_titan.runs.records import ContextGain, ContextLosses, Mean, Memory, Pace, TrainRecord, ValidationRecord
+from exact_titan.runs.records import ContextGain, ContextLosses, Mean, Pace
 from exact_titan.titan import console, logs
 from exact_titan.titan.console import FILE_ONLY, Screen, duration, progress_bar, short, train_line, validation_lines
 from tests import warm_ranks
+from tests.metrics_records import train_record, validation_record
 from tests.titan.test_training import argv
 
 LOSSES = ContextLosses(2.3141, 1_234_567, Mean(2.3399, 1_000_000), Mean(2.1806, 234_567), 4096, {})
-MEMORY = Memory(1, 1, 1, 1, 0, 0)
-RECORD = TrainRecord(
-    step=120,
+RECORD = train_record(
+    120,
+    LOSSES,
     steps=1000,
-    time=0,
     loss=2.5409,
-    max_loss=3,
-    losses=LOSSES,
-    weights={},
-    tail_loss_mass=0.3,
     learning_rates={"AdamW": 2e-5},
     grad_norm=0.9078,
-    tokens_seen=1,
-    seconds_per_step=1,
     tokens_per_second=36_412,
-    devices=8,
-    tflops=300,
     mfu_percent=34.2,
-    memory=MEMORY,
     pace=Pace({}, 1, 0, 1, 1.7028),
 )
-VALIDATION = ValidationRecord(
-    step=250,
-    steps=1000,
-    time=0,
-    losses=LOSSES,
-    windows=None,
-    seconds=41.2,
-    tokens_per_second=1,
-    devices=8,
-    memory=MEMORY,
-)
+VALIDATION = validation_record(250, LOSSES, steps=1000, seconds=41.2)
 # torchtitan's line of a log step, its prefix, and the levels of logging.
 NOISE = re.compile(r"\[titan\]|INFO|\[GC\]|Warning|step: ")
 
@@ -187,8 +168,8 @@ def test_a_run_shows_its_header_lines_and_summary_and_keeps_the_noise_in_its_log
     (header,) = re.findall(r"(?m)^exact_titan: step 1 of 4\n((?:  .*\n)+)step 1/4", first)
     rows = {line[2:13].strip(): line[15:] for line in header.splitlines()}
     assert list(rows) == [
-        *["rule", "weights", "data", "validation", "model", "start", "steps", "ranks", "precision", "recompute"],
-        *["attention", "checkpoints", "folder"],
+        *["rule", "weights", "data", "validation", "model", "rope", "start", "steps", "ranks", "precision"],
+        *["recompute", "attention", "checkpoints", "folder"],
     ]
     assert rows["rule"].startswith("exact, alpha 0.15, gamma 0.5, the tail starts at 16 tokens of context, ")
     assert re.fullmatch(r"1 below the tail, 16-31 1\.\d{3}, 32-64 1\.\d{3}", rows["weights"])

@@ -1,5 +1,6 @@
 """Every layout of the ranks trains as one process does: data, context and tensor parallelism."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from tests.support import pack_lengths
 from tests.titan import test_sft
 from tests.titan.layouts import (
     FOUR,
+    GROUPED,
     HEADS,
     LAYOUTS,
     ONE,
@@ -47,14 +49,25 @@ EVERYTHING = [*VALIDATED, "--loss.refresh_steps", "2", "--loss.num_chunks", "2",
 """Refreshed weights, validation with the context gain, and the moving average."""
 
 CHECKPOINTING = {"selective": ["activation-checkpoint:selective"], "full": ["activation-checkpoint:full"]}
-RULES = ("random", "packed_position", "normalized_exact", "instructions")
-"""The rules whose weights depend on the place of a target in its window or in the run, or on all targets of a step. And
-a dataset of instructions: most inputs have no target."""
-
 FULL = {name: list(CHECKPOINTING)[k % 2] for k, name in enumerate(LAYOUTS)}
 """The activation checkpointing of the run of a layout with everything."""
 
-SHORT = {name: (list(CHECKPOINTING)[(k + 1) % 2], RULES[k % 4]) for k, name in enumerate(LAYOUTS)}
+RULES = {
+    "random": ["cp2", "dp3", "tp4", "dp2-tp2", "replicas2-dp2"],
+    "packed_position": ["dp2", "cp3", "dp2-cp2", "replicas2-cp2"],
+    "normalized_exact": ["replicas2", "tp3", "dp4", "cp2-tp2", "replicas2-tp2"],
+    "instructions": ["tp2", "cp4"],
+}
+"""The rules whose weights depend on the place of a target in its window or in the run, or on all targets of a step. And
+a dataset of instructions: most inputs have no target. The layouts that train with each."""
+
+SHORT = {
+    name: (
+        "full" if FULL[name] == "selective" else "selective",
+        next(rule for rule, names in RULES.items() if name in names),
+    )
+    for name in LAYOUTS
+}
 """The other activation checkpointing, and the rule, of the run of a layout with two steps."""
 
 
@@ -107,6 +120,16 @@ class Runs:
         options += ["--loss.num_chunks", "2"]
         return arguments(self.windows, self.output("frozen", layout, HEADS), *options, sizes=None, steps=1)
 
+    def stock(self, layout: Layout) -> list[str]:
+        """Return the arguments of torchtitan's own trainer with the overrides."""
+        here, path = "exact_titan.titan.overrides", json.dumps({"dataset_path": str(self.windows.folder)})
+        overrides = [f"{here}.document_attention", f"{here}.exact_loss={path}", f"{here}.packed_dataloader={path}"]
+        options = ["--dump_folder", str(self.output("stock", layout, GROUPED)), "--training.seq_len", str(WINDOW)]
+        options += ["--hf_assets_path", str(self.windows.folder / "tokenizer"), "--training.steps", "2"]
+        degree = ["--parallelism.tensor_parallel_degree", str(layout.tensor)]
+        recipe = ["--module", "tests.titan.stock_recipes", "--config", "small_llama"]
+        return [*recipe, *options, *degree, "--override.imports", *overrides]
+
     def output(self, kind: str, layout: Layout, sizes: dict[str, int]) -> Path:
         return self.folder / layout.name / f"{kind}-{sizes['n_heads']}"
 
@@ -123,7 +146,7 @@ def one_process(made, folder) -> dict[str, Any]:
     for name, (_, rule) in SHORT.items():
         sizes = sizes_of(LAYOUTS[name])
         runs[f"{rule} {sizes['n_heads']}"] = made.short(ONE, sizes, "selective", rule)
-    return train(1, folder / "1-process", runs)
+    return train(1, folder / "1-process", runs | {"stock": made.stock(ONE)})
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +160,8 @@ def trained(made, folder) -> dict[str, Any]:
             runs[f"full {name}"] = made.full(layout, sizes, FULL[name])
             runs[f"short {name}"] = made.short(layout, sizes, *SHORT[name])
             runs[f"frozen {name}"] = made.frozen(layout)
+            if name == "tp2":
+                runs["stock"] = made.stock(layout)
         results |= train(layouts[0].ranks, folder / f"{layouts[0].ranks}-processes", runs)
     return results
 
@@ -218,6 +243,13 @@ def test_the_export_of_a_layout_has_the_loaded_weights_bit_for_bit(name, made, t
     saved = load_file(file)
     assert saved.keys() == loaded.keys()
     assert all(torch.equal(saved[key], tensor) for key, tensor in loaded.items())
+
+
+@pytest.mark.slow
+def test_torchtitans_own_trainer_trains_alike_under_tensor_parallelism(one_process, trained):
+    assert len(losses(trained["stock"])) == 2
+    for ours, theirs in zip(losses(trained["stock"]), losses(one_process["stock"]), strict=True):
+        assert ours == pytest.approx(theirs, rel=2e-5)
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ from dataclasses import fields, is_dataclass
 
 import pytest
 
-from exact_titan.config import load_config
+from exact_titan.config import load_config, recipes
 from exact_titan.errors import InputError
 from exact_titan.titan import option_checks
 from exact_titan.titan.option_checks import check_machine, check_values
@@ -69,7 +69,7 @@ def test_every_name_in_the_tables_is_an_option():
 
 
 def test_the_recipes_pass():
-    for recipe in ("from_scratch", "quickstart", "stage_4k", "stage_8k", "stage_16k"):
+    for recipe in recipes():
         check_values(load_config(["--config", recipe]), ranks=1)
 
 
@@ -186,3 +186,24 @@ def test_options_that_this_machine_cannot_fulfil_are_refused(tmp_path, monkeypat
     with pytest.raises(InputError) as caught:
         check_machine(config("--dump_folder", str(tmp_path), *options))
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("cuda", [True, False])
+def test_compiled_steps_without_a_compiler_are_refused(monkeypatch, tmp_path, cuda):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: cuda)
+    monkeypatch.setattr("exact_titan.titan.option_checks.shutil.which", lambda name: None)
+    for variable in ("CC", "CXX"):
+        monkeypatch.delenv(variable, raising=False)
+    compiled = config("--dump_folder", str(tmp_path), "--compile.enable")
+    names = "gcc or clang" if cuda else "g\\+\\+"
+    with pytest.raises(
+        InputError, match=f"compile.enable is on, but the compiler {names} is not on this machine: .*no-"
+    ):
+        check_machine(compiled)
+    monkeypatch.setenv("CC" if cuda else "CXX", "icx -O2")
+    with pytest.raises(InputError, match="the compiler icx is not on this machine"):
+        check_machine(compiled)
+    monkeypatch.setattr("exact_titan.titan.option_checks.shutil.which", lambda name: f"/usr/bin/{name}")
+    check_machine(compiled)
+    monkeypatch.undo()
+    check_machine(config("--dump_folder", str(tmp_path), "--compile.enable", "--compile.backend", "aot_eager"))

@@ -80,6 +80,28 @@ def test_a_rule_that_torchtitans_trainer_cannot_serve_is_refused(rule, message):
         )
 
 
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("pipeline", "pipeline_parallel_degree is 2: torchtitan hands no positions to the loss in a pipeline"),
+        ("context", "context_parallel_degree is 2: torchtitan's own trainer gives the loss a part of each window"),
+        ("tensor", None),
+    ],
+)
+def test_parallelism_that_does_not_fit_the_loss_is_refused_by_name(kind, message):
+    """torchtitan's trainer calls the two functions one after the other, before it builds the model."""
+    config = config_registry.llama3_debugmodel()
+    config.training.disable_cuda_graphs = True
+    setattr(config.parallelism, f"{kind}_parallel_degree", 2)
+    config._validate_cuda_graphs()
+    apply_overrides(OverrideConfig(imports=[(f"{HERE}.exact_loss", {"dataset_path": "packed"})]), config)
+    if message is None:
+        config._validate_cuda_graphs()
+        return
+    with pytest.raises(InputError, match=message):
+        config._validate_cuda_graphs()
+
+
 RECIPES = """
 import exact_titan.titan.overrides  # torchtitan trains on the CPU
 from torchtitan.models.llama3.config_registry import llama3_debugmodel_varlen_attn

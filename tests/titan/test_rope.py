@@ -179,6 +179,7 @@ def test_a_window_beyond_the_positions_names_the_options(trained, dataset, tmp_p
     assert line.endswith("a larger --rope.theta, or --rope.scaling yarn --rope.factor 2")
     line = refusal(dataset, tmp_path, "--model", str(folder / "llama"), *YARN[:2], "--rope.factor", "1.5")
     assert "the model has 48 positions" in line
+    assert line.endswith("or another RoPE: --rope.scaling yarn --rope.factor 2")
     line = refusal(dataset, tmp_path, "--model", str(folder / "llama3-hf"), "--training.seq_len", "300")
     assert line.endswith("--rope.scaling llama3 --rope.factor 10")
 

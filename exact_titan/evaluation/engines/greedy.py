@@ -5,7 +5,7 @@ from pathlib import Path
 
 from exact_titan.errors import InputError
 from exact_titan.evaluation.prompt_tokenizer import PromptTokenizer
-from exact_titan.system.json_files import read_json
+from exact_titan.system.json_files import read_optional_object
 
 
 def end_tokens(folder: Path) -> frozenset[int]:
@@ -17,15 +17,11 @@ def end_tokens(folder: Path) -> frozenset[int]:
     found: set[int] = set()
     for name in ("generation_config.json", "config.json"):
         file = folder / name
-        if file.is_file():
-            try:
-                ids = read_json(file).get("eos_token_id")
-            except (ValueError, AttributeError) as error:
-                raise InputError(f"{file} is not a JSON object ({error}): copy the file again") from None
-            ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
-            if not all(isinstance(one, int) for one in ids):
-                raise InputError(f"{file}: eos_token_id is {ids!r:.60}: it must be a number or a list of numbers")
-            found.update(ids)
+        ids = read_optional_object(file, way_out="copy the file again").get("eos_token_id")
+        ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+        if not all(isinstance(one, int) for one in ids):
+            raise InputError(f"{file}: eos_token_id is {ids!r:.60}: it must be a number or a list of numbers")
+        found.update(ids)
     return frozenset(found)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.evaluation.answers import Answer
+from exact_titan.evaluation.answers import Answer, Likelihood
 from exact_titan.evaluation.engine_options import EngineOptions
 from exact_titan.evaluation.engines import Speed
 from exact_titan.evaluation.engines.completions import Client, Refused
@@ -79,15 +79,7 @@ class ServerEngine:
     def _one(self, example: Example) -> Answer:
         text, generated, finish = self._generate(example) if example.room else (None, 0, "")
         measured = [self._likelihood(example, one) for one in example.continuations] if self._measures else []
-        return Answer(
-            id=example.id,
-            text=text,
-            generated=generated,
-            finish=finish,
-            logprobs=tuple(logprob for logprob, _, _ in measured),
-            tokens=tuple(tokens for _, tokens, _ in measured),
-            greedy=tuple(greedy for _, _, greedy in measured),
-        )
+        return Answer.of(example, text, generated, finish, measured)
 
     def _generate(self, example: Example) -> tuple[str, int, str]:
         body: dict[str, Any] = {"prompt": self._tokenizer.without_bos(example.prompt), "max_tokens": example.room}
@@ -103,7 +95,7 @@ class ServerEngine:
             raise InputError(f"{self._client.url}/completions: the response has no text ({error!r})") from None
         return text, tokens if isinstance(tokens, int) else len(self._tokenizer.encode(choice["text"])), finish
 
-    def _likelihood(self, example: Example, continuation: str) -> tuple[float, int, bool]:
+    def _likelihood(self, example: Example, continuation: str) -> Likelihood:
         """Return log-likelihood, number of tokens and greediness of a continuation."""
         before, after = self._tokenizer.split(example.prompt, continuation, example.special_tokens)
         prompt = self._tokenizer.without_bos(example.prompt + continuation)

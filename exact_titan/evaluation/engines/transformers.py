@@ -24,7 +24,7 @@ import transformers
 from safetensors import SafetensorError
 
 from exact_titan.errors import InputError
-from exact_titan.evaluation.answers import Answer
+from exact_titan.evaluation.answers import Answer, Likelihood
 from exact_titan.evaluation.engine_options import EngineOptions
 from exact_titan.evaluation.engines import Speed
 from exact_titan.evaluation.engines.greedy import Generated, end_tokens
@@ -119,15 +119,7 @@ class TransformersEngine:
         generated = [Generated(self._tokenizer, self._ends, one.room, one.stop) for one in examples]
         self._generate(generated, rows, logits)
         for example, measured, one in zip(examples, likelihoods, generated, strict=True):
-            yield Answer(
-                id=example.id,
-                text=one.text if example.room else None,
-                generated=len(one.ids),
-                finish=one.finish,
-                logprobs=tuple(logprob for logprob, _, _ in measured),
-                tokens=tuple(tokens for _, tokens, _ in measured),
-                greedy=tuple(greedy for _, _, greedy in measured),
-            )
+            yield Answer.of(example, one.text if example.room else None, len(one.ids), one.finish, measured)
 
     def close(self) -> None:
         """Free the memory of the weights and of the cache."""
@@ -170,12 +162,12 @@ class TransformersEngine:
             self._prefix_ids = ids[: start + self.chunk]
         return self._prefix
 
-    def _likelihoods(self, batch: Batch, rows: Rows, logits: torch.Tensor) -> list[list[tuple[float, int, bool]]]:
+    def _likelihoods(self, batch: Batch, rows: Rows, logits: torch.Tensor) -> list[list[Likelihood]]:
         """Return log-likelihood, number of tokens and greediness of the continuations of every prompt.
 
         The cache has the prompts before and after the call.
         """
-        found: list[list[tuple[float, int, bool]]] = [[] for _ in batch.ids]
+        found: list[list[Likelihood]] = [[] for _ in batch.ids]
         whole, back = rows.cache.length, batch.back
         for number in range(max(map(len, batch.continued))):
             some = [row[number] if number < len(row) else None for row in batch.continued]
@@ -250,7 +242,7 @@ class TransformersEngine:
         return model.eval()
 
 
-def _likelihood(logits: torch.Tensor, tokens: list[int]) -> tuple[float, int, bool]:
+def _likelihood(logits: torch.Tensor, tokens: list[int]) -> Likelihood:
     """Return the log-likelihood of tokens in nats, their number, and whether each is the most likely token.
 
     Args:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from exact_titan.errors import InputError
-from exact_titan.evaluation.answers import Answer
+from exact_titan.evaluation.answers import Answer, Likelihood
 from exact_titan.evaluation.engine_options import EngineOptions
 from exact_titan.evaluation.engines import Speed
 from exact_titan.evaluation.engines.greedy import cut_at_stop, end_tokens
@@ -84,22 +84,14 @@ class VllmEngine:
         generated = self._generate([one for one in examples if one.room])
         for example, measured in zip(examples, likelihoods, strict=True):
             text, tokens, finish = next(generated) if example.room else (None, 0, "")
-            yield Answer(
-                id=example.id,
-                text=text,
-                generated=tokens,
-                finish=finish,
-                logprobs=tuple(logprob for logprob, _, _ in measured),
-                tokens=tuple(count for _, count, _ in measured),
-                greedy=tuple(greedy for _, _, greedy in measured),
-            )
+            yield Answer.of(example, text, tokens, finish, measured)
 
     def close(self) -> None:
         """Free the memory of the GPUs."""
         self.__dict__.pop("_llm", None)
         gc.collect()
 
-    def _likelihoods(self, examples: Sequence[Example]) -> list[list[tuple[float, int, bool]]]:
+    def _likelihoods(self, examples: Sequence[Example]) -> list[list[Likelihood]]:
         """Return log-likelihood, number of tokens and greediness of every continuation of every example."""
         from vllm import SamplingParams
 
@@ -157,7 +149,7 @@ class VllmEngine:
             raise InputError(f"{self._folder}: vLLM cannot load the model: {' '.join(str(error).split())}") from None
 
 
-def _likelihood(positions: Sequence[Any], tokens: Sequence[int]) -> tuple[float, int, bool]:
+def _likelihood(positions: Sequence[Any], tokens: Sequence[int]) -> Likelihood:
     """Return the log-likelihood of tokens in nats, their number, and whether each is the most likely token.
 
     Args:

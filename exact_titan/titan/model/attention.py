@@ -147,7 +147,7 @@ def varlen_metadata(cu_seqlens: torch.Tensor, max_seqlen: int) -> VarlenMetadata
     return VarlenMetadata(cu_seq_q=cu_seqlens, cu_seq_k=cu_seqlens, max_q=longest, max_k=longest)
 
 
-def _longest(masks: VarlenMetadata) -> int:
+def longest_document(masks: VarlenMetadata) -> int:
     """Return the length of the longest document. torchtitan's own metadata has the number itself."""
     return masks.max_q.shape[0] - 1 if isinstance(masks.max_q, torch.Tensor) else masks.max_q
 
@@ -244,7 +244,7 @@ class DocumentAttention(VarlenAttention):
     def _varlen(
         self, q_BLNH: torch.Tensor, k_BLNH: torch.Tensor, v_BLNH: torch.Tensor, *, attention_masks: Any, **options: Any
     ) -> torch.Tensor:
-        longest = _longest(attention_masks)
+        longest = longest_document(attention_masks)
         masks = attention_masks._replace(max_q=longest, max_k=longest)
         return super().forward(q_BLNH, k_BLNH, v_BLNH, attention_masks=masks, **options)
 
@@ -268,7 +268,7 @@ class DocumentAttention(VarlenAttention):
         masks: VarlenMetadata,
         scale: float | None,
     ) -> torch.Tensor:
-        longest = _longest(masks)
+        longest = longest_document(masks)
         # bfloat16 for every input dtype, as in torchtitan.
         out_TNH = self.flash_attn_varlen_func(
             *(x.to(torch.bfloat16) for x in (q_TNH, k_TNH, v_TNH)),

@@ -62,7 +62,7 @@ def document_sdpa_backward(
     scale: float | None,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the gradients of queries, keys and values for the gradient of the output."""
-    grads = tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_TNH, k_TNH, v_TNH))
+    grads = _like(q_TNH, k_TNH, v_TNH)
     for tokens in _documents(cu_seqlens):
         grad, q, k, v, out = (_batch(x_TNH[tokens]) for x_TNH in (grad_TNH, q_TNH, k_TNH, v_TNH, out_TNH))
         # The kernel reads the log-sum-exp with the strides that the forward kernel gives it.
@@ -78,8 +78,8 @@ def document_sdpa_backward(
 @document_sdpa_backward.register_fake
 def _(
     grad_TNH: Any, q_TNH: torch.Tensor, k_TNH: torch.Tensor, v_TNH: torch.Tensor, *_: Any
-) -> tuple[torch.Tensor, ...]:
-    return tuple(torch.empty_like(x, memory_format=torch.contiguous_format) for x in (q_TNH, k_TNH, v_TNH))
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    return _like(q_TNH, k_TNH, v_TNH)
 
 
 def _save_for_backward(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -97,6 +97,11 @@ document_sdpa.register_autograd(_backward, setup_context=_save_for_backward)
 
 def _documents(cu_seqlens: torch.Tensor) -> Iterator[slice]:
     return (slice(start, end) for start, end in pairwise(cu_seqlens.tolist()))
+
+
+def _like(*tensors: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    q, k, v = (torch.empty_like(one, memory_format=torch.contiguous_format) for one in tensors)
+    return q, k, v
 
 
 def _batch(x_TNH: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,14 @@ from torchtitan.models.common.attention import VarlenAttention, create_varlen_me
 
 import exact_titan.titan.model.attention as attention_module
 from exact_titan.errors import InputError
-from exact_titan.titan.model.attention import DocumentAttention, _log_once, choose, set_implementation, varlen_metadata
+from exact_titan.titan.model.attention import (
+    DocumentAttention,
+    _log_once,
+    choose,
+    longest_document,
+    set_implementation,
+    varlen_metadata,
+)
 from exact_titan.titan.model.decoder import LlamaSizes, decoder_spec
 from tests.titan.model import flash_attn_stand_in
 
@@ -62,7 +69,7 @@ def test_metadata_from_the_host_gives_the_same_bits():
     borders = torch.tensor([0, 20, 64, 128], dtype=torch.int32)
     known = varlen_metadata(borders, 64)
     assert torch.equal(searched.cu_seq_q, borders)
-    assert searched.max_q == known.max_q
+    assert searched.max_q == longest_document(searched) == longest_document(known) == 64
     attention = DocumentAttention.Config().build()
     assert torch.equal(attention(q, k, v, attention_masks=searched), attention(q, k, v, attention_masks=known))
 
