@@ -139,7 +139,7 @@ def test_a_job_resumes_after_its_time_limit_with_the_losses_of_an_uninterrupted_
     """The time limit is two minutes. Slurm is exact to half a minute, so the signal comes after about one minute.
 
     The uninterrupted run trains meanwhile. Slurm waits two minutes before it starts a job again, and the test shortens
-    the wait. The second start has a longer limit, and its steps are not paced.
+    the wait to some seconds. The second start has a longer limit, and its steps are not paced.
     """
     (tmp_path / "pace.py").write_text(PACED)
     with (tmp_path / "run.toml").open("a") as config:
@@ -151,6 +151,8 @@ def test_a_job_resumes_after_its_time_limit_with_the_losses_of_an_uninterrupted_
     assert unbroken.codes == [0, 0], unbroken.stderr
     expected = losses(tmp_path / "unbroken")
     cluster.wait(job, lambda: cluster.job(job)["Restarts"] == "1")
+    # Slurm must hear of the end of the first start before the second start. Its own wait is longer for this reason.
+    time.sleep(5)
     cluster.run("scontrol", "update", f"JobId={job}", "TimeLimit=60", "StartTime=now")
     ended = cluster.wait_for_end(job)
     log, run = cluster.log(job), tmp_path / "out/exact"
