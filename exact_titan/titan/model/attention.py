@@ -273,7 +273,7 @@ class DocumentAttention(VarlenAttention):
         out_TNH = self.flash_attn_varlen_func(
             *(x.to(torch.bfloat16) for x in (q_TNH, k_TNH, v_TNH)),
             masks.cu_seq_q,
-            masks.cu_seq_k,
+            masks.cu_seq_k.view(-1),  # another tensor: torch.compile refuses one tensor as two inputs here
             longest,
             longest,
             softmax_scale=scale,

@@ -2,6 +2,7 @@ import math
 import sys
 import types
 from importlib.machinery import ModuleSpec
+from itertools import accumulate
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from torchtitan.models.common.attention import VarlenAttention, create_varlen_me
 
 import exact_titan.titan.model.attention as attention_module
 from exact_titan.errors import InputError
+from exact_titan.titan.compiled_graphs import graphs
 from exact_titan.titan.model.attention import (
     DocumentAttention,
     _log_once,
@@ -308,3 +310,23 @@ def test_a_sliding_window_is_refused_on_the_cpu():
     x = torch.randn(1, 4, 1, 8)
     with pytest.raises(NotImplementedError, match="16, 0"):
         attention(x, x, x, attention_masks=varlen_metadata(torch.tensor([0, 4]), 4))
+
+
+@pytest.mark.parametrize("kernel", ["sdpa", "fa2"])
+def test_one_compiled_graph_serves_all_documents(kernel, request):
+    attention = request.getfixturevalue("flash_attn_2") if kernel == "fa2" else DocumentAttention.Config().build()
+    torch._dynamo.reset()
+    before = graphs()
+    compiled = torch.compile(attention, backend="aot_eager", fullgraph=True)
+    torch.manual_seed(0)
+    for row in ([64], [30, 34], [1] * 64, [7] * 9 + [1], [60, 4]):
+        borders = torch.tensor([0, *accumulate(row)], dtype=torch.int32)
+        masks = varlen_metadata(borders, max(row))
+        q, k, v = (torch.randn(1, 64, heads, 8, requires_grad=True) for heads in (4, 2, 2))
+        out, expected = (one(q, k, v, attention_masks=masks, enable_gqa=True) for one in (compiled, attention))
+        assert torch.equal(out, expected)
+        gradient = torch.randn_like(out)
+        ours, reference = (torch.autograd.grad(one, (q, k, v), gradient) for one in (out, expected))
+        for one, other in zip(ours, reference, strict=True):
+            assert torch.equal(one, other)
+    assert graphs() - before == 1
