@@ -75,7 +75,10 @@ def _options(folder: Path, shape: str, seq_len: int, device: str) -> list[str]:
     options += ["--training.steps", str(STEPS), "--metrics.log_freq", "1", "--lr_scheduler.warmup_steps", "4"]
     options += ["--checkpoint.interval", "4", "--validator.freq", "4", "--validator.steps", "2"]
     options += ["--validator.context_gain", str(seq_len // 8), "--ema.decay", "0.5"]
-    return [*options, "--validator.dataloader.split", "train", "--debug.seed", "0", "--compile.enable"]
+    # A compiler of the CPU would take minutes, and this script is not for its speed.
+    backend = "inductor" if device == "cuda" else "aot_eager"
+    options += ["--compile.enable", "--compile.backend", backend]
+    return [*options, "--validator.dataloader.split", "train", "--debug.seed", "0"]
 
 
 def _train(options: list[str], run: Path, *, stop_after: int | None = None) -> str:
