@@ -20,8 +20,10 @@ from tests.support import ROOT, pack_lengths
 
 SHARED = ROOT.parent / "shared"
 
-# Tests send SIGHUP. Under nohup every process of the session would ignore SIGHUP, as the package promises.
+# Tests send these signals. Every process of a session under nohup ignores SIGHUP, as the package promises, and every
+# process of a background job of a shell ignores SIGINT.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 LONGEST_FILES = (
     "test_continue.py",

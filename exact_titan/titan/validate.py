@@ -19,6 +19,7 @@ from torch import nn
 from torchtitan.components.dataloader import BaseDataLoader
 from torchtitan.components.validate import Validator
 from torchtitan.distributed import ParallelDims
+from torchtitan.models.common.attention import VarlenMetadata
 from torchtitan.tools.logging import logger
 
 from exact_titan.exposure import effective_context
@@ -123,8 +124,9 @@ class ExposureValidator(Validator):
             input_dict = {**input_dict, "positions": cut(positions, self._piece)}
         inputs, labels, model_inputs = super().post_dataloading_process(input_dict, labels, model_parts)
         model_inputs["positions"] = self._shard.of(model_inputs["positions"])
-        masks = model_inputs["attention_masks"]
-        model_inputs["attention_masks"] = varlen_metadata(masks.cu_seq_q, masks.max_q)
+        masks = model_inputs.get("attention_masks")
+        if isinstance(masks, VarlenMetadata):
+            model_inputs["attention_masks"] = varlen_metadata(masks.cu_seq_q, masks.max_q)
         return self._shard.of(inputs), self._shard.of(labels), model_inputs
 
     def _measure(self, pred: torch.Tensor, labels: torch.Tensor):

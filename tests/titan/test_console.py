@@ -169,7 +169,7 @@ def test_a_run_shows_its_header_lines_and_summary_and_keeps_the_noise_in_its_log
     rows = {line[2:13].strip(): line[15:] for line in header.splitlines()}
     assert list(rows) == [
         *["rule", "weights", "data", "validation", "model", "rope", "start", "steps", "ranks", "precision"],
-        *["recompute", "attention", "checkpoints", "folder"],
+        *["recompute", "attention", "compiled", "checkpoints", "folder"],
     ]
     assert rows["rule"].startswith("exact, alpha 0.15, gamma 0.5, the tail starts at 16 tokens of context, ")
     assert re.fullmatch(r"1 below the tail, 16-31 1\.\d{3}, 32-64 1\.\d{3}", rows["weights"])

@@ -83,11 +83,13 @@ def test_without_rope_scaling_the_logits_differ(name, tmp_path):
 def test_logits_of_a_real_model_on_real_text_equal_transformers(smollm2, book_chapters):
     from transformers import AutoTokenizer
 
-    # In float64, because for logits of 40 transformers' own float32 error is more than 1e-4.
-    reference = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.float64)
+    # For logits of 40 float32 has an error of more than 1e-4, in transformers too. Both are compared.
+    exact, single = (AutoModelForCausalLM.from_pretrained(smollm2, dtype=d) for d in (torch.float64, torch.float32))
     tokenizer, model = AutoTokenizer.from_pretrained(smollm2), load_decoder(smollm2)
     for chapter, lengths in {3: [1000], 5: [400, 1, 199, 400]}.items():
         tokens = tokenizer(book_chapters[chapter][:9000], return_tensors="pt").input_ids[:, :1000]
         assert tokens.shape == (1, 1000)
-        expected = reference_logits(reference, tokens, lengths)
-        torch.testing.assert_close(logits(model, tokens, lengths).double(), expected, rtol=0, atol=1e-4)
+        expected, theirs = (reference_logits(one, tokens, lengths).double() for one in (exact, single))
+        error = (logits(model, tokens, lengths).double() - expected).abs().max()
+        assert error < max(1e-4, 1.2 * (theirs - expected).abs().max())
+        assert error < 2e-4
