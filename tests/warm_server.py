@@ -3,6 +3,7 @@
 import atexit
 import contextlib
 import ctypes
+import faulthandler
 import functools
 import importlib
 import json
@@ -179,6 +180,7 @@ def _run_python(arguments: list[str], environment: dict[str, str], files: list[i
     for target, file in enumerate(files):
         os.dup2(file, target)
         os.close(file)
+    faulthandler.enable()  # a crash in native code shows its line of Python
     os.environ.clear()
     os.environ.update(environment)
     random.seed()
