@@ -47,6 +47,14 @@ def test_the_accuracy_is_that_of_the_benchmarks_page():
         assert f"within {figure}" in page
 
 
+@pytest.mark.parametrize("options", [["--compile.enable"], []], ids=["compiled", "eager"])
+def test_the_table_says_what_compiled_steps_need_as_measured(options):
+    text = report.table(plan(*options), memory=None, peak_flops=1e12, mfu=0.5)
+    assert f"planned for eager steps; compiled steps, the default on CUDA, need {report.COMPILED_PEAK}" in text
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    assert f"compiled step is {report.COMPILED_PEAK} of the eager peak" in page
+
+
 def test_a_run_that_fits_has_no_shortfall():
     planned = plan()
     assert report.shortfall(planned, report.needed(planned)) is None

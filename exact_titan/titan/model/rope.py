@@ -126,8 +126,8 @@ class NoRoPE(HalfRoPE):
 def share_tables(model: nn.Module) -> None:
     """Let all layers with the same RoPE read one table. torchtitan gives every layer a table of its own.
 
-    32 layers of Llama 3.1 with 131,072 positions otherwise hold 2 GiB of equal tables. Call the function after every
-    change of the buffers: ``to_empty`` and the initialisation make new tables.
+    Without the call, 32 layers of Llama 3.1 hold 2 GiB of equal tables for windows of 131,072 tokens. Call the function
+    after every change of the buffers: ``to_empty`` and the initialisation make new tables.
     """
     tables: list[HalfRoPE] = []
     for module in model.modules():
